@@ -1,0 +1,423 @@
+"""What actors say to each other: the tagged union `Body`, and `Entry`, one entry of a log.
+
+Bodies travel inside mails, asks and effects; the hub never looks inside. Who says what to whom:
+
+user -> team        Say, Control, Decision (an answer to a question row)
+team -> agent       Assign, Say, ReviewRequest, Control, KeeperReady,
+                    ToolResult (for TEAM_TOOLS and for edits)
+agent -> team       TeamCall, Report, Offload
+agent -> models     ModelRequest, CancelModel          models -> agent    ModelOutcome
+models -> gateway   Perform, CancelModel               gateway -> models  Performed
+agent -> tools      ToolCall, CancelCall               tools -> agent     ToolResult
+tools -> team       Propose, Applied                   team -> tools      Apply, Discard
+team -> tools       ToolCall (mechanical checks)
+team -> keeper      Recall (also as an ask)            keeper -> anyone   Recalled
+hub -> anyone       Undelivered, Ended
+hub -> tools        Reload (as an ask), answered Reloaded
+
+Hashes are blob names (loomd.store.blobs): hex SHA-256 of the content.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+TEAM_TOOLS = frozenset({"spawn", "send", "ask", "share", "claim", "decide", "recall", "review"})
+"""Tools that the team actor answers; every other name goes to the session's tool host."""
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"):
+    """Base of everything inside a body."""
+
+
+# --- the conversation --------------------------------------------------------------------------
+
+
+class Call(Part, frozen=True, kw_only=True):
+    """One tool call of a model. `id` is unique in the session, `provider_id` is the model's own."""
+
+    id: str
+    name: str
+    args: dict[str, Any] = {}
+    provider_id: str = ""
+    error: str = ""  # the arguments could not be read: said to the model, not executed
+
+
+class Entry(Part, frozen=True, kw_only=True):
+    """One entry of an agent's append-only log.
+
+    role: `user` (task, message, review request), `assistant` (text and calls), `tool` (the result
+    of `call`), `note` (ours: restart, offload). `text` is whole, or in the blob `blob`.
+    """
+
+    role: Literal["user", "assistant", "tool", "note"]
+    text: str = ""
+    sender: str = ""
+    calls: tuple[Call, ...] = ()
+    call: str = ""  # tool: Call.id
+    name: str = ""  # tool: the tool's name
+    ok: bool = True
+    blob: str = ""
+    reasoning: str = ""
+    model: str = ""
+    ts: float = 0.0
+
+
+class Span(Part, frozen=True, kw_only=True):
+    """Entries first..last (inclusive) of the log of actor `log`."""
+
+    log: str
+    first: int
+    last: int
+
+
+class View(Part, frozen=True, kw_only=True):
+    """What the model sees: pinned blocks, then the referenced entries in this order."""
+
+    pinned: tuple[str, ...] = ()
+    spans: tuple[Span, ...] = ()
+
+
+class Usage(Part, frozen=True, kw_only=True):
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float | None = 0.0  # None: unknown, never taken for zero
+    calls: int = 0
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+class ToolCalls(Part, frozen=True, kw_only=True, tag="tool_calls"):
+    calls: tuple[Call, ...]
+    text: str = ""
+    reasoning: str = ""
+
+
+class FinalAnswer(Part, frozen=True, kw_only=True, tag="final"):
+    text: str
+    reasoning: str = ""
+
+
+class Failed(Part, frozen=True, kw_only=True, tag="failed"):
+    """kind: rate_limited overloaded timeout context_overflow auth quota refused filtered malformed
+    empty network server budget cancelled unknown_model unknown_goal interrupted."""
+
+    kind: str
+    detail: str = ""
+    retryable: bool = False
+    retry_after: float | None = None
+    hint: str = ""
+
+
+Outcome = ToolCalls | FinalAnswer | Failed
+
+
+class ModelRequest(Part, frozen=True, kw_only=True, tag="model_request"):
+    """`id` is unique for ever (`agent:turn`); a request is performed and paid for once."""
+
+    id: str
+    session: str
+    agent: str
+    role: str = ""
+    purpose: str = "turn"  # turn | ask | review | title
+    model: str = ""  # "": by role, else the default
+    view: View = View()
+    tools: tuple[str, ...] | None = None  # names; None: all of the session's toolset; (): none
+    max_tokens: int | None = None
+    temperature: float | None = None
+    task: str = ""
+
+
+class CancelModel(Part, frozen=True, kw_only=True, tag="cancel_model"):
+    request: str
+
+
+class ModelOutcome(Part, frozen=True, kw_only=True, tag="model_outcome"):
+    request: str
+    outcome: Outcome
+    usage: Usage = Usage()
+    model: str = ""
+
+
+class Perform(Part, frozen=True, kw_only=True, tag="perform"):
+    """models -> gateway: one attempt on one concrete model."""
+
+    request: ModelRequest
+    model: str
+    attempt: int = 1
+
+
+class Performed(Part, frozen=True, kw_only=True, tag="performed"):
+    """gateway -> models. `lost`: attempts of a killed gateway that may have been paid for."""
+
+    request: str
+    agent: str
+    model: str
+    attempt: int
+    outcome: Outcome
+    usage: Usage = Usage()
+    lost: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+
+
+# --- tools -------------------------------------------------------------------------------------
+
+
+class ToolCall(Part, frozen=True, kw_only=True, tag="tool_call"):
+    """`reply_to` gets the ToolResult ("": the sender)."""
+
+    id: str
+    agent: str
+    name: str
+    args: dict[str, Any] = {}
+    task: str = ""
+    reply_to: str = ""
+
+
+class CancelCall(Part, frozen=True, kw_only=True, tag="cancel_call"):
+    id: str
+    reason: str = ""
+
+
+class ToolResult(Part, frozen=True, kw_only=True, tag="tool_result"):
+    """error: "" | bad_args no_such_tool denied timeout crashed interrupted conflict refused revise
+    cancelled too_large not_found failed. Text over 64 KiB is in the blob `blob`."""
+
+    id: str
+    ok: bool = True
+    text: str = ""
+    error: str = ""
+    blob: str = ""
+    data: dict[str, Any] = {}
+
+
+class Hunk(Part, frozen=True, kw_only=True):
+    """Lines `old` at `start` (1-based, in the base) become `new`."""
+
+    start: int
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+class FileChange(Part, frozen=True, kw_only=True):
+    """One file of a proposal. `base` / `after`: blob of the whole content, "" = no file."""
+
+    path: str  # relative to the checkout
+    base: str
+    after: str
+    mode: int = 0o644
+    hunks: tuple[Hunk, ...] = ()
+    diff: str = ""  # unified, capped
+
+
+class Propose(Part, frozen=True, kw_only=True, tag="propose"):
+    """tools -> team: an edit that waits for the gate. `call` is answered when it has ended."""
+
+    call: str
+    agent: str
+    tool: str
+    reason: str
+    files: tuple[FileChange, ...]
+    task: str = ""
+    note: str = ""  # shell: the command's own output, to be told with the result
+
+
+class Apply(Part, frozen=True, kw_only=True, tag="apply"):
+    edit: str
+    files: tuple[FileChange, ...]
+
+
+class Discard(Part, frozen=True, kw_only=True, tag="discard"):
+    edit: str
+
+
+class Applied(Part, frozen=True, kw_only=True, tag="applied"):
+    """state: applied | conflict (nothing written; `detail` says what is there instead) | failed."""
+
+    edit: str
+    state: Literal["applied", "conflict", "failed"]
+    detail: str = ""
+
+
+class Reload(Part, frozen=True, kw_only=True, tag="reload"):
+    what: str = "tools"
+
+
+class Reloaded(Part, frozen=True, kw_only=True, tag="reloaded"):
+    generation: int
+    loaded: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    errors: tuple[dict[str, str], ...] = ()  # {module, error}
+
+
+# --- team --------------------------------------------------------------------------------------
+
+
+class Say(Part, frozen=True, kw_only=True, tag="say"):
+    """Something said by a person or a peer. `to` "": the lead."""
+
+    text: str
+    sender: str = ""
+    to: str = ""
+
+
+class Assign(Part, frozen=True, kw_only=True, tag="assign"):
+    """A task for an agent; answered by one `Report`."""
+
+    task: str
+    text: str
+    sender: str = ""
+
+
+class Report(Part, frozen=True, kw_only=True, tag="report"):
+    task: str
+    state: Literal["done", "failed"]
+    text: str = ""
+    kind: str = ""
+    hint: str = ""
+    usage: Usage = Usage()
+
+
+class TeamCall(Part, frozen=True, kw_only=True, tag="team_call"):
+    """A call of one of TEAM_TOOLS; answered by ToolResult with the same id."""
+
+    id: str
+    name: str
+    args: dict[str, Any] = {}
+    task: str = ""
+
+
+class ReviewRequest(Part, frozen=True, kw_only=True, tag="review_request"):
+    """team -> reviewer; answered through the tool `review(edit, verdict, reason)`."""
+
+    edit: str
+    author: str
+    reason: str
+    diff: str
+    paths: tuple[str, ...] = ()
+    files: tuple[FileChange, ...] = ()
+    checks: str = ""
+
+
+class Control(Part, frozen=True, kw_only=True, tag="control"):
+    op: Literal["pause", "resume", "cancel", "stop", "step"]
+    reason: str = ""
+
+
+class Decision(Part, frozen=True, kw_only=True, tag="decision"):
+    """The answer to a row of `questions`; the first one wins."""
+
+    question: str
+    allow: bool = True
+    scope: Literal["once", "session", "always"] = "once"
+    text: str = ""
+    by: str = ""
+
+
+# --- keepers -----------------------------------------------------------------------------------
+
+
+class Offload(Part, frozen=True, kw_only=True, tag="offload"):
+    """agent -> team: entries first..last of my log leave my view; give them to a keeper."""
+
+    first: int
+    last: int
+    title: str = ""
+
+
+class KeeperReady(Part, frozen=True, kw_only=True, tag="keeper_ready"):
+    keeper: str
+    span: Span
+    line: str  # the index line that stays in the view
+
+
+class Recall(Part, frozen=True, kw_only=True, tag="recall"):
+    """mode: exact (first..last of the keeper's log), search (query), ask (query)."""
+
+    id: str = ""
+    mode: Literal["exact", "search", "ask"] = "search"
+    query: str = ""
+    first: int = 0
+    last: int = 0
+    limit: int = 10
+
+
+class Hit(Part, frozen=True, kw_only=True):
+    """`text`: the entry, byte for byte (encoded Entry in `raw` for mode exact)."""
+
+    keeper: str
+    log: str
+    entry: int
+    score: float = 0.0
+    text: str = ""
+    raw: bytes = b""
+
+
+class Recalled(Part, frozen=True, kw_only=True, tag="recalled"):
+    id: str = ""
+    hits: tuple[Hit, ...] = ()
+    answer: str = ""
+    error: str = ""
+    truncated: bool = False
+
+
+# --- from the hub, and for anyone --------------------------------------------------------------
+
+
+class Undelivered(Part, frozen=True, kw_only=True, tag="undelivered"):
+    """The mail `id` to `to` was not accepted: mailbox full, no such actor, or dead letter."""
+
+    id: str
+    to: str
+    reason: Literal["full", "no_such_actor", "poison"]
+    body: bytes = b""
+
+
+class Ended(Part, frozen=True, kw_only=True, tag="ended"):
+    """An actor of the session has ended for good: done, stopped, removed, given up."""
+
+    name: str
+    reason: str
+
+
+class Note(Part, frozen=True, kw_only=True, tag="note"):
+    """A plain value: echo actors, status queries, progress."""
+
+    data: Any = None
+
+
+Body = (
+    ModelRequest
+    | CancelModel
+    | ModelOutcome
+    | Perform
+    | Performed
+    | ToolCall
+    | CancelCall
+    | ToolResult
+    | Propose
+    | Apply
+    | Discard
+    | Applied
+    | Reload
+    | Reloaded
+    | Say
+    | Assign
+    | Report
+    | TeamCall
+    | ReviewRequest
+    | Control
+    | Decision
+    | Offload
+    | KeeperReady
+    | Recall
+    | Recalled
+    | Undelivered
+    | Ended
+    | Note
+)
