@@ -163,10 +163,11 @@ class Stop:
 
 @dataclass(frozen=True)
 class Emit:
-    """One event of the session's log."""
+    """One event of the session's log. `session` "": the actor's own."""
 
     type: str
     data: dict[str, Any] = field(default_factory=dict)
+    session: str = ""
 
 
 @dataclass(frozen=True)

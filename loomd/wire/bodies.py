@@ -130,6 +130,7 @@ class ModelRequest(Part, frozen=True, kw_only=True, tag="model_request"):
     max_tokens: int | None = None
     temperature: float | None = None
     task: str = ""
+    budget_usd: float | None = None  # the session's own budget; None: the configured one
 
 
 class CancelModel(Part, frozen=True, kw_only=True, tag="cancel_model"):
@@ -163,6 +164,7 @@ class Performed(Part, frozen=True, kw_only=True, tag="performed"):
     lost: int = 0
     started: float = 0.0
     ended: float = 0.0
+    cost_known: str = "unknown"  # reported | computed | unknown
 
 
 # --- tools -------------------------------------------------------------------------------------

@@ -99,6 +99,7 @@ class EventOut(Frame, frozen=True, kw_only=True):
     type: str
     data: dict[str, Any] = {}
     cause: str = ""
+    session: str = ""  # "": the sender's own; the daemon's actors must name one
 
 
 class Status(Frame, frozen=True, kw_only=True):

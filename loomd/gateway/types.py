@@ -1,0 +1,49 @@
+"""What a backend gets and what it gives back. Pure values, of no provider's shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from loomd.wire.bodies import Entry, Outcome, Usage
+
+
+@dataclass(frozen=True)
+class ToolSchema:
+    """A tool as the model sees it. `parameters`: JSON schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model request with its view read from the state: everything that a backend may know.
+
+    `entries` are in the view's order, blobs already read into `text`. `model` is concrete
+    (`provider/name`). `max_tokens` and `temperature` None: the provider's default.
+    """
+
+    role: str
+    pinned: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    tools: tuple[ToolSchema, ...]
+    model: str
+    max_tokens: int | None = None
+    temperature: float | None = None
+    agent: str = ""
+    session: str = ""
+    task: str = ""
+    purpose: str = "turn"
+    request: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one attempt came to. `usage.cost_usd` None: unknown; `cost_known` says where the figure
+    is from: reported (by the provider), computed (from a price map), unknown."""
+
+    outcome: Outcome
+    usage: Usage = field(default_factory=Usage)
+    cost_known: str = "unknown"
