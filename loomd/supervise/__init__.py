@@ -1,0 +1,16 @@
+"""Owns processes, and nothing else. Standard library only; imports nothing else of loomd.
+
+`spec`      what a child is: values, checked one field at a time; the reserved exit statuses
+`policy`    what to do: (tree, event, now) -> actions. Pure; OTP's supervisor is its specification
+`root`      the process that does it: one thread, one loop over pidfds, links, signals and timers
+`template`  a fresh interpreter with the actor code imported once; forks every actor on an order
+`link`      the socket between the root and one child, and what a new process is born with
+`slots`     one shared page of memory: what each child has in hand, and since when
+`notify`    tells systemd how the root is
+`log`       one line per start, exit, restart and escalation; can never block
+`crash`     named instants at which the kill tests end a process
+
+The root calls `policy`, sends orders to a `template`, reads `slots` when a child dies or hangs. A
+child sees `link` and `slots` only. Nothing here may open ZeroMQ or LMDB, start a thread, or wait
+for anything but the root's one selector. Processes are signalled through pidfds, never by number.
+"""

@@ -1,0 +1,256 @@
+"""What a child is. Specs are plain JSON-able values; they are checked here, one field at a time.
+
+A worker is one process, a supervisor is a group of children with a strategy. Unknown keys are
+ignored, as OTP does; a wrong value is refused with the value in the error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# --- exit statuses that mean something to a supervisor -----------------------------------------
+
+NORMAL = 0
+FENCED = 70  # a newer incarnation exists: not counted
+UPGRADED = 71  # wants a successor on the newest code: started again at once, not counted
+ASLEEP = 72  # kept for a wake-up: not counted
+COULD_NOT_START = 73  # this time: a failed start
+CANNOT_START = 74  # ever: its supervisor fails without retrying
+
+Restart = Literal["permanent", "transient", "temporary"]
+Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
+AutoShutdown = Literal["never", "any_significant", "all_significant"]
+Shutdown = float | Literal["kill", "infinity"]
+
+RESTARTS = ("permanent", "transient", "temporary")
+STRATEGIES = ("one_for_one", "one_for_all", "rest_for_one")
+AUTO_SHUTDOWNS = ("never", "any_significant", "all_significant")
+
+SHUTDOWN_S = 5.0
+READY_S = 10.0
+INTENSITY = 1
+PERIOD_S = 5.0
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*(/[A-Za-z0-9][A-Za-z0-9._@+-]*)*")
+_ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+class SpecError(ValueError):
+    """A spec that cannot be. `reason` is a stable word, `value` the offender."""
+
+    def __init__(self, reason: str, value: object) -> None:
+        super().__init__(f"{reason}: {value!r}")
+        self.reason = reason
+        self.value = value
+
+
+@dataclass(frozen=True)
+class Start:
+    """How a worker comes to be: forked from a template, or a command.
+
+    ready    "link": it says `ready` on its link; "none": it counts as started once it runs
+    ready_s  how long that may take before it is killed and counts as a failed start
+    keys     it gets the memfd with the environment that loomd was started with
+    lock     it holds the instance's lock together with the root
+    """
+
+    template: str = ""
+    entry: str = ""
+    args: Mapping[str, Any] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()  # of a template: the modules it imports
+    nice: int = 0
+    ready: Literal["link", "none"] = "link"
+    ready_s: float = READY_S
+    keys: bool = False
+    lock: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    id: str
+    start: Start
+    restart: Restart = "permanent"
+    shutdown_s: Shutdown = SHUTDOWN_S
+    significant: bool = False
+
+
+@dataclass(frozen=True)
+class SupervisorSpec:
+    id: str
+    children: tuple[WorkerSpec | SupervisorSpec, ...] = ()
+    strategy: Strategy = "one_for_one"
+    intensity: int = INTENSITY
+    period_s: float = PERIOD_S
+    auto_shutdown: AutoShutdown = "never"
+    dynamic: bool = False
+    restart: Restart = "permanent"
+    shutdown_s: Shutdown = "infinity"
+    significant: bool = False
+
+
+ChildSpec = WorkerSpec | SupervisorSpec
+
+
+def parse(value: object) -> ChildSpec:
+    """A child spec from plain data. Raises SpecError."""
+    if not isinstance(value, Mapping):
+        raise SpecError("not_a_spec", value)
+    if "id" not in value:
+        raise SpecError("missing_id", dict(value))
+    kind = value.get("type", "worker")
+    if kind == "worker":
+        return _worker(value)
+    if kind == "supervisor":
+        return _supervisor(value)
+    raise SpecError("invalid_type", kind)
+
+
+def parse_supervisor(value: object) -> SupervisorSpec:
+    """The same, where only a supervisor will do."""
+    spec = parse(value)
+    if not isinstance(spec, SupervisorSpec):
+        raise SpecError("not_a_supervisor", spec.id)
+    return spec
+
+
+def parse_worker(value: object) -> WorkerSpec:
+    """The same, where only a worker will do."""
+    spec = parse(value)
+    if not isinstance(spec, WorkerSpec):
+        raise SpecError("not_a_worker", spec.id)
+    return spec
+
+
+def check_in(parent: SupervisorSpec, child: ChildSpec) -> None:
+    """Whether `child` may stand under `parent`. Raises SpecError."""
+    if child.significant and child.restart == "permanent":
+        raise SpecError("bad_combination", [child.id, "significant", "permanent"])
+    if child.significant and parent.auto_shutdown == "never":
+        raise SpecError("bad_combination", [child.id, "significant", "auto_shutdown never"])
+
+
+def all_ids(spec: ChildSpec) -> list[str]:
+    """Every id of a spec, itself first."""
+    ids = [spec.id]
+    if isinstance(spec, SupervisorSpec):
+        for child in spec.children:
+            ids.extend(all_ids(child))
+    return ids
+
+
+def _worker(value: Mapping[str, Any]) -> WorkerSpec:
+    return WorkerSpec(
+        id=_id(value["id"]),
+        start=_start(value),
+        restart=_one_of("restart", value.get("restart", "permanent"), RESTARTS),
+        shutdown_s=_shutdown(value.get("shutdown_s", SHUTDOWN_S)),
+        significant=_flag("significant", value.get("significant", False)),
+    )
+
+
+def _supervisor(value: Mapping[str, Any]) -> SupervisorSpec:
+    children = value.get("children", ())
+    if isinstance(children, str) or not isinstance(children, Sequence):
+        raise SpecError("invalid_children", children)
+    intensity = value.get("intensity", INTENSITY)
+    if isinstance(intensity, bool) or not isinstance(intensity, int) or intensity < 0:
+        raise SpecError("invalid_intensity", intensity)
+    spec = SupervisorSpec(
+        id=_id(value["id"]),
+        children=tuple(parse(child) for child in children),
+        strategy=_one_of("strategy", value.get("strategy", "one_for_one"), STRATEGIES),
+        intensity=intensity,
+        period_s=_positive("period", value.get("period_s", PERIOD_S)),
+        auto_shutdown=_one_of("auto_shutdown", value.get("auto_shutdown", "never"), AUTO_SHUTDOWNS),
+        dynamic=_flag("dynamic", value.get("dynamic", False)),
+        restart=_one_of("restart", value.get("restart", "permanent"), RESTARTS),
+        shutdown_s=_shutdown(value.get("shutdown_s", "infinity")),
+        significant=_flag("significant", value.get("significant", False)),
+    )
+    if spec.dynamic and spec.strategy != "one_for_one":
+        raise SpecError("bad_combination", [spec.id, "dynamic", spec.strategy])
+    if spec.dynamic and spec.auto_shutdown != "never":
+        raise SpecError("bad_combination", [spec.id, "dynamic", spec.auto_shutdown])
+    for child in spec.children:
+        check_in(spec, child)
+    ids = all_ids(spec)
+    for id in ids:
+        if ids.count(id) > 1:
+            raise SpecError("duplicate_child_name", id)
+    return spec
+
+
+def _start(spec: Mapping[str, Any]) -> Start:
+    value = spec.get("start")
+    if value is None:
+        raise SpecError("missing_start", spec["id"])
+    if not isinstance(value, Mapping):
+        raise SpecError("invalid_start", value)
+    command = value.get("command", ())
+    preload = value.get("preload", ())
+    template, entry = value.get("template", ""), value.get("entry", "")
+    for words in (command, preload):
+        if isinstance(words, str) or not isinstance(words, Sequence):
+            raise SpecError("invalid_start", words)
+        if not all(isinstance(word, str) and "\0" not in word for word in words):
+            raise SpecError("invalid_start", list(words))
+    if not isinstance(template, str) or not isinstance(entry, str):
+        raise SpecError("invalid_start", [template, entry])
+    if sum((bool(command), bool(preload), bool(template))) != 1:
+        raise SpecError("invalid_start", "needs one of: template, command, preload")
+    if template and not _ENTRY.fullmatch(entry):
+        raise SpecError("invalid_entry", entry)
+    args = value.get("args", {})
+    if not isinstance(args, Mapping):
+        raise SpecError("invalid_args", args)
+    nice = value.get("nice", 0)
+    if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
+        raise SpecError("invalid_nice", nice)
+    return Start(
+        template=template,
+        entry=entry,
+        args=dict(args),
+        command=tuple(command),
+        preload=tuple(preload),
+        nice=nice,
+        ready=_one_of("ready", value.get("ready", "link"), ("link", "none")),
+        ready_s=_positive("ready_s", value.get("ready_s", READY_S)),
+        keys=_flag("keys", value.get("keys", False)),
+        lock=_flag("lock", value.get("lock", False)),
+    )
+
+
+def _id(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 120 or not _NAME.fullmatch(value):
+        raise SpecError("invalid_id", value)
+    return value
+
+
+def _one_of(field: str, value: object, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        raise SpecError(f"invalid_{field}", value)
+    return value
+
+
+def _flag(field: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise SpecError(f"invalid_{field}", value)
+    return value
+
+
+def _positive(field: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        raise SpecError(f"invalid_{field}", value)
+    return float(value)
+
+
+def _shutdown(value: object) -> Shutdown:
+    if value in ("kill", "infinity"):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise SpecError("invalid_shutdown", value)
+    return float(value)
