@@ -1,0 +1,233 @@
+"""A client of the hub: requests that happen once, and an event log without gaps.
+
+One `Client` is one attachment. It survives a restart of the hub: it says Hello again, resends what
+was not answered, and the hub answers a resend from its journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from loomctl import daemon
+from loomd.wire import codec, sockets, topics
+from loomd.wire.endpoints import Instance
+from loomd.wire.errors import LoomError
+from loomd.wire.messages import (
+    PROTOCOL,
+    ClientHello,
+    ClientPong,
+    ClientWelcome,
+    Delta,
+    Event,
+    Failure,
+    FromClient,
+    Reply,
+    Request,
+)
+
+HELLO_S = 0.25
+"""A Hello without a Welcome for this long is said again: the hub may be restarting."""
+
+PAGE = 500
+"""Events asked for at once."""
+
+
+class Client:
+    """Attached to one instance. Use as a context manager."""
+
+    def __init__(self, instance: Instance, *, start: bool = True) -> None:
+        self.instance = instance
+        self.id = f"c-{os.getpid()}-{secrets.token_hex(4)}"
+        self.welcome: ClientWelcome | None = None
+        self._requests = 0
+        self._started: subprocess.Popen[bytes] | None = None
+        if not daemon.running(instance):
+            if not start:
+                raise LoomError(
+                    "no_daemon", "no daemon runs on this instance", "start it: loomctl daemon start"
+                )
+            self._started = daemon.start(instance)
+        self._socket = sockets.make_dealer(instance.clients, self.id)
+        self._sub: sockets.Socket | None = None
+        try:
+            self._greet(time.monotonic() + daemon.START_S)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._sub is not None:
+            self._sub.close()
+            self._sub = None
+        if self._started is not None:
+            # It is detached and goes on; we only stop being told of it as our child.
+            self._started.returncode = self._started.poll() or 0
+
+    # --- requests ------------------------------------------------------------------------------
+
+    def request(self, op: str, /, *, wait_s: float = 60.0, **args: Any) -> Any:
+        """The value of one call. Raises LoomError with the hub's code, or `timeout`."""
+        self._requests += 1
+        request = Request(id=str(self._requests), op=op, args=args)
+        self._send(request)
+        deadline = time.monotonic() + wait_s
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LoomError(
+                    "timeout",
+                    f"the hub did not answer `{op}` within {wait_s:.0f} s",
+                    "look at the daemon's log: " + str(self.instance.log_file),
+                )
+            message = self._receive(min(left, 1.0))
+            match message:
+                case None:
+                    # A second of silence: a new hub knows neither us nor the request. Both are
+                    # safe to say again.
+                    self._gone()
+                    self._greet(deadline)
+                    self._send(request)
+                case Reply(id=request.id, value=value):
+                    return value
+                case Failure(id=request.id, code=code, message=text, hint=hint):
+                    raise LoomError(code, text, hint)
+                case Failure(code="auth"):
+                    self._greet(deadline)
+                    self._send(request)
+                case Failure(id="", code=code, message=text, hint=hint):
+                    raise LoomError(code, text, hint)
+                case _:
+                    continue  # a late answer to something that was given up
+
+    def _send(self, message: FromClient) -> None:
+        raw = codec.encode(message)
+        if len(raw) > codec.SOFT_LIMIT:
+            raise LoomError("too_large", f"a request of {len(raw)} bytes is over the limit", "")
+        with contextlib.suppress(sockets.Again):  # no hub at the moment: said again later
+            self._socket.send(raw, sockets.NOBLOCK)
+
+    def _receive(self, seconds: float) -> Any:
+        if not self._socket.poll(max(1, int(seconds * 1000))):
+            return None
+        return codec.to_client(self._socket.recv())
+
+    def _greet(self, deadline: float) -> None:
+        """Hello until Welcome. A token that is wrong is the file of a predecessor: read again."""
+        refused: Failure | None = None
+        while time.monotonic() < deadline:
+            if self._started is not None and (status := self._started.poll()) is not None:
+                if daemon.running(self.instance):
+                    self._started = None  # another one was quicker
+                else:
+                    raise daemon.failure(self.instance, status)
+            try:
+                token = self.instance.token_file.read_text().strip()
+            except FileNotFoundError:
+                token = ""
+            except OSError as error:
+                raise LoomError(
+                    "auth", f"cannot read {error.filename}: {error.strerror}", ""
+                ) from None
+            if not token:
+                self._gone()
+                time.sleep(0.005)
+                continue
+            self._send(ClientHello(token=token, client=self.id, protocol=PROTOCOL))
+            until = time.monotonic() + HELLO_S
+            while (left := until - time.monotonic()) > 0:
+                match self._receive(left):
+                    case ClientWelcome() as welcome:
+                        self.welcome = welcome
+                        return
+                    case Failure(code="auth") as failure:
+                        refused = failure
+                        break
+                    case ClientPong() | None:
+                        break
+                    case _:
+                        continue
+            if refused is not None and time.monotonic() > deadline - daemon.START_S + 2.0:
+                raise LoomError(refused.code, refused.message, refused.hint)
+            self._gone()
+        raise LoomError(
+            "daemon_failed",
+            f"a daemon (pid {daemon.pid(self.instance)}) holds the instance but does not answer",
+            f"see {self.instance.log_file}, or end it: kill {daemon.pid(self.instance)}",
+        )
+
+    def _gone(self) -> None:
+        """Raises if no daemon is left that could answer."""
+        if self._started is None and not daemon.running(self.instance):
+            raise LoomError("no_daemon", "the daemon has stopped", "start it: loomctl daemon start")
+
+    # --- events --------------------------------------------------------------------------------
+
+    def events(self, session: str, after: int = 0) -> Iterator[dict[str, Any]]:
+        """What is in the log now, after sequence `after`, in order."""
+        while True:
+            page = self.request("events", session=session, after=after, limit=PAGE)
+            yield from page["events"]
+            if page["events"]:
+                after = page["events"][-1]["seq"]
+            if not page["more"]:
+                return
+
+    def follow(
+        self, session: str, after: int = 0, *, until: float | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The log from `after` on, for ever: snapshot, then live, each event once and in order.
+
+        What is published may be lost, so it is only a hint: at a gap, and once a second, the log
+        itself is read. Ends at monotonic time `until`.
+        """
+        if self._sub is None:
+            self._sub = sockets.make_sub(self.instance.events, [topics.events(session)])
+        else:
+            self._sub.subscribe(topics.events(session))
+        while until is None or time.monotonic() < until:
+            for event in self.events(session, after):
+                after = event["seq"]
+                yield event
+            fresh = True
+            while fresh and (until is None or time.monotonic() < until):
+                fresh = False
+                while self._sub.poll(1000):
+                    match codec.published(self._sub.recv_multipart()[-1]):
+                        case Event(session=of, seq=seq) as event if of == session:
+                            if seq <= after:
+                                continue
+                            if seq != after + 1:
+                                fresh = False
+                                break  # a gap: read the log
+                            after = seq
+                            fresh = True
+                            yield as_json(event)
+                        case Delta() | Event():
+                            continue
+                    if until is not None and time.monotonic() >= until:
+                        break
+
+
+def as_json(event: Event) -> dict[str, Any]:
+    """An event in the shape of `loomctl events`."""
+    return {
+        "seq": event.seq,
+        "ts": event.ts,
+        "type": event.type,
+        "actor": event.actor,
+        "cause": event.cause,
+        "data": event.data,
+    }

@@ -1,0 +1,68 @@
+"""One file per noun; each offers click commands, listed here in the order of the contract.
+
+`jobs`       run, and following a session to its end      `processes`  ps, tree, kill, restart
+`sessions`   new send events sessions show stop pause ...  `boards`     tasks claims edits graph ...
+`questions`  waiting approve deny answer                   `accounts`   usage, dead
+`daemons`    daemon start stop restart status logs         `code`       reload, tools, models
+`demo`       the main job with a crash on the way          `bench`      figures on this machine
+"""
+
+from __future__ import annotations
+
+import click
+
+from loomctl.commands import (
+    accounts,
+    bench,
+    boards,
+    code,
+    daemons,
+    demo,
+    jobs,
+    processes,
+    questions,
+    sessions,
+)
+
+VERBS: list[click.Command] = [
+    jobs.run,
+    sessions.new,
+    sessions.send,
+    sessions.events,
+    processes.ps,
+    processes.tree,
+    sessions.sessions,
+    sessions.show,
+    *sessions.CONTROLS,
+    sessions.rm,
+    processes.kill,
+    processes.restart,
+    code.reload,
+    *boards.BOARDS,
+    boards.recall,
+    boards.diff,
+    questions.waiting,
+    questions.approve,
+    questions.deny,
+    questions.answer,
+    accounts.usage,
+    accounts.dead,
+    daemons.daemon,
+    bench.bench,
+    demo.demo,
+]
+
+NOT_YET: dict[str, str] = {
+    "attach": "meanwhile: loomctl events SESSION --follow",
+    "undo": "meanwhile: loomctl diff SESSION | git apply -R",
+    "models": "meanwhile: the [models] table of the configuration",
+    "tools": "meanwhile: loomctl reload tools --json lists what is loaded",
+    "roles": "",
+    "child": "meanwhile: loomctl restart NAME and loomctl kill NAME",
+    "web": "meanwhile: loomctl events SESSION --follow",
+    "trust": "",
+    "config": "meanwhile: edit config.toml; the daemon checks it when it starts",
+    "doctor": "",
+    "completion": "",
+}
+"""Verbs of the contract that are still to come, with what to do until then."""

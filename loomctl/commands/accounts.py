@@ -1,0 +1,40 @@
+"""The ledger, and the dead letters."""
+
+from __future__ import annotations
+
+import click
+
+from loomctl.context import Context, pass_context
+from loomd.wire.errors import LoomError
+
+
+@click.command()
+@click.option(
+    "--by", type=click.Choice(["session", "agent", "model", "day", "purpose"]), default="session"
+)
+@pass_context
+def usage(context: Context, by: str) -> None:
+    """Calls, tokens and money. A cost that is not known is empty, never zero."""
+    with context.client() as client:
+        rows = client.request("usage", by=by, session="")
+    context.rows(
+        rows,
+        ("key", "calls", "input_tokens", "output_tokens", "cached_tokens", "cost_usd"),
+        "no model was called",
+    )
+
+
+@click.command()
+@click.argument("action", type=click.Choice(["list", "retry", "drop"]), default="list")
+@click.argument("id", required=False, default="")
+@pass_context
+def dead(context: Context, action: str, id: str) -> None:
+    """Dead letters: mails that killed their reader again and again."""
+    if action != "list" and not id:
+        raise LoomError("usage", f"dead {action} needs an ID", "see: loomctl dead list")
+    with context.client() as client:
+        result = client.request("dead", action=action, id=id)
+    if action == "list":
+        context.rows(result, ("id", "actor", "crashes", "error", "message"), "no dead letters")
+    else:
+        context.show(result, f"{id}: {action}")

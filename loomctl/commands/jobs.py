@@ -1,0 +1,229 @@
+"""`run`: a session from its goal to its outcome, and the following that `demo` shares."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loomctl import render
+from loomctl.client import Client
+from loomctl.context import Context, pass_context
+from loomd.wire.errors import LoomError
+
+ENDED = ("done", "failed", "stopped")
+
+LIMIT_KINDS = ("limit", "iterations", "tokens", "repeats", "wall", "wall_s", "loop")
+
+SETTLE_S = 1.0
+"""How often the session's row is read while no event comes."""
+
+
+def opener_env() -> dict[str, str]:
+    """What a session carries of its opener: where its Python and its words come from."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in ("PATH", "VIRTUAL_ENV", "LANG", "LANGUAGE", "TZ") or name.startswith("LC_")
+    }
+
+
+def checkout(repo: Path) -> Path:
+    """The repo as an absolute path that can be read; LoomError(usage) otherwise."""
+    path = repo.expanduser().absolute()
+    if not path.is_dir():
+        what = "is not a directory" if path.exists() else "does not exist"
+        raise LoomError("usage", f"{path} {what}", "name the repo: --repo DIR")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise LoomError("usage", f"{path} is not readable", "check its permissions")
+    return path.resolve()
+
+
+def exit_code(result: Mapping[str, Any]) -> int:
+    """CONTRACT's exit code of an outcome."""
+    if result["state"] == "done":
+        return 0
+    kind = str(result.get("kind") or "")
+    if kind == "budget":
+        return 6
+    if kind in LIMIT_KINDS:
+        return 7
+    if kind in ("permission", "permission_denied"):
+        return 5
+    if kind == "timeout":
+        return 124
+    if kind == "auth":
+        return 4
+    return 1
+
+
+def report(client: Client, session: str, started: float) -> dict[str, Any]:
+    """CONTRACT's JSON of `run` for a session that has ended."""
+    row = client.request("session", session=session)
+    changes = client.request("diff", session=session)
+    usage = client.request("usage", by="session", session=session)
+    mine = next((one for one in usage if one.get("key") == session), {})
+    agents = [one["name"] if isinstance(one, dict) else one for one in row.get("agents") or ()]
+    ended = row.get("ended") or time.time()
+    return {
+        "session": session,
+        "state": row["state"],
+        "kind": row.get("kind") or "",
+        "answer": row.get("answer") or "",
+        "hint": row.get("hint") or (row.get("data") or {}).get("hint") or "",
+        "files_changed": changes["files_changed"],
+        "diff": changes["diff"],
+        "usage": {
+            "input_tokens": mine.get("input_tokens", 0),
+            "output_tokens": mine.get("output_tokens", 0),
+            "cached_tokens": mine.get("cached_tokens", 0),
+            "cost_usd": mine.get("cost_usd", 0.0),
+            "calls": mine.get("calls", 0),
+        },
+        "agents": agents,
+        "duration_s": round(max(0.0, ended - started), 3),
+    }
+
+
+def follow(
+    client: Client,
+    session: str,
+    on_event: Callable[[dict[str, Any]], None],
+    deadline: float | None = None,
+) -> bool:
+    """Feeds every event to `on_event` until the session has ended; False at the deadline."""
+    after = 0
+    while True:
+        step = time.monotonic() + SETTLE_S
+        until = step if deadline is None else min(step, deadline)
+        for event in client.follow(session, after, until=until):
+            after = event["seq"]
+            on_event(event)
+            if event["type"] == "session_ended":
+                return True
+        if client.request("session", session=session)["state"] in ENDED:
+            for event in client.events(session, after):
+                on_event(event)
+            return True
+        if deadline is not None and time.monotonic() >= deadline:
+            return False
+
+
+def settle(client: Client, session: str, wait_s: float) -> None:
+    """Waits until the session's row says that it has ended."""
+    deadline = time.monotonic() + wait_s
+    while client.request("session", session=session)["state"] not in ENDED:
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(0.02)
+
+
+def ask_person(context: Context, client: Client, event: Mapping[str, Any]) -> None:
+    """On a terminal, puts what a session waits for to the person; else says how to answer."""
+    data = event.get("data") or {}
+    if event["type"] not in ("permission_asked", "question_asked") or context.json:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    try:
+        if event["type"] == "permission_asked":
+            said = click.prompt(
+                "allow?", type=click.Choice(["y", "n", "session"]), default="y", err=True
+            )
+            client.request(
+                "decide",
+                id=data["id"],
+                allow=said != "n",
+                scope="session" if said == "session" else "once",
+                text="",
+                by="run",
+            )
+        else:
+            client.request(
+                "decide",
+                id=data["id"],
+                allow=True,
+                scope="once",
+                text=click.prompt("answer", err=True),
+                by="run",
+            )
+    except LoomError as error:
+        if error.code not in ("bad_state", "not_found"):  # another client was first
+            raise
+        context.err.print(f"already answered: {error.message}", style="dim")
+
+
+@click.command()
+@click.argument("goal")
+@click.option("--repo", type=click.Path(path_type=Path), default=Path(), help="The checkout.")
+@click.option("--model", default="", help='A litellm model, or "offline/rules".')
+@click.option("--team", type=click.IntRange(1, 64), default=6, show_default=True, help="At most N.")
+@click.option("--yes", is_flag=True, help="Answer permission questions with allow.")
+@click.option("--detach", is_flag=True, help="Print the session and leave it running.")
+@click.option("--timeout", type=click.FloatRange(min=0.001), help="Seconds; then 124.")
+@click.option("--budget", type=click.FloatRange(min=0), help="US dollars for this session.")
+@pass_context
+def run(
+    context: Context,
+    goal: str,
+    repo: Path,
+    model: str,
+    team: int,
+    yes: bool,
+    detach: bool,
+    timeout: float | None,
+    budget: float | None,
+) -> int:
+    """New session: stream it, wait for its end, report."""
+    if not goal.strip():
+        raise LoomError("usage", "the goal is empty", 'say what to do: loomctl run "rename a to b"')
+    started = time.time()
+    with context.client() as client:
+        opened = client.request(
+            "open_session",
+            repo=str(checkout(repo)),
+            goal=goal,
+            model=model,
+            team=team,
+            yes=yes,
+            budget_usd=budget,
+            timeout_s=timeout,
+            env=opener_env(),
+        )
+        session = opened["session"]
+        if detach:
+            context.show(opened, session)
+            return 0
+
+        def on_event(event: dict[str, Any]) -> None:
+            if context.json:
+                return
+            line = render.event_line(event)
+            if line is not None:
+                context.err.print(line)
+            if not yes:
+                ask_person(context, client, event)
+
+        try:
+            ended = follow(
+                client, session, on_event, None if timeout is None else time.monotonic() + timeout
+            )
+        except KeyboardInterrupt:
+            client.request("control", session=session, op="stop")
+            settle(client, session, 5.0)
+            raise LoomError(
+                "interrupted", f"session {session} was stopped", f"see: loomctl show {session}"
+            ) from None
+        if not ended:
+            client.request("control", session=session, op="stop")
+            settle(client, session, 5.0)
+        result = report(client, session, started)
+        if not ended:
+            result["kind"] = "timeout"
+        context.show(result, lambda: render.outcome(context.out, result))
+        return 124 if not ended else exit_code(result)

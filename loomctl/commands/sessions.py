@@ -1,0 +1,138 @@
+"""Sessions: new, send, events, sessions, show, and their control."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from loomctl import render
+from loomctl.commands.jobs import checkout, opener_env
+from loomctl.context import Context, pass_context
+
+
+@click.command()
+@click.option("--repo", type=click.Path(path_type=Path), default=Path(), help="The checkout.")
+@click.option("--model", default="", help='A litellm model, or "offline/rules".')
+@click.option("--team", type=click.IntRange(1, 64), default=6, show_default=True)
+@click.option("--yes", is_flag=True, help="Answer permission questions with allow.")
+@click.option("--budget", type=click.FloatRange(min=0), help="US dollars for this session.")
+@pass_context
+def new(
+    context: Context, repo: Path, model: str, team: int, yes: bool, budget: float | None
+) -> None:
+    """Open a session that waits for its first message."""
+    with context.client() as client:
+        opened = client.request(
+            "open_session",
+            repo=str(checkout(repo)),
+            goal="",
+            model=model,
+            team=team,
+            yes=yes,
+            budget_usd=budget,
+            timeout_s=None,
+            env=opener_env(),
+        )
+    context.show(opened, opened["session"])
+
+
+@click.command()
+@click.argument("session")
+@click.argument("text")
+@click.option("--to", default="", help="An agent; else the lead.")
+@pass_context
+def send(context: Context, session: str, text: str, to: str) -> None:
+    """Say something to a session."""
+    with context.client() as client:
+        said = client.request("say", session=session, text=text, to=to)
+    context.show(said, f"sent as {said['message']}")
+
+
+@click.command()
+@click.argument("session")
+@click.option("--after", type=click.IntRange(min=0), default=0, help="Start after this sequence.")
+@click.option("--follow", is_flag=True, help="Go on with what comes.")
+@pass_context
+def events(context: Context, session: str, after: int, follow: bool) -> None:
+    """The event log of a session, one line an event."""
+    with context.client() as client:
+        client.request("session", session=session)  # an unknown one is an error, not silence
+        stream = client.follow(session, after) if follow else client.events(session, after)
+        for event in stream:
+            if context.json:
+                context.line(event)
+                continue
+            line = render.event_line(event)
+            text = line if line is not None else f"{event['type']} {render.short(event['data'])}"
+            context.out.print(f"{event['seq']:>6} ", end="", style="dim")
+            context.out.print(text)
+
+
+@click.command()
+@pass_context
+def sessions(context: Context) -> None:
+    """All sessions, newest last."""
+    with context.client() as client:
+        rows = client.request("sessions")
+    context.rows(
+        rows, ("session", "state", "goal", "agents", "cost_usd", "created", "repo"), "no sessions"
+    )
+
+
+@click.command()
+@click.argument("session")
+@pass_context
+def show(context: Context, session: str) -> None:
+    """One session, whole."""
+    with context.client() as client:
+        row = client.request("session", session=session)
+
+    def human() -> None:
+        for key in ("session", "state", "kind", "goal", "repo", "model", "answer"):
+            if row.get(key):
+                context.out.print(f"{key:<8} ", end="", style="bold")
+                context.out.print(render.coloured(row[key]) if key == "state" else str(row[key]))
+        for name, columns in (
+            ("agents", ("name", "role", "state", "pid", "restarts", "waiting_for")),
+            ("tasks", ("id", "state", "owner", "title")),
+            ("questions", ("id", "kind", "state", "text")),
+        ):
+            rows = [one for one in row.get(name) or () if isinstance(one, dict)]
+            if rows:
+                context.out.print(f"\n{name}", style="bold")
+                context.out.print(render.table(rows, columns, ""))
+
+    context.show(row, human)
+
+
+def _control(op: str, text: str) -> click.Command:
+    @click.command(op, help=text)
+    @click.argument("session")
+    @pass_context
+    def control(context: Context, session: str) -> None:
+        with context.client() as client:
+            result: dict[str, Any] = client.request("control", session=session, op=op)
+        context.show(result, f"{session}: {result.get('state')}")
+
+    return control
+
+
+CONTROLS = [
+    _control("stop", "End a session: its agents stop, its log stays."),
+    _control("pause", "No new model call until `resume`."),
+    _control("resume", "Go on after `pause`."),
+    _control("step", "One step of a paused session."),
+    _control("cancel", "Give up the current task of a session."),
+]
+
+
+@click.command()
+@click.argument("session")
+@pass_context
+def rm(context: Context, session: str) -> None:
+    """Take an ended session off the list."""
+    with context.client() as client:
+        result = client.request("remove", session=session)
+    context.show(result, f"removed {session}")

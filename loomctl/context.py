@@ -1,0 +1,54 @@
+"""What every verb gets: the instance, how to print, and a client when it asks for one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import click
+from rich.console import Console, RenderableType
+
+from loomctl import render
+from loomctl.client import Client
+from loomd.wire.endpoints import Instance
+
+
+@dataclass
+class Context:
+    instance: Instance
+    json: bool = False
+    start: bool = True
+    err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+
+    @cached_property
+    def out(self) -> Console:
+        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+    def client(self) -> Client:
+        return Client(self.instance, start=self.start)
+
+    def show(self, value: Any, human: RenderableType | Callable[[], None]) -> None:
+        """The one JSON value, or what a person sees."""
+        if self.json:
+            self.line(value)
+        elif callable(human):
+            human()
+        else:
+            self.out.print(human)
+
+    def line(self, value: Any) -> None:
+        """One JSON value on one line of stdout, at once."""
+        click.echo(json.dumps(value, ensure_ascii=False, default=str))
+        sys.stdout.flush()
+
+    def rows(
+        self, rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str = "none"
+    ) -> None:
+        self.show(rows, render.table(rows, columns, empty))
+
+
+pass_context = click.make_pass_decorator(Context)

@@ -1,0 +1,124 @@
+"""Finding the daemon of an instance, and starting one where none runs.
+
+Whether a daemon runs is asked of the kernel, not of a file: the root holds an exclusive flock on
+the state directory for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loomd.wire.endpoints import Instance
+from loomd.wire.errors import LoomError
+
+START_S = 20.0
+"""How long a daemon may take until it answers; it takes 0.4 s on an idle machine."""
+
+LOG_CAP = 16 << 20
+"""Bytes of the detached daemon's log before it is turned over to `log.1`."""
+
+
+def running(instance: Instance) -> bool:
+    """Whether a root holds the lock of this state directory."""
+    try:
+        directory = os.open(instance.state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(directory)
+    return False
+
+
+def pid(instance: Instance) -> int:
+    """The pid of the root, 0 if it is not known."""
+    try:
+        return int(instance.pid_file.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+@contextmanager
+def _starter(instance: Instance) -> Iterator[None]:
+    """Of two `loomctl` at once, one starts the daemon and the other finds it."""
+    try:
+        instance.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        instance.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(
+            instance.runtime / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+    except OSError as error:
+        raise LoomError(
+            "daemon_failed",
+            f"cannot use {error.filename}: {error.strerror}",
+            "set LOOM_STATE_DIR and LOOM_RUNTIME_DIR to directories that you may write",
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def start(instance: Instance) -> subprocess.Popen[bytes] | None:
+    """Starts a detached daemon; None if one runs. Its readiness is the client's to await."""
+    with _starter(instance):
+        if running(instance):
+            return None
+        _turn_over(instance.log_file)
+        log = os.open(
+            instance.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        try:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "loomd"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                umask=0o077,
+                cwd="/",
+                env={
+                    **os.environ,
+                    "LOOM_CONFIG": str(instance.config),
+                    "LOOM_STATE_DIR": str(instance.state),
+                    "LOOM_RUNTIME_DIR": str(instance.runtime),
+                },
+            )
+        finally:
+            os.close(log)
+        deadline = time.monotonic() + START_S
+        # The lock is taken early in the daemon's life: wait for it, so that a second `loomctl`
+        # that comes next sees a running daemon.
+        while time.monotonic() < deadline and child.poll() is None and not running(instance):
+            time.sleep(0.005)
+        return child
+
+
+def _turn_over(log: Path) -> None:
+    try:
+        if log.stat().st_size > LOG_CAP:
+            log.replace(log.with_name("log.1"))
+    except FileNotFoundError:
+        return
+
+
+def failure(instance: Instance, status: int) -> LoomError:
+    """Why a daemon that was just started is gone, from its exit status and its log."""
+    code = "config" if status == 8 else "daemon_failed"
+    try:
+        lines = instance.log_file.read_text(errors="replace").splitlines()[-6:]
+    except OSError:
+        lines = []
+    detail = "\n".join(lines) or f"it exited with status {status}"
+    return LoomError(code, f"the daemon did not start: {detail}", f"see {instance.log_file}")

@@ -1,0 +1,232 @@
+"""What people see: events as lines, tables, the report of a finished session. Pure but for rich.
+
+Nothing here decides anything; each function turns JSON-able values into something to print.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+COLOURS = {
+    "done": "green",
+    "applied": "green",
+    "running": "cyan",
+    "thinking": "cyan",
+    "acting": "cyan",
+    "waiting": "yellow",
+    "paused": "yellow",
+    "failed": "red",
+    "refused": "red",
+    "conflict": "red",
+    "stopped": "magenta",
+}
+
+LEFT = 14  # width of the actor's column in a stream of events
+
+
+def short(text: Any, limit: int = 100) -> str:
+    """One line of at most `limit` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _call(data: Mapping[str, Any]) -> str:
+    args = data.get("args") or {}
+    inside = ", ".join(f"{key}={short(value, 40)!r}" for key, value in args.items())
+    return f"{data.get('name')}({short(inside, 110)})"
+
+
+def event_line(event: Mapping[str, Any]) -> Text | None:
+    """One line for one event; None for what only programs care about."""
+    data = event.get("data") or {}
+    who = str(data.get("agent") or data.get("author") or data.get("name") or event.get("actor"))
+    who = who.rpartition("/")[2]
+    style, text = "", ""
+    match event["type"]:
+        case "session_opened":
+            style, text = "bold", short(data.get("goal") or "session opened")
+        case "said":
+            who, style, text = "you", "bold", short(data.get("text", ""))
+        case "task_created":
+            style, text = "dim", f"task {data.get('id', '')}: {short(data.get('title', ''))}"
+        case "agent_started":
+            style, text = (
+                "cyan",
+                f"started as {data.get('role')}: {short(data.get('task', ''), 80)}",
+            )
+        case "tool_call":
+            style, text = "", "→ " + _call(data)
+        case "tool_result":
+            good = bool(data.get("ok", True))
+            style = "dim" if good else "red"
+            text = ("← " if good else "← failed: ") + short(data.get("text", ""), 110)
+        case "model_outcome" if data.get("kind") not in (None, "", "tool_calls", "final"):
+            style = "red"
+            text = f"model: {data.get('kind')}: {short(data.get('text') or data.get('detail', ''))}"
+        case "model_retry" | "model_fallback" | "budget_warning":
+            style, text = "yellow", f"{event['type'].replace('_', ' ')}: {short(data)}"
+        case "decision":
+            style, text = "blue", f"◆ {data.get('type')}: {short(data.get('title', ''))}"
+        case "claim_granted" | "claim_queued":
+            verb = event["type"].partition("_")[2]
+            region = data.get("region") or "whole file"
+            style, text = "dim", f"claim {verb}: {data.get('path')} ({region})"
+        case "edit_proposed":
+            paths = ", ".join(_paths(data))
+            style, text = "yellow", f"proposes {data.get('edit')}: {short(paths)}"
+        case "edit_approved":
+            who = str(data.get("reviewer") or data.get("by") or who).rpartition("/")[2]
+            style, text = "green", f"approves {data.get('edit')}"
+        case "edit_revise" | "edit_conflict" | "edit_refused":
+            style = "red"
+            text = f"{event['type'].replace('_', ' ')} {data.get('edit')}: " + short(
+                data.get("reason") or data.get("detail", "")
+            )
+        case "edit_applied":
+            style, text = "green", f"applied {data.get('edit')}: {short(', '.join(_paths(data)))}"
+        case "permission_asked":
+            style = "bold yellow"
+            text = f"asks: {short(data.get('text', ''))}   loomctl approve {data.get('id')}"
+        case "question_asked":
+            style = "bold yellow"
+            text = f"asks: {short(data.get('text', ''))}   loomctl answer {data.get('id')} TEXT"
+        case "permission_decided":
+            verdict = "allowed" if data.get("allow") else "denied"
+            style, text = "yellow", f"{verdict} {data.get('id', '')} by {data.get('by', '')}"
+        case "actor_restarted":
+            style, text = "magenta", f"restarted after {data.get('reason', 'an exit')}"
+        case "poison":
+            style, text = "bold red", f"dead letter: {short(data)}"
+        case "keeper_started":
+            style = "dim"
+            text = f"keeps entries {data.get('first')}-{data.get('last')} of {data.get('log')}"
+        case "shared":
+            style, text = "blue", short(data.get("text", ""))
+        case "session_ended":
+            style, text = "bold", f"session {data.get('state')}"
+        case _:
+            return None
+    line = Text(no_wrap=False)
+    line.append(time.strftime("%H:%M:%S ", time.localtime(event.get("ts") or 0)), "dim")
+    line.append(f"{who:<{LEFT}.{LEFT}} ", "bold")
+    line.append(text, style)
+    return line
+
+
+def _paths(data: Mapping[str, Any]) -> list[str]:
+    return [
+        str(item.get("path")) if isinstance(item, Mapping) else str(item)
+        for item in data.get("files") or ()
+    ]
+
+
+def coloured(state: Any) -> Text:
+    return Text(str(state), COLOURS.get(str(state), ""))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str) -> RenderableType:
+    """Rows as a table; a person sees `empty` rather than nothing."""
+    if not rows:
+        return Text(empty, "dim")
+    out = Table(box=None, pad_edge=False, header_style="bold")
+    names = list(columns)
+    for name in names:
+        out.add_column(name, overflow="fold")
+    for row in rows:
+        cells: list[RenderableType] = []
+        for name in names:
+            value = row.get(name)
+            if name == "state":
+                cells.append(coloured(value))
+            elif name in ("created", "ended", "ts") and isinstance(value, int | float) and value:
+                cells.append(time.strftime("%H:%M:%S", time.localtime(value)))
+            elif name == "uptime_s" and isinstance(value, int | float):
+                cells.append(_span(value))
+            elif isinstance(value, float):
+                cells.append(f"{value:.4f}".rstrip("0").rstrip("."))
+            elif isinstance(value, list | tuple):
+                cells.append(short(", ".join(map(str, value)), 60))
+            else:
+                cells.append("" if value is None else short(value, 80))
+        out.add_row(*cells)
+    return out
+
+
+def _span(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f}m{seconds % 60:02.0f}s"
+    return f"{seconds // 3600:.0f}h{seconds % 3600 // 60:02.0f}m"
+
+
+def supervision(node: Mapping[str, Any]) -> Tree:
+    """The supervision tree."""
+
+    def label(one: Mapping[str, Any]) -> Text:
+        text = Text(str(one.get("id")), "bold" if one.get("kind") == "supervisor" else "")
+        if one.get("kind") == "supervisor":
+            text.append(
+                f"  {one.get('strategy')}, {one.get('intensity')} in {one.get('period_s')} s", "dim"
+            )
+        else:
+            text.append(f"  pid {one.get('pid') or '-'}", "dim")
+            text.append(f"  {one.get('restart')}", "dim")
+        if one.get("restarts"):
+            text.append(f"  {one['restarts']} restarts", "yellow")
+        text.append("  ")
+        text.append_text(coloured(one.get("state", "")))
+        return text
+
+    def grow(tree: Tree, one: Mapping[str, Any]) -> None:
+        for child in one.get("children") or ():
+            grow(tree.add(label(child)), child)
+
+    tree = Tree(label(node))
+    grow(tree, node)
+    return tree
+
+
+def diff(console: Console, text: str) -> None:
+    """A unified diff, in colour on a terminal and byte for byte otherwise."""
+    if not text:
+        return
+    if console.is_terminal:
+        console.print(Syntax(text, "diff", background_color="default", word_wrap=True))
+    else:
+        console.file.write(text if text.endswith("\n") else text + "\n")
+
+
+def outcome(console: Console, result: Mapping[str, Any]) -> None:
+    """The end of `run` and `demo` for a person."""
+    diff(console, str(result.get("diff") or ""))
+    state = result.get("state")
+    head = Text("\n")
+    head.append_text(coloured(state))
+    if result.get("kind"):
+        head.append(f" ({result['kind']})", "red")
+    console.print(head)
+    if result.get("answer"):
+        console.print(Text(str(result["answer"])))
+    if result.get("hint"):
+        console.print(Text(f"hint: {result['hint']}", "yellow"))
+    usage = result.get("usage") or {}
+    cost = usage.get("cost_usd")
+    money = "cost unknown" if cost is None else f"${cost:.4f}"
+    console.print(
+        Text(
+            f"{result.get('session')}: {len(result.get('files_changed') or ())} files changed, "
+            f"{len(result.get('agents') or ())} agents, {usage.get('calls', 0)} model calls, "
+            f"{usage.get('input_tokens', 0)}+{usage.get('output_tokens', 0)} tokens, {money}, "
+            f"{result.get('duration_s', 0):.1f} s",
+            "dim",
+        )
+    )
