@@ -206,7 +206,7 @@ class Client:
                 fresh = False
                 while self._sub.poll(1000):
                     match codec.published(self._sub.recv_multipart()[-1]):
-                        case Event(session=of, seq=seq) as event if of == session:
+                        case Event(session=of, seq=seq) as live if of == session:
                             if seq <= after:
                                 continue
                             if seq != after + 1:
@@ -214,7 +214,7 @@ class Client:
                                 break  # a gap: read the log
                             after = seq
                             fresh = True
-                            yield as_json(event)
+                            yield as_json(live)
                         case Delta() | Event():
                             continue
                     if until is not None and time.monotonic() >= until:

@@ -67,7 +67,7 @@ def report(client: Client, session: str, started: float) -> dict[str, Any]:
     row = client.request("session", session=session)
     changes = client.request("diff", session=session)
     usage = client.request("usage", by="session", session=session)
-    mine = next((one for one in usage if one.get("key") == session), {})
+    mine: dict[str, Any] = next((one for one in usage if one.get("key") == session), {})
     agents = [one["name"] if isinstance(one, dict) else one for one in row.get("agents") or ()]
     ended = row.get("ended") or time.time()
     return {

@@ -32,7 +32,7 @@ def tree(context: Context) -> None:
     context.show(root, lambda: context.out.print(render.supervision(root)))
 
 
-def _number(text: str) -> int:
+def _number(text: str) -> signals.Signals:
     """A signal by number or name."""
     try:
         return signals.Signals(int(text)) if text.isdigit() else signals.Signals[_name(text)]
