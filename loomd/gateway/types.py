@@ -42,8 +42,10 @@ class Resolved:
 @dataclass(frozen=True)
 class Reply:
     """What one attempt came to. `usage.cost_usd` None: unknown; `cost_known` says where the figure
-    is from: reported (by the provider), computed (from a price map), unknown."""
+    is from: reported (by the provider), computed (from a price map), unknown. `price`: USD per
+    input and per output token, if the model is in the price map."""
 
     outcome: Outcome
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = field(default_factory=lambda: Usage(cost_usd=None, calls=1))
     cost_known: str = "unknown"
+    price: tuple[float, float] | None = None

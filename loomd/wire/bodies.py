@@ -165,6 +165,7 @@ class Performed(Part, frozen=True, kw_only=True, tag="performed"):
     started: float = 0.0
     ended: float = 0.0
     cost_known: str = "unknown"  # reported | computed | unknown
+    price: tuple[float, float] | None = None  # USD per input and per output token, if known
 
 
 # --- tools -------------------------------------------------------------------------------------

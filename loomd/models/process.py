@@ -1,0 +1,550 @@
+"""The actor `models`: which request goes to which model, when, and what a failure leads to.
+
+Its rows are its memory: `queue` holds every request that is not settled (and, for a while, the
+answers of those that are), `ledger` every attempt. What follows from them (calls under way,
+money spent and reserved) is rebuilt in `init`; `save` keeps only what does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from loomd.actor import behaviour as act
+from loomd.actor.behaviour import Birth, Change, Input
+from loomd.models import ledger
+from loomd.models.breaker import Breaker
+from loomd.models.budget import SCHEMA_TOKENS, Budget
+from loomd.models.limiter import OFFLINE, Limiter, provider_of
+from loomd.models.queue import RETRY_AFTER_CAP_S, Item, Queue, backoff
+from loomd.store.schema import session_of, text_key
+from loomd.wire import bodies, codec
+from loomd.wire.bodies import Failed, ModelOutcome, ModelRequest, Performed
+from loomd.wire.errors import LoomError
+
+GATEWAY = "gateway-1"
+OFFLINE_MODEL = "offline/rules"
+
+TRIES = 4
+"""Attempts on one model before its fallback, or the end."""
+
+PATIENCE_S = 180.0
+"""How long after its first failure a request may still be tried on one model."""
+
+REMEMBERED = 2048
+"""Settled requests whose repetition is recognised."""
+
+ANSWER_LIMIT = 32 << 10
+"""Bytes of an answer kept for a repetition; a longer one was delivered and is not kept."""
+
+FINAL = frozenset({"cancelled", "budget", "unknown_goal", "refused", "filtered", "interrupted"})
+"""Kinds that no other try and no other model would make better, or that may have been paid for."""
+
+WAKE = "wake"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What of the settings matters here."""
+
+    default: str = ""
+    fast: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    fallback: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    session_usd: float | None = None
+    view_tokens: int = 24000
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> Rules:
+        models = settings.get("models") or {}
+        return Rules(
+            default=models.get("default") or "",
+            fast=models.get("fast") or "",
+            roles=dict(models.get("roles") or {}),
+            fallback={m: tuple(then) for m, then in (models.get("fallback") or {}).items()},
+            session_usd=(settings.get("budget") or {}).get("session_usd"),
+            view_tokens=(settings.get("limits") or {}).get("view_tokens") or 24000,
+        )
+
+    def chain(self, request: ModelRequest) -> tuple[str, ...]:
+        """The model for this request, and its fallbacks without repetition."""
+        first = request.model or self.roles.get(request.role, "")
+        if not first and request.purpose in ("ask", "title"):
+            first = self.fast
+        first = first or self.default or OFFLINE_MODEL
+        return tuple(dict.fromkeys((first, *self.fallback.get(first, ()))))
+
+    def limit(self, request: ModelRequest) -> float | None:
+        return self.session_usd if request.budget_usd is None else request.budget_usd
+
+    def worst_input(self, request: ModelRequest) -> int:
+        pinned = sum(len(text) for text in request.view.pinned) // 3
+        return self.view_tokens + pinned + SCHEMA_TOKENS
+
+
+@dataclass
+class State:
+    """`settled`: request id -> (session, encoded ModelOutcome or b""), oldest first."""
+
+    rules: Rules
+    queue: Queue = field(default_factory=Queue)
+    limiter: Limiter = field(default_factory=Limiter)
+    budget: Budget = field(default_factory=Budget)
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    settled: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    order: int = 0
+    rows: int = 0  # of the ledger
+    wake: float = 0.0
+    shown: tuple[str, str] = ("", "")
+
+    def breaker(self, model: str) -> Breaker:
+        return self.breakers.setdefault(model, Breaker())
+
+    def validate(self) -> None:
+        """The invariants; called by tests after every step."""
+        running: dict[str, int] = {}
+        held: dict[str, float] = {}
+        for item in self.queue.items.values():
+            assert item.request.id not in self.settled, f"{item.request.id} settled and open"
+            assert 0 <= item.link < len(item.chain)
+            if item.state == "running":
+                provider = provider_of(item.model)
+                running[provider] = running.get(provider, 0) + 1
+                held[item.session] = held.get(item.session, 0.0) + item.reserved
+            else:
+                assert not item.reserved
+        assert running == self.limiter.active, (running, self.limiter.active)
+        for session in held.keys() | self.budget.reserved.keys():
+            difference = held.get(session, 0.0) - self.budget.reserved.get(session, 0.0)
+            assert abs(difference) < 1e-6, session
+
+
+class ModelsBehaviour:
+    """See the package. Deterministic: no performer."""
+
+    version = 1
+
+    # --- birth and what is kept ----------------------------------------------------------------
+
+    def init(self, birth: Birth) -> State:
+        state = State(Rules.of(birth.settings))
+        providers = birth.settings.get("providers") or {}
+        for name, provider in providers.items():
+            if (provider or {}).get("concurrency"):
+                state.limiter.limits[name] = provider["concurrency"]
+        saved = birth.saved or {}
+        state.queue.served = saved.get("served", "")
+        state.wake = saved.get("wake", 0.0)
+        state.shown = tuple(saved.get("shown") or ("", ""))
+        state.limiter.paused = dict(saved.get("paused") or {})
+        prices = saved.get("prices") or {}
+        state.budget.prices = {m: None if p is None else (p[0], p[1]) for m, p in prices.items()}
+        state.budget.warned = set(saved.get("warned") or ())
+        for model, fields in (saved.get("breakers") or {}).items():
+            state.breakers[model] = Breaker(*fields)
+        stored = sorted((row for _, row in birth.reader.rows("queue", b"")), key=_order)
+        for row in stored:
+            state.order = max(state.order, row["order"])
+            if row["state"] == "done":
+                state.settled[row["id"]] = (row["session"], row["outcome"])
+                continue
+            item = Item.from_row(row)
+            state.queue.add(item)
+            if item.state == "running":
+                state.limiter.begin(provider_of(item.model))
+                state.budget.hold(item.session, item.reserved)
+        for _, row in birth.reader.rows("ledger", b""):
+            state.rows += 1
+            state.budget.settle(row["session"], 0.0, row["cost_usd"])
+        return state
+
+    def save(self, state: State) -> Any:
+        return {
+            "served": state.queue.served,
+            "wake": state.wake,
+            "shown": list(state.shown),
+            "paused": state.limiter.paused,
+            "prices": {m: None if p is None else list(p) for m, p in state.budget.prices.items()},
+            "warned": sorted(state.budget.warned)[-500:],
+            "breakers": {
+                model: [one.failures, one.until, one.period, one.probing]
+                for model, one in state.breakers.items()
+                if one != Breaker()
+            },
+        }
+
+    def upgrade(self, saved: Any, version: int) -> Any:
+        return saved
+
+    def answer(self, state: State, question: bodies.Body, reader: act.Reader) -> bodies.Body:
+        """`Note`: what waits, what runs, and why nothing else does."""
+        if not isinstance(question, bodies.Note):
+            raise LoomError("bad_request", "models answers a status question (Note) only")
+        return bodies.Note(
+            data={
+                "waiting": [item.request.id for item in state.queue.waiting()],
+                "running": [item.request.id for item in state.queue.running()],
+                "active": state.limiter.active,
+                "paused": state.limiter.paused,
+                "open": {m: one.until for m, one in state.breakers.items() if one.until},
+                "spent_usd": state.budget.spent,
+                "reserved_usd": state.budget.reserved,
+            }
+        )
+
+    # --- one step ------------------------------------------------------------------------------
+
+    def step(self, state: State, input: Input, now: float) -> tuple[State, list[Change]]:
+        out: list[Change] = []
+        match input:
+            case act.Mailed(body=ModelRequest() as request):
+                self._asked(state, input, request, out)
+            case act.Mailed(body=bodies.CancelModel(request=id)):
+                self._cancelled(state, input.sender, id, out)
+            case act.Mailed(body=Performed() as performed):
+                if input.sender.startswith("gateway-"):
+                    self._performed(state, performed, now, out)
+            case act.Mailed(body=bodies.Undelivered() as lost):
+                self._undelivered(state, lost, now, out)
+            case act.TimerDue(key="wake"):
+                state.wake = 0.0
+            case _:
+                pass  # Init, and what nobody should send: nothing to do
+        state.limiter.forget_past(now)
+        self._launch(state, now, out)
+        self._rearm(state, now, out)
+        self._show(state, out)
+        return state, out
+
+    def _asked(
+        self, state: State, mail: act.Mailed, request: ModelRequest, out: list[Change]
+    ) -> None:
+        if state.queue.get(request.id) is not None:
+            return  # its answer will come
+        if request.id in state.settled:
+            _, raw = state.settled[request.id]
+            known = codec.body(raw) if raw else None
+            if not isinstance(known, ModelOutcome):
+                known = ModelOutcome(
+                    request=request.id,
+                    outcome=Failed(
+                        kind="interrupted",
+                        detail="this request was performed and answered before",
+                    ),
+                )
+            out.append(act.Send(mail.sender, known))
+            return
+        if not request.agent:
+            request = msgspec.structs.replace(request, agent=mail.sender)
+        state.order += 1
+        item = Item(
+            request=request,
+            order=state.order,
+            cause=mail.cause or mail.id,
+            chain=state.rules.chain(request),
+        )
+        state.queue.add(item)
+        out.append(_put(item))
+
+    def _cancelled(self, state: State, sender: str, id: str, out: list[Change]) -> None:
+        item = state.queue.get(id)
+        if item is None:
+            if id not in state.settled:
+                # It overtook its request (control before work): remembered, so that the request
+                # is answered without being performed.
+                failed = ModelOutcome(request=id, outcome=_cancel())
+                self._remember(state, session_of(sender), id, failed, out)
+            return
+        if sender not in (item.request.agent, f"{item.session}/team"):
+            return
+        if item.state == "waiting":
+            self._fail(state, item, _cancel(), out)
+        elif not item.cancelled:
+            item.cancelled = True
+            out.append(_put(item))
+            out.append(act.Send(GATEWAY, bodies.CancelModel(request=id), cause=item.cause))
+
+    def _performed(self, state: State, performed: Performed, now: float, out: list[Change]) -> None:
+        item = state.queue.get(performed.request)
+        if item is None or item.state != "running" or item.attempt != performed.attempt:
+            return
+        for row in ledger.rows(item.request, performed, now):
+            state.rows += 1
+            out.append(act.Put("ledger", ledger.key(state.rows), row))
+        self._release(state, item, performed, out)
+        breaker = state.breaker(item.model)
+        outcome = performed.outcome
+        if not isinstance(outcome, Failed):
+            breaker.succeeded()
+            done = ModelOutcome(
+                request=item.request.id,
+                outcome=outcome,
+                usage=performed.usage,
+                model=performed.model,
+            )
+            state.queue.remove(item.request.id)
+            self._remember(state, item.session, item.request.id, done, out, item.order)
+            return
+        breaker.failed(outcome.kind, now)
+        self._failed(state, item, outcome, now, out)
+
+    def _release(self, state: State, item: Item, performed: Performed, out: list[Change]) -> None:
+        """The call has ended: its place and its money are free again."""
+        model = item.model
+        state.limiter.end(provider_of(model))
+        cost = performed.usage.cost_usd if performed.cost_known != "unknown" else None
+        if performed.price is not None:
+            state.budget.prices[model] = performed.price
+        elif not isinstance(performed.outcome, Failed):
+            state.budget.prices.setdefault(model, None)
+        offline = provider_of(model) == OFFLINE
+        state.budget.settle(item.session, item.reserved, 0.0 if offline else cost)
+        item.reserved = 0.0
+        item.state = "waiting"
+        limit = state.rules.limit(item.request)
+        share = state.budget.warning(item.session, limit)
+        if share is not None:
+            data = {
+                "spent_usd": state.budget.spent.get(item.session, 0.0),
+                "limit_usd": limit,
+                "share": share,
+            }
+            out.append(act.Emit("budget_warning", data, session=item.session))
+
+    def _undelivered(
+        self, state: State, lost: bodies.Undelivered, now: float, out: list[Change]
+    ) -> None:
+        """An order that never reached the gateway was not performed. One that killed it again and
+        again may have been paid for, so it is not tried again."""
+        body = codec.body(lost.body) if lost.body else None
+        if not isinstance(body, bodies.Perform):
+            return
+        item = state.queue.get(body.request.id)
+        if item is None or item.state != "running" or item.attempt != body.attempt:
+            return
+        failed = Failed(kind="interrupted", detail=f"the gateway refused it: {lost.reason}")
+        if lost.reason != "poison":
+            failed = Failed(kind="overloaded", detail=f"gateway: {lost.reason}", retryable=True)
+        performed = Performed(
+            request=body.request.id,
+            agent=item.request.agent,
+            model=item.model,
+            attempt=item.attempt,
+            outcome=failed,
+        )
+        self._release(state, item, performed, out)
+        self._failed(state, item, failed, now, out)
+
+    def _failed(
+        self, state: State, item: Item, failed: Failed, now: float, out: list[Change]
+    ) -> None:
+        """Again, on another model, or the end."""
+        if item.cancelled:
+            return self._fail(state, item, _cancel(), out)
+        item.last = failed
+        if item.failed_at is None:
+            item.failed_at = now
+        if failed.kind in FINAL:
+            return self._fail(state, item, failed, out)
+        pause = failed.retry_after or 0.0
+        if failed.kind == "rate_limited" and pause:
+            pause = min(pause, RETRY_AFTER_CAP_S)
+            state.limiter.pause(provider_of(item.model), now + pause)
+        again = (
+            failed.retryable
+            and item.tries < TRIES
+            and (failed.retry_after or 0.0) <= RETRY_AFTER_CAP_S
+            and now - item.failed_at <= PATIENCE_S
+        )
+        if not again:
+            return self._fall_back(state, item, failed, now, out)
+        delay = backoff(item.request.id, item.attempt, item.tries, failed.retry_after)
+        item.not_before = now + delay
+        out.append(_put(item))
+        data = _about(item) | {
+            "attempt": item.attempt,
+            "kind": failed.kind,
+            "detail": failed.detail[:500],
+            "delay_s": round(delay, 3),
+        }
+        out.append(act.Emit("model_retry", data, session=item.session))
+        return None
+
+    def _fall_back(
+        self, state: State, item: Item, failed: Failed, now: float, out: list[Change]
+    ) -> None:
+        if item.link + 1 >= len(item.chain):
+            return self._fail(state, item, failed, out)
+        before = item.model
+        item.link += 1
+        item.tries = 0
+        item.failed_at = None
+        item.not_before = now
+        out.append(_put(item))
+        data = _about(item) | {"from": before, "to": item.model, "kind": failed.kind}
+        out.append(act.Emit("model_fallback", data, session=item.session))
+        return None
+
+    def _fail(self, state: State, item: Item, failed: Failed, out: list[Change]) -> None:
+        """The end without an answer, said to the asker."""
+        done = ModelOutcome(
+            request=item.request.id,
+            outcome=failed,
+            usage=bodies.Usage(calls=item.attempt),
+            model=item.model,
+        )
+        out.append(act.Send(item.request.agent, done, cause=item.cause))
+        state.queue.remove(item.request.id)
+        self._remember(state, item.session, item.request.id, done, out, item.order)
+
+    def _remember(
+        self,
+        state: State,
+        session: str,
+        id: str,
+        done: ModelOutcome,
+        out: list[Change],
+        order: int | None = None,
+    ) -> None:
+        if order is None:
+            state.order += 1
+            order = state.order
+        raw = codec.encode(done)
+        raw = raw if len(raw) <= ANSWER_LIMIT else b""
+        state.settled[id] = (session, raw)
+        row = {"state": "done", "id": id, "session": session, "order": order, "outcome": raw}
+        out.append(act.Put("queue", text_key(session, id), row))
+        while len(state.settled) > REMEMBERED:
+            oldest = next(iter(state.settled))
+            of, _ = state.settled.pop(oldest)
+            out.append(act.Delete("queue", text_key(of, oldest)))
+
+    # --- starting what may start ---------------------------------------------------------------
+
+    def _launch(self, state: State, now: float, out: list[Change]) -> None:
+        """Orders as many attempts as limits, pauses, breakers and budgets allow."""
+        self._give_up_waiting(state, now, out)
+        while True:
+            broke: list[Item] = []
+
+            def may_start(item: Item, broke: list[Item] = broke) -> bool:
+                if self._ready_at(state, item) > now:
+                    return False
+                if state.limiter.full(provider_of(item.model)):
+                    return False
+                verdict, amount = self._reserve(state, item)
+                if verdict == "no":
+                    broke.append(item)
+                item.reserved = amount
+                return verdict == "yes"
+
+            item = state.queue.take(may_start)
+            for poor in broke:
+                self._fail(state, poor, self._too_dear(state, poor), out)
+            if item is not None:
+                self._start(state, item, out)
+            elif not broke:
+                return
+
+    def _start(self, state: State, item: Item, out: list[Change]) -> None:
+        item.state = "running"
+        item.attempt += 1
+        item.tries += 1
+        state.limiter.begin(provider_of(item.model))
+        state.breaker(item.model).begin()
+        perform = bodies.Perform(request=item.request, model=item.model, attempt=item.attempt)
+        out.append(_put(item))
+        out.append(act.Send(GATEWAY, perform, cause=item.cause))
+
+    def _reserve(self, state: State, item: Item) -> tuple[str, float]:
+        if provider_of(item.model) == OFFLINE:
+            return "yes", 0.0
+        worst = state.budget.worst(
+            item.model, state.rules.worst_input(item.request), item.request.max_tokens
+        )
+        return state.budget.reserve(item.session, state.rules.limit(item.request), worst)
+
+    def _too_dear(self, state: State, item: Item) -> Failed:
+        limit = state.rules.limit(item.request)
+        spent = state.budget.spent.get(item.session, 0.0)
+        return Failed(
+            kind="budget",
+            detail=f"the next call of {item.model} could pass the session's budget: "
+            f"${spent:.4f} of ${limit or 0.0:.4f} spent",
+            hint="raise budget.session_usd, or give the session its own with --budget",
+        )
+
+    def _ready_at(self, state: State, item: Item) -> float:
+        return max(
+            item.not_before,
+            state.limiter.ready_at(provider_of(item.model)),
+            state.breaker(item.model).ready_at(),
+        )
+
+    def _give_up_waiting(self, state: State, now: float, out: list[Change]) -> None:
+        """A request whose model's breaker is open goes to its fallback at once, and without one
+        waits no longer than PATIENCE_S after its own first failure."""
+        for item in list(state.queue.waiting()):
+            breaker = state.breaker(item.model)
+            if breaker.ready_at() <= now:
+                continue
+            failed = item.last or Failed(
+                kind="overloaded",
+                detail=f"{item.model} failed {breaker.failures} times in a row",
+                retryable=True,
+            )
+            tired = item.failed_at is not None and now - item.failed_at > PATIENCE_S
+            if item.link + 1 < len(item.chain) or tired:
+                self._fall_back(state, item, failed, now, out)
+
+    def _rearm(self, state: State, now: float, out: list[Change]) -> None:
+        """One timer for the earliest instant at which something that waits may start."""
+        due = min(
+            (at for item in state.queue.waiting() if now < (at := self._ready_at(state, item))),
+            default=float("inf"),
+        )
+        if due == float("inf"):
+            due = 0.0
+        if due == state.wake:
+            return
+        state.wake = due
+        out.append(act.SetTimer(WAKE, due) if due else act.CancelTimer(WAKE))
+
+    def _show(self, state: State, out: list[Change]) -> None:
+        running = sum(1 for _ in state.queue.running())
+        waiting = len(state.queue.items) - running
+        shown = (
+            ("working" if running or waiting else "idle"),
+            f"{running} calls, {waiting} waiting" if running or waiting else "",
+        )
+        if shown != state.shown:
+            state.shown = shown
+            out.append(act.Show(*shown))
+
+
+def _put(item: Item) -> act.Put:
+    return act.Put("queue", text_key(item.session, item.request.id), item.row())
+
+
+def _about(item: Item) -> dict[str, Any]:
+    return {"agent": item.request.agent, "request": item.request.id, "model": item.model}
+
+
+def _cancel() -> Failed:
+    return Failed(kind="cancelled", detail="cancelled before its answer came")
+
+
+def _order(row: dict[str, Any]) -> int:
+    order = row["order"]
+    assert isinstance(order, int)
+    return order
+
+
+def main(birth: Any) -> None:
+    """Entry point of the process."""
+    from loomd.actor.host import run
+
+    run(birth, ModelsBehaviour(), None)
