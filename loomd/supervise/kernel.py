@@ -1,0 +1,97 @@
+"""The system calls that Python's `os` does not have, and the few steps that every child takes."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+from collections.abc import Iterable
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True)
+_prctl = _libc.prctl
+_prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+
+
+def become_subreaper() -> None:
+    """Orphans of every descendant come to this process. Not inherited by its children."""
+    if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
+
+
+def die_with(parent: int) -> bool:
+    """SIGKILL for this process when `parent` dies; False if `parent` is not its parent (any more).
+
+    To be called by the child of `parent` itself: set before a re-parenting, it would fire when the
+    process in between exits.
+    """
+    if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        return False
+    return os.getppid() == parent  # it may have died before the call
+
+
+def wait_for_parent(parent: int) -> bool:
+    """Waits until the process in between has exited; True if `parent` is the parent now."""
+    while True:
+        now = os.getppid()
+        if now == parent:
+            return True
+        try:
+            fd = os.pidfd_open(now)
+        except ProcessLookupError:
+            continue  # it has just been reaped: look again
+        try:
+            if os.getppid() != now:
+                continue
+            poll = select.poll()
+            poll.register(fd, select.POLLIN)
+            poll.poll()  # the kernel re-parents before it wakes us
+            return os.getppid() == parent
+        finally:
+            os.close(fd)
+
+
+def close_all_but(keep: Iterable[int]) -> None:
+    """Closes every descriptor but these and 0-2."""
+    low = 3
+    for fd in sorted(set(keep)):
+        if fd >= low:
+            if fd > low:
+                os.closerange(low, fd)
+            low = fd + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX"))
+
+
+def own_children() -> list[int]:
+    """Pids of the children of this (single-threaded) process, the adopted ones too."""
+    with open("/proc/thread-self/children", "rb") as file:
+        return [int(pid) for pid in file.read().split()]
+
+
+def default_signals() -> None:
+    """What a fresh program expects: default dispositions, nothing blocked."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def redirect_output(path: str, limit: int) -> None:
+    """stdin from nowhere; stdout and stderr appended to `path`, one older file kept."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    try:
+        if os.stat(path).st_size > limit:
+            os.replace(path, path + ".1")
+    except FileNotFoundError:
+        pass
+    try:
+        out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:
+        out = os.open(os.devnull, os.O_WRONLY)  # a full disk must not keep anyone from living
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    if out > 2:
+        os.close(out)

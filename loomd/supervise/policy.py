@@ -1,0 +1,717 @@
+"""What a supervisor does, decided in pure code: `Policy.handle(event, now) -> actions`.
+
+OTP's supervisor is the specification; where OS processes force an answer that OTP does not have:
+
+- A start is asynchronous. It succeeds by `Ready`, fails by an exit before it or by its time-out.
+  An exit with status 0 (or 72) before `Ready` is OTP's `ignore`.
+- Exit 0 is normal; an exit after we asked for it is `shutdown`; 70, 71 and 72 are not counted (71
+  is started again at once, 72 is kept for a wake-up); 73 is a failed start; 74 makes its supervisor
+  give up without retrying; every other status or signal is abnormal.
+- A failed start arms a timer, never a loop: the first retry at once, later ones a little later.
+- A death that is blamed on a piece of mail is free of intensity, a few times for the same piece.
+
+Invariants (`validate`): the name table and the tree are the same set; nothing lives below what is
+down; in a group that starts in order, at most one child is starting and none before it is missing;
+each starting worker has its time-out armed, each waiting child its retry.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import assert_never
+
+from loomd.supervise import spec as s
+from loomd.supervise import tree as t
+from loomd.supervise.tree import Child, Supervisor, Worker
+
+RETRY_STEP_S = 0.02
+"""The n-th failed start in a row is retried after n - 1 of these."""
+
+FREE_BLAMES = 4
+"""Deaths blamed on the same input that are not counted. The hub puts it aside before that."""
+
+SESSIONS = "sessions"
+SERVICES = "services"
+
+
+class Policy:
+    """The state of a whole tree, and the one door to change it.
+
+    base  the boot number << 32: incarnations count up from there
+    group intensity and period of the supervisors that are made on demand for a session
+    """
+
+    def __init__(
+        self,
+        root: s.SupervisorSpec,
+        *,
+        base: int = 0,
+        intensity: int = 10,
+        period_s: float = 5.0,
+        free_blames: int = FREE_BLAMES,
+    ) -> None:
+        self.root = Supervisor(root, None)
+        self.nodes: dict[str, Child] = {root.id: self.root}
+        self.timers: dict[t.TimerKey, float] = {}
+        self.finished = False
+        self._next = base
+        self._intensity = intensity
+        self._period_s = period_s
+        self._free_blames = free_blames
+        self._now = 0.0
+        self._out: list[t.Action] = []
+        self._gone: list[tuple[str, int]] = []
+        self._dirty: deque[Supervisor] = deque()
+        self._parked: list[t.Ensure] = []
+        self._asked_to_end = False
+
+    # --- the door ------------------------------------------------------------------------------
+
+    def handle(self, event: t.Event, now: float) -> list[t.Action]:
+        """Takes one event; what is to be done, in order. `now`: monotonic seconds."""
+        self._now = now
+        self._out = []
+        self._gone = []
+        self._take(event)
+        self._settle()
+        self._unpark()
+        for name, incarnation in self._gone:
+            node = self.nodes.get(name)
+            self._out.append(t.Gone(name, incarnation, node is None or not node.want))
+        return self._out
+
+    def _take(self, event: t.Event) -> None:
+        match event:
+            case t.Boot():
+                self.root.want = True
+                self._begin_start(self.root)
+            case t.Shutdown():
+                self._asked_to_end = True
+                if self.root.state in ("starting", "up"):
+                    self.root.stop = True
+                    self.root.want = False
+                    self._begin_stop(self.root)
+            case t.KillAll():
+                self._kill_below(self.root, "shutdown at once")
+            case t.Born():
+                node = self._worker(event.name, event.incarnation)
+                if node is not None:
+                    node.pid = event.pid
+            case t.Ready():
+                self._ready(event)
+            case t.Postponed():
+                node = self._worker(event.name, event.incarnation)
+                if node is not None and node.state == "starting":
+                    self._arm(("start", node.id), now_plus=node.spec.start.ready_s)
+            case t.Exited():
+                self._exited(event)
+            case t.TimerFired():
+                self._timer(event.key)
+            case t.Ensure():
+                if not self._ensure(event):
+                    self._parked.append(event)
+            case t.Forget():
+                self._forget(event.name)
+            case t.StartChild():
+                self._start_child(event)
+            case t.TerminateChild():
+                self._terminate_child(event)
+            case t.RestartChild():
+                self._restart_child(event)
+            case t.DeleteChild():
+                self._delete_child(event)
+            case t.Bounce():
+                self._bounce(event)
+            case _:
+                assert_never(event)
+
+    # --- working the marks off ------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        while self._dirty:
+            self._advance(self._dirty.popleft())
+
+    def _touch(self, sup: Supervisor | None) -> None:
+        if sup is not None and sup not in self._dirty:
+            self._dirty.append(sup)
+
+    def _advance(self, sup: Supervisor) -> None:
+        """The one rule: first the stops, last child first; then the starts, first child first.
+
+        A dynamic group, and a one_for_one group once it is up, does both side by side.
+        """
+        if sup.state in ("down", "waiting"):
+            return
+        free = sup.spec.dynamic or (sup.spec.strategy == "one_for_one" and sup.state == "up")
+        for child in reversed(list(sup.children.values())):
+            if not child.stop:
+                continue
+            if child.state in ("starting", "up"):
+                self._begin_stop(child)
+            elif child.state in ("down", "waiting"):
+                self._cancel(("retry", child.id))
+                child.state = "down"
+                self._stopped(child)
+                continue
+            if not free:
+                return  # its end brings us back here
+        if sup.state == "stopping":
+            if all(child.state == "down" for child in sup.children.values()):
+                self._supervisor_down(sup)
+            return
+        for child in list(sup.children.values()):
+            if not child.want or child.stop or child.state == "up":
+                continue
+            if child.state == "down":
+                self._begin_start(child)
+            if not free:
+                return  # its coming up brings us back here
+        if sup.state == "starting" and all(
+            child.state == "up" for child in sup.children.values() if child.want
+        ):
+            self._came_up(sup)
+
+    def _begin_start(self, child: Child) -> None:
+        child.state = "starting"
+        if isinstance(child, Worker):
+            self._next += 1
+            child.incarnation = self._next
+            child.pid = 0
+            child.again = child.timed_out = child.overdue = False
+            self._out.append(t.StartProcess(child.id, child.incarnation))
+            self._arm(("start", child.id), now_plus=child.spec.start.ready_s)
+            return
+        child.failed = child.why = ""
+        child.fatal = child.overdue = False
+        child.attempts = []
+        for spec in child.spec.children:
+            self._add(child, spec).want = True
+        self._touch(child)
+
+    def _begin_stop(self, child: Child) -> None:
+        was, child.state = child.state, "stopping"
+        shutdown = child.spec.shutdown_s
+        if isinstance(child, Supervisor):
+            self._mark_all_down(child)
+            self._touch(child)
+        elif was == "starting":
+            self._cancel(("start", child.id))
+        if shutdown == "kill":
+            self._kill_below(child, "shutdown is kill")
+            return
+        if isinstance(child, Worker):
+            self._out.append(t.StopProcess(child.id, child.incarnation))
+        if isinstance(shutdown, float):
+            self._arm(("stop", child.id), now_plus=shutdown)
+
+    def _mark_all_down(self, sup: Supervisor) -> None:
+        for child in sup.children.values():
+            child.stop = True
+            child.want = False
+
+    def _kill_below(self, node: Child, reason: str) -> None:
+        for worker in t.workers(node):
+            if worker.state in ("starting", "up", "stopping"):
+                self._out.append(t.KillProcess(worker.id, worker.incarnation, reason))
+
+    # --- what becomes of a child ----------------------------------------------------------------
+
+    def _ready(self, event: t.Ready) -> None:
+        node = self._worker(event.name, event.incarnation)
+        if node is None or node.state != "starting":
+            return  # it was told to stop meanwhile
+        self._cancel(("start", node.id))
+        self._came_up(node)
+
+    def _came_up(self, child: Child) -> None:
+        child.state = "up"
+        child.failures = 0
+        child.started_at = self._now
+        self._answer(child, ("start", "restart", "bounce"), "")
+        self._touch(child.parent)
+
+    def _exited(self, event: t.Exited) -> None:
+        child = self._worker(event.name, event.incarnation)
+        if child is None or child.state not in ("starting", "up", "stopping"):
+            return
+        self._gone.append((child.id, child.incarnation))
+        self._cancel(("start", child.id))
+        self._cancel(("stop", child.id))
+        was, child.state = child.state, "down"
+        child.pid = 0
+        status = event.status
+        reason = event.reason or (f"signal {event.signal}" if event.signal else f"status {status}")
+        self._touch(child.parent)
+        if child.stop:
+            if child.overdue or status not in (s.NORMAL, -1):
+                self._report(child, "shutdown_error", reason)
+            self._stopped(child)
+        elif child.parent.state == "stopping":
+            self._stopped(child)
+        elif was == "starting":
+            if status in (s.NORMAL, s.ASLEEP):
+                self._ignored(child)
+            else:
+                why = "time-out" if child.timed_out else reason
+                self._start_failed(child, why, fatal=status == s.CANNOT_START)
+        elif status == s.UPGRADED:
+            child.restarts += 1  # want stays: the successor is started at once
+        elif status in (s.NORMAL, s.FENCED, s.ASLEEP) and child.again:
+            child.want = True
+        elif status == s.ASLEEP:
+            child.want = False
+        elif status == s.CANNOT_START:
+            self._report(child, "child_terminated", reason)
+            self._give_up(child.parent, f"{child.id} can never start", fatal=True)
+        elif status in (s.NORMAL, s.FENCED):
+            if child.spec.restart == "permanent":
+                self._restart(child, reason, counted=status == s.NORMAL)
+            else:
+                self._ended(child)
+        else:
+            self._report(child, "child_terminated", reason)
+            if child.spec.restart == "temporary":
+                self._ended(child)
+            else:
+                self._restart(child, reason, counted=not self._is_free(child, event.blame))
+
+    def _is_free(self, child: Worker, blame: tuple[int, int, int] | None) -> bool:
+        if blame is None:
+            return False
+        last, count = child.blamed
+        count = count + 1 if last == blame else 1
+        child.blamed = (blame, count)
+        return count <= self._free_blames
+
+    def _stopped(self, child: Child) -> None:
+        """It was told to go down, and is."""
+        child.stop = False
+        child.state = "down"
+        self._answer(child, ("terminate",), "")
+        self._touch(child.parent)
+        temporary = child.spec.restart == "temporary"
+        if temporary and not isinstance(child, Worker):
+            child.want = False
+        if child.want and not (temporary and not child.waiters):
+            child.forget = False
+            return
+        dynamic = child.parent is not None and child.parent.spec.dynamic
+        if child.forget or temporary or dynamic:
+            self._remove(child)
+        else:
+            self._answer(child, ("start", "restart", "bounce"), "terminated")
+
+    def _ended(self, child: Child) -> None:
+        """It has ended by itself and is not started again."""
+        sup = child.parent
+        assert sup is not None
+        child.want = False
+        if child.spec.restart == "temporary" or sup.spec.dynamic:
+            self._remove(child)
+        if not child.spec.significant or sup.state not in ("starting", "up"):
+            return
+        rule = sup.spec.auto_shutdown
+        others = any(c.spec.significant and c.state != "down" for c in sup.children.values())
+        if rule == "any_significant" or (rule == "all_significant" and not others):
+            self._shut_itself(sup, f"significant child {child.id} has ended")
+
+    def _ignored(self, child: Worker) -> None:
+        child.want = False
+        self._answer(child, ("start", "restart", "bounce"), "")
+        if child.spec.restart == "temporary" or child.parent.spec.dynamic:
+            self._remove(child)
+
+    def _restart(self, child: Child, reason: str, *, counted: bool) -> None:
+        sup = child.parent
+        assert sup is not None
+        child.want = True
+        if sup.state == "stopping":
+            return
+        if counted and not self._attempt(sup):
+            self._give_up(sup, f"too many restarts: {child.id}: {reason}")
+            return
+        child.restarts += 1
+        self._round(sup, child)
+
+    def _round(self, sup: Supervisor, child: Child) -> None:
+        """Marks the siblings that have to go down and come up again with `child`."""
+        if sup.spec.strategy == "one_for_one":
+            return
+        passed = False
+        for sibling in list(sup.children.values()):
+            if sibling is child:
+                passed = True
+            elif passed or sup.spec.strategy == "one_for_all":
+                if sibling.spec.restart == "temporary" and sibling.state == "down":
+                    continue
+                sibling.stop = sibling.state != "down"
+                sibling.want = sibling.spec.restart != "temporary"
+                sibling.restarts += sibling.stop and sibling.want
+
+    def _start_failed(self, child: Child, reason: str, *, fatal: bool) -> None:
+        sup = child.parent
+        assert sup is not None
+        self._report(child, "start_error", reason)
+        self._touch(sup)
+        kinds = {waiter.kind for waiter in child.waiters}
+        if kinds & {"start", "restart"}:
+            child.want = False
+            self._answer(child, ("start", "restart", "bounce"), reason)
+            if "start" in kinds or sup.spec.dynamic:
+                self._remove(child)
+            return
+        self._answer(child, ("bounce",), reason)
+        if sup.state == "starting" and not sup.spec.dynamic:
+            self._fail(sup, f"{child.id}: {reason}", fatal=fatal)
+            return
+        if fatal:
+            self._give_up(sup, f"{child.id} can never start: {reason}", fatal=True)
+            return
+        if child.spec.restart == "temporary":
+            self._ended(child)  # there is nobody to tell, and it is never restarted
+            return
+        child.failures += 1
+        self._restart(child, reason, counted=True)
+        if sup.state in ("starting", "up"):
+            child.state = "waiting"
+            self._arm(("retry", child.id), now_plus=(child.failures - 1) * RETRY_STEP_S)
+
+    def _attempt(self, sup: Supervisor) -> bool:
+        """Counts a restart attempt; False if that is one too many. Whole seconds, as OTP."""
+        now = int(self._now)
+        sup.attempts = [at for at in sup.attempts if at >= now - sup.spec.period_s]
+        sup.attempts.append(now)
+        return len(sup.attempts) <= sup.spec.intensity
+
+    # --- what becomes of a supervisor -----------------------------------------------------------
+
+    def _fail(self, sup: Supervisor, reason: str, *, fatal: bool) -> None:
+        """Its start has failed: what was started is stopped, last first; then its parent hears."""
+        sup.failed = reason
+        sup.fatal = fatal
+        self._go_down(sup)
+
+    def _give_up(self, sup: Supervisor, reason: str, *, fatal: bool = False) -> None:
+        if sup.state == "starting":
+            self._out.append(t.GaveUp(sup.id, reason))
+            self._fail(sup, reason, fatal=fatal)
+            return
+        sup.fatal = fatal
+        self._shut_itself(sup, reason)
+
+    def _shut_itself(self, sup: Supervisor, reason: str) -> None:
+        if sup.state not in ("starting", "up"):
+            return
+        self._out.append(t.Report(sup.id, "shutdown", sup.id, reason))
+        self._out.append(t.GaveUp(sup.id, reason))
+        sup.why = reason
+        self._go_down(sup)
+
+    def _go_down(self, sup: Supervisor) -> None:
+        sup.state = "stopping"
+        self._mark_all_down(sup)
+        self._touch(sup)
+
+    def _supervisor_down(self, sup: Supervisor) -> None:
+        self._cancel(("stop", sup.id))
+        sup.state = "down"
+        for child in list(sup.children.values()):
+            self._remove(child)
+        parent = sup.parent
+        if parent is None:
+            self.finished = True
+            asked = self._asked_to_end and not (sup.failed or sup.why)
+            self._out.append(t.Finish(asked, sup.failed or sup.why or "shutdown", sup.fatal))
+            return
+        self._touch(parent)
+        if sup.stop:
+            self._stopped(sup)
+        elif sup.failed:
+            self._start_failed(sup, sup.failed, fatal=sup.fatal)
+        elif sup.spec.restart == "permanent":
+            self._restart(sup, sup.why, counted=True)
+        else:
+            self._ended(sup)
+
+    # --- timers ---------------------------------------------------------------------------------
+
+    def _timer(self, key: t.TimerKey) -> None:
+        if self.timers.pop(key, None) is None:
+            return
+        kind, name = key
+        node = self.nodes.get(name)
+        if node is None:
+            return
+        if kind == "retry":
+            if node.state == "waiting":
+                node.state = "down"
+                self._touch(node.parent)
+        elif kind == "start" and isinstance(node, Worker) and node.state == "starting":
+            node.timed_out = True
+            self._out.append(t.KillProcess(node.id, node.incarnation, "start time-out"))
+        elif kind == "stop" and node.state == "stopping":
+            node.overdue = True
+            self._kill_below(node, "stop time-out")
+
+    def _arm(self, key: t.TimerKey, *, now_plus: float) -> None:
+        self.timers[key] = self._now + now_plus
+        self._out.append(t.ArmTimer(key, self._now + now_plus))
+
+    def _cancel(self, key: t.TimerKey) -> None:
+        if self.timers.pop(key, None) is not None:
+            self._out.append(t.CancelTimer(key))
+
+    # --- what the hub wants ---------------------------------------------------------------------
+
+    def _ensure(self, event: t.Ensure) -> bool:
+        """True when done; False while what it needs is going down."""
+        node = self.nodes.get(event.spec.id)
+        if node is not None:
+            if not isinstance(node, Worker):
+                return True  # a supervisor's name: not ours to start
+            if self._is_closing(node.parent):
+                return False
+            if node.state == "stopping" or node.stop:
+                node.spec = event.spec
+                node.want = True
+                node.forget = False
+            elif node.state == "down":
+                node.spec = event.spec
+                node.want = True
+                self._touch(node.parent)
+            elif node.state == "up" and event.after and node.incarnation <= event.after:
+                node.again = True
+            return True
+        sup = self._home(event.session, event.group)
+        if sup is None:
+            return False
+        self._add(sup, event.spec).want = True
+        self._touch(sup)
+        return True
+
+    def _home(self, session: str, group: str) -> Supervisor | None:
+        """The supervisor for an actor, made on demand; None while an older one is going down."""
+        if not session:
+            return self._open(SERVICES)
+        sessions = self._open(SESSIONS)
+        if sessions is None:
+            return None
+        if session not in self.nodes:
+            made = s.SupervisorSpec(
+                id=session,
+                restart="transient",
+                intensity=self._intensity,
+                period_s=self._period_s,
+                auto_shutdown="any_significant",
+                children=(self._group(session, "agents"), self._group(session, "keepers")),
+            )
+            self._add(sessions, made).want = True
+            self._touch(sessions)
+            self._settle()
+        return self._open(f"{session}/{group}" if group else session)
+
+    def _group(self, session: str, group: str) -> s.SupervisorSpec:
+        # Transient and significant: a group that gives up takes its session with it.
+        return s.SupervisorSpec(
+            id=f"{session}/{group}",
+            dynamic=True,
+            restart="transient",
+            significant=True,
+            intensity=self._intensity,
+            period_s=self._period_s,
+        )
+
+    def _open(self, name: str) -> Supervisor | None:
+        node = self.nodes.get(name)
+        if not isinstance(node, Supervisor) or self._is_closing(node):
+            return None
+        return node if node.state in ("starting", "up") else None
+
+    def _is_closing(self, sup: Supervisor | None) -> bool:
+        while sup is not None:
+            if sup.stop or sup.state in ("stopping", "down"):
+                return True
+            sup = sup.parent
+        return False
+
+    def _unpark(self) -> None:
+        if self.finished or self.root.state == "stopping":
+            self._parked = []
+        if not self._parked:
+            return
+        waiting, self._parked = self._parked, []
+        for event in waiting:
+            if not self._ensure(event):
+                self._parked.append(event)
+        self._settle()
+
+    def _forget(self, name: str) -> None:
+        self._parked = [e for e in self._parked if e.spec.id != name and e.session != name]
+        node = self.nodes.get(name)
+        if node is None or node.parent is None:
+            return
+        node.want = False
+        node.stop = True
+        node.forget = True
+        if isinstance(node, Worker):
+            node.again = False
+        self._touch(node.parent)
+
+    # --- OTP's calls ----------------------------------------------------------------------------
+
+    def _start_child(self, event: t.StartChild) -> None:
+        sup = self.nodes.get(event.supervisor)
+        if not isinstance(sup, Supervisor) or sup.state in ("down", "waiting", "stopping"):
+            self._out.append(t.Reply(event.call, "noproc", event.supervisor))
+            return
+        there = self.nodes.get(event.spec.id)
+        if there is not None:
+            if there.parent is not sup:
+                error = "name_taken"
+            else:
+                running = there.state in ("starting", "up", "stopping")
+                error = "already_started" if running else "already_present"
+            self._out.append(t.Reply(event.call, error, event.spec.id))
+            return
+        try:
+            s.check_in(sup.spec, event.spec)
+        except s.SpecError as wrong:
+            self._out.append(t.Reply(event.call, str(wrong), event.spec.id))
+            return
+        child = self._add(sup, event.spec)
+        child.want = True
+        child.waiters.append(t.Waiter(event.call, "start"))
+        self._touch(sup)
+
+    def _terminate_child(self, event: t.TerminateChild) -> None:
+        child = self._child(event.call, event.name)
+        if child is None:
+            return
+        child.want = False
+        child.stop = True
+        if isinstance(child, Worker):
+            child.again = False
+        child.waiters.append(t.Waiter(event.call, "terminate"))
+        self._touch(child.parent)
+
+    def _restart_child(self, event: t.RestartChild) -> None:
+        child = self._child(event.call, event.name)
+        if child is None:
+            return
+        if child.state != "down":
+            error = "restarting" if child.state == "waiting" else "running"
+            self._out.append(t.Reply(event.call, error, child.id))
+            return
+        child.want = True
+        child.waiters.append(t.Waiter(event.call, "restart"))
+        self._touch(child.parent)
+
+    def _delete_child(self, event: t.DeleteChild) -> None:
+        child = self._child(event.call, event.name)
+        if child is None:
+            return
+        error = ""
+        if child.state == "waiting" or (child.want and child.state == "down"):
+            error = "restarting"
+        elif child.state != "down":
+            error = "running"
+        else:
+            self._remove(child)
+        self._out.append(t.Reply(event.call, error, event.name))
+
+    def _bounce(self, event: t.Bounce) -> None:
+        child = self._child(event.call, event.name)
+        if child is None:
+            return
+        child.want = True
+        child.stop = child.state != "down"
+        child.restarts += child.stop
+        child.waiters.append(t.Waiter(event.call, "bounce"))
+        self._touch(child.parent)
+
+    def _child(self, call: int, name: str) -> Child | None:
+        child = self.nodes.get(name)
+        if child is None or child.parent is None:
+            self._out.append(t.Reply(call, "not_found", name))
+            return None
+        if self._is_closing(child.parent):
+            self._out.append(t.Reply(call, "noproc", name))
+            return None
+        return child
+
+    # --- small things ---------------------------------------------------------------------------
+
+    def _worker(self, name: str, incarnation: int) -> Worker | None:
+        node = self.nodes.get(name)
+        if isinstance(node, Worker) and node.incarnation == incarnation:
+            return node
+        return None
+
+    def _add(self, sup: Supervisor, spec: s.ChildSpec) -> Child:
+        child: Child = (
+            Worker(spec, sup) if isinstance(spec, s.WorkerSpec) else Supervisor(spec, sup)
+        )
+        sup.children[child.id] = child
+        self.nodes[child.id] = child
+        return child
+
+    def _remove(self, child: Child) -> None:
+        self._answer(child, ("terminate",), "")
+        self._answer(child, ("start", "restart", "bounce"), "terminated")
+        for kind in ("start", "stop", "retry"):
+            self._cancel((kind, child.id))
+        if child.parent is not None:
+            child.parent.children.pop(child.id, None)
+        self.nodes.pop(child.id, None)
+        if isinstance(child, Supervisor):
+            for below in list(child.children.values()):
+                self._remove(below)
+
+    def _answer(self, child: Child, kinds: tuple[str, ...], error: str) -> None:
+        if not child.waiters:
+            return
+        for waiter in child.waiters:
+            if waiter.kind in kinds:
+                self._out.append(t.Reply(waiter.call, error, child.id))
+        child.waiters = [w for w in child.waiters if w.kind not in kinds]
+
+    def _report(self, child: Child, context: str, reason: str) -> None:
+        sup = child.parent.id if child.parent is not None else ""
+        self._out.append(t.Report(sup, context, child.id, reason))  # type: ignore[arg-type]
+
+    # --- invariants -----------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Raises AssertionError if the tree is in a state that must not be."""
+        found = {node.id: node for node in t.walk(self.root)}
+        assert found == self.nodes, "name table and tree differ"
+        assert not self._dirty, "unsettled"
+        for node in self.nodes.values():
+            if isinstance(node, Supervisor):
+                self._validate_supervisor(node)
+            else:
+                assert (("start", node.id) in self.timers) == (node.state == "starting"), node
+                assert not node.stop or node.state in ("up", "stopping"), node
+            assert (("retry", node.id) in self.timers) == (node.state == "waiting"), node
+            if ("stop", node.id) in self.timers:
+                assert node.state == "stopping", node
+        for _, name in self.timers:
+            assert name in self.nodes, f"a timer for {name}, which is not there"
+
+    def _validate_supervisor(self, sup: Supervisor) -> None:
+        children = list(sup.children.values())
+        if sup.state in ("down", "waiting"):
+            assert not children, f"{sup.id} is {sup.state} and has children"
+        assert len(sup.attempts) <= sup.spec.intensity or sup.state == "stopping" or sup.failed
+        if sup.state == "stopping":
+            for child in children:
+                assert child.stop or child.state == "down", child
+                assert not child.want, child
+        ordered = sup.spec.strategy != "one_for_one" or sup.state == "starting"
+        if ordered and not sup.spec.dynamic and sup.state in ("starting", "up"):
+            starting = [i for i, c in enumerate(children) if c.state == "starting"]
+            assert len(starting) <= 1, f"{sup.id} starts {len(starting)} at once"
+            for i in starting:
+                assert all(c.state == "up" or not c.want for c in children[:i]), sup.id
+        if not sup.spec.dynamic:
+            assert sum(c.state == "stopping" for c in children) <= 1 or sup.state == "up", sup.id

@@ -1,0 +1,191 @@
+"""A template: a fresh interpreter that has imported the actor code once and forks on order.
+
+    root --order, one end of the link--> template --fork--> middle --fork--> child
+                                                    middle exits at once; the root adopts the child
+
+The child waits until the root is its parent (and exits if it ever is another), arranges to die with
+it, tells its pid on its link (the kernel vouches for it), closes every descriptor but its own, takes
+a session of its own, and only then calls its entry point `main(birth)`. Nothing is opened here that
+a child must not inherit: no thread, no ZeroMQ context, no LMDB environment.
+
+Started by the root as `python -m loomd.supervise.template LINK_FD SLOTS_FD` with one `setup` message
+waiting on the link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import socket
+import sys
+import traceback
+from typing import Any, NoReturn
+
+from loomd.supervise import kernel
+from loomd.supervise.crash import crash_point
+from loomd.supervise.link import ChildLink, LinkClosed, ProcessBirth, decode
+from loomd.supervise.slots import LOOP, Slot, SlotMap
+from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, NORMAL
+
+MAX_ORDER = 256 * 1024
+MAX_REPORT = 32 * 1024
+MAX_OUTPUT = 4 * 1024 * 1024
+
+try:
+    from setproctitle import setproctitle
+except ImportError:  # a courtesy to `ps`, not a need
+
+    def setproctitle(title: str) -> None:
+        return None
+
+
+def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
+    """Imports, freezes the heap, then forks one process per order until the link ends."""
+    sock = link._sock
+    sock.setblocking(True)
+    setup = decode(sock.recv(MAX_ORDER))
+    if setup is None or setup.get("op") != "setup":
+        os._exit(COULD_NOT_START)
+    root: int = setup["root"]
+    if not kernel.die_with(root):
+        os._exit(COULD_NOT_START)
+    setproctitle(f"loomd: {setup['name']}")
+    _preload(link, setup["preload"])
+    threads = os.listdir("/proc/self/task")
+    if len(threads) != 1:
+        _report(link, f"{len(threads)} threads after the imports: a fork would lose them")
+        os._exit(CANNOT_START)
+    slot = slots.slot(setup["slot"])
+    gc.collect()
+    gc.freeze()  # a collection in a child would otherwise copy the whole heap
+    link._name = setup["name"]
+    link.ready()
+    sock.setblocking(True)
+    while True:
+        try:
+            data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4)
+        except OSError:
+            os._exit(NORMAL)
+        if not data:
+            os._exit(NORMAL)
+        order = decode(data)
+        if order is None or order.get("op") != "fork":
+            for fd in fds:
+                os.close(fd)
+            if order is not None and order.get("op") == "stop":
+                os._exit(NORMAL)
+            continue
+        slot.begin(LOOP)
+        crash_point("template.before_fork", order["name"])
+        _fork_twice(order, fds, root, slots)
+        for fd in fds:
+            os.close(fd)
+        slot.end()
+
+
+def _preload(link: ChildLink, modules: list[str]) -> None:
+    """Imports what can be imported. What cannot ends only those who need it, with its reason."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except BaseException as error:  # noqa: BLE001 - any fault of any actor's module
+            said = "".join(traceback.format_exception(error))
+            print(f"preload of {name} failed:\n{said}", file=sys.stderr, flush=True)
+            with contextlib.suppress(LinkClosed):
+                link.send({"op": "warning", "text": f"preload of {name}: {error!r}"[:2000]})
+
+
+def _fork_twice(order: dict[str, Any], fds: list[int], root: int, slots: SlotMap) -> None:
+    try:
+        middle = os.fork()
+    except OSError:
+        return  # no processes left: the link ends, and the root counts a failed start
+    if middle:
+        os.waitpid(middle, 0)
+        return
+    try:
+        if os.fork() == 0:
+            _child(order, fds, root, slots)
+    finally:
+        os._exit(NORMAL)
+
+
+def _child(order: dict[str, Any], fds: list[int], root: int, slots: SlotMap) -> NoReturn:
+    status = 1
+    try:
+        if kernel.wait_for_parent(root) and kernel.die_with(root):
+            status = _live(order, fds, slots)
+    except BaseException:  # noqa: BLE001 - the last line of defence: say it, then end
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:
+    """From the pid message to the end of the entry point; the exit status."""
+    name: str = order["name"]
+    link = ChildLink(socket.socket(fileno=fds[0]), name)
+    try:
+        link.send({"op": "pid"})
+    except LinkClosed:
+        return COULD_NOT_START
+    os.setsid()
+    keys = fds[1] if order["keys"] else -1
+    kernel.close_all_but(fds)
+    kernel.redirect_output(order["output"], MAX_OUTPUT)
+    if order["nice"]:
+        with contextlib.suppress(OSError):
+            os.nice(order["nice"])
+    setproctitle(f"loomd: {name}")
+    kernel.default_signals()
+    slot: Slot = slots.slot(order["slot"])
+    birth = ProcessBirth(
+        name=name,
+        incarnation=order["incarnation"],
+        token=order["token"],
+        link=link,
+        slot=slot,
+        args=order["args"],
+        keys_fd=keys,
+        boot=order["boot"],
+    )
+    module, _, function = order["entry"].partition(":")
+    try:
+        entry = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, SyntaxError):
+        _report(link, traceback.format_exc())
+        return CANNOT_START
+    except Exception:  # noqa: BLE001 - whatever a module does while it is imported
+        _report(link, traceback.format_exc())
+        return COULD_NOT_START
+    try:
+        entry(birth)
+    except SystemExit as leaving:
+        code = leaving.code
+        return code if isinstance(code, int) else int(code is not None)
+    except BaseException:  # noqa: BLE001 - every death of an actor is reported to the root
+        _report(link, traceback.format_exc())
+        return 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    return NORMAL
+
+
+def _report(link: ChildLink, text: str) -> None:
+    """Tells the root why this process ends; also in its output file."""
+    sys.stderr.write(text)
+    with contextlib.suppress(LinkClosed, OSError):
+        link.send({"op": "crash", "traceback": text[-MAX_REPORT:]})
+
+
+def main(argv: list[str]) -> NoReturn:
+    link = ChildLink(socket.socket(fileno=int(argv[1])), "template")
+    serve(link, SlotMap(int(argv[2])))
+
+
+if __name__ == "__main__":
+    main(sys.argv)
