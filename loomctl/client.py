@@ -34,6 +34,9 @@ from loomd.wire.messages import (
 HELLO_S = 0.25
 """A Hello without a Welcome for this long is said again: the hub may be restarting."""
 
+REFUSED_S = 2.0
+"""A refused token may be the file of a predecessor; after this long it is ours that is wrong."""
+
 PAGE = 500
 """Events asked for at once."""
 
@@ -126,7 +129,7 @@ class Client:
 
     def _greet(self, deadline: float) -> None:
         """Hello until Welcome. A token that is wrong is the file of a predecessor: read again."""
-        refused: Failure | None = None
+        refused_since = 0.0
         while time.monotonic() < deadline:
             if self._started is not None and (status := self._started.poll()) is not None:
                 if daemon.running(self.instance):
@@ -152,15 +155,16 @@ class Client:
                     case ClientWelcome() as welcome:
                         self.welcome = welcome
                         return
-                    case Failure(code="auth") as failure:
-                        refused = failure
+                    case Failure(code="auth", message=text, hint=hint):
+                        refused_since = refused_since or time.monotonic()
+                        if time.monotonic() - refused_since > REFUSED_S:
+                            raise LoomError("auth", text, hint)
+                        time.sleep(0.005)
                         break
                     case ClientPong() | None:
                         break
                     case _:
                         continue
-            if refused is not None and time.monotonic() > deadline - daemon.START_S + 2.0:
-                raise LoomError(refused.code, refused.message, refused.hint)
             self._gone()
         raise LoomError(
             "daemon_failed",
