@@ -278,12 +278,15 @@ class Assign(Part, frozen=True, kw_only=True, tag="assign"):
 
 
 class Report(Part, frozen=True, kw_only=True, tag="report"):
+    """The end of a task. `entries`: how many the agent's log has, for the keeper over it."""
+
     task: str
     state: Literal["done", "failed"]
     text: str = ""
     kind: str = ""
     hint: str = ""
     usage: Usage = Usage()
+    entries: int = 0
 
 
 class TeamCall(Part, frozen=True, kw_only=True, tag="team_call"):
