@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import select
 import signal
 from collections.abc import Iterable
+
+from loomd.supervise.spec import COULD_NOT_START
+
+MAX_OUTPUT = 4 * 1024 * 1024
+"""A child's output file is put aside when it is born and finds it longer."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -32,23 +38,21 @@ def die_with(parent: int) -> bool:
     return os.getppid() == parent  # it may have died before the call
 
 
-def wait_for_parent(parent: int) -> bool:
+def wait_for_parent(parent: int, middle: int) -> bool:
     """Waits until the process in between has exited; True if `parent` is the parent now."""
     while True:
         now = os.getppid()
-        if now == parent:
-            return True
+        if now != middle:
+            return now == parent
         try:
-            fd = os.pidfd_open(now)
+            fd = os.pidfd_open(middle)
         except ProcessLookupError:
             continue  # it has just been reaped: look again
         try:
-            if os.getppid() != now:
-                continue
-            poll = select.poll()
-            poll.register(fd, select.POLLIN)
-            poll.poll()  # the kernel re-parents before it wakes us
-            return os.getppid() == parent
+            if os.getppid() == middle:
+                poll = select.poll()
+                poll.register(fd, select.POLLIN)
+                poll.poll()  # the kernel re-parents us before it wakes us
         finally:
             os.close(fd)
 
@@ -77,7 +81,7 @@ def default_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def redirect_output(path: str, limit: int) -> None:
+def redirect_output(path: str, limit: int = MAX_OUTPUT) -> None:
     """stdin from nowhere; stdout and stderr appended to `path`, one older file kept."""
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -95,3 +99,31 @@ def redirect_output(path: str, limit: int) -> None:
     os.dup2(out, 2)
     if out > 2:
         os.close(out)
+
+
+def start_program(
+    argv: list[str], env: dict[str, str], fds: list[int], root: int, output: str, nice: int
+) -> int:
+    """Forks and executes `argv`; its pid. It gets `fds` as descriptors 3, 4, ... and dies with us.
+
+    A program that cannot be executed exits with status 73 and says why in its output.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        if die_with(root):
+            os.setsid()
+            default_signals()
+            redirect_output(output, MAX_OUTPUT)
+            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]  # clear of the targets
+            for i, fd in enumerate(high):
+                os.dup2(fd, 3 + i)
+            os.closerange(3 + len(fds), os.sysconf("SC_OPEN_MAX"))
+            if nice:
+                os.nice(nice)
+            os.execvpe(argv[0], argv, env)
+    except OSError as error:
+        os.write(2, f"cannot execute {argv[0]}: {error}\n".encode())
+    finally:
+        os._exit(COULD_NOT_START)

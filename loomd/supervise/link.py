@@ -53,12 +53,12 @@ class Endpoint:
 
     def __init__(self, sock: socket.socket, max_queue: int = MAX_QUEUE) -> None:
         sock.setblocking(False)
-        self._sock = sock
+        self.sock = sock
         self._queue: deque[bytes] = deque()
         self._max_queue = max_queue
 
     def fileno(self) -> int:
-        return self._sock.fileno()
+        return self.sock.fileno()
 
     @property
     def waiting(self) -> bool:
@@ -77,7 +77,7 @@ class Endpoint:
         """Sends what the peer takes now; True when nothing is left. Raises LinkClosed."""
         while self._queue:
             try:
-                self._sock.send(self._queue[0])
+                self.sock.send(self._queue[0])
             except BlockingIOError:
                 return False
             except OSError as error:
@@ -87,7 +87,7 @@ class Endpoint:
 
     def close(self) -> None:
         self._queue.clear()
-        self._sock.close()
+        self.sock.close()
 
 
 class ChildLink(Endpoint):
@@ -113,7 +113,7 @@ class ChildLink(Endpoint):
             self.flush()
         while True:
             try:
-                data = self._sock.recv(2 * MAX_DATAGRAM)
+                data = self.sock.recv(2 * MAX_DATAGRAM)
             except BlockingIOError:
                 return None
             except OSError as error:
@@ -143,7 +143,7 @@ class Link(Endpoint):
         """The next message and its sender's pid; None: nothing now. Raises LinkClosed at EOF."""
         while True:
             try:
-                data, ancillary, flags, _ = self._sock.recvmsg(
+                data, ancillary, flags, _ = self.sock.recvmsg(
                     2 * MAX_DATAGRAM, socket.CMSG_SPACE(_CREDENTIALS.size)
                 )
             except BlockingIOError:

@@ -49,9 +49,9 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True)
 class Start:
-    """How a worker comes to be: forked from a template, or a command.
+    """How a worker comes to be: forked from a template, a command, or itself a template.
 
-    ready    "link": it says `ready` on its link; "none": it counts as started once it runs
+    ready    "link": it says `ready` on its link; "none": it counts as started at once
     ready_s  how long that may take before it is killed and counts as a failed start
     keys     it gets the memfd with the environment that loomd was started with
     lock     it holds the instance's lock together with the root
@@ -61,6 +61,7 @@ class Start:
     entry: str = ""
     args: Mapping[str, Any] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    serves: str = ""  # of a template: the name that `template` refers to
     preload: tuple[str, ...] = ()  # of a template: the modules it imports
     nice: int = 0
     ready: Literal["link", "none"] = "link"
@@ -192,16 +193,16 @@ def _start(spec: Mapping[str, Any]) -> Start:
         raise SpecError("invalid_start", value)
     command = value.get("command", ())
     preload = value.get("preload", ())
-    template, entry = value.get("template", ""), value.get("entry", "")
+    template, entry, serves = (value.get(key, "") for key in ("template", "entry", "serves"))
     for words in (command, preload):
         if isinstance(words, str) or not isinstance(words, Sequence):
             raise SpecError("invalid_start", words)
         if not all(isinstance(word, str) and "\0" not in word for word in words):
             raise SpecError("invalid_start", list(words))
-    if not isinstance(template, str) or not isinstance(entry, str):
-        raise SpecError("invalid_start", [template, entry])
-    if sum((bool(command), bool(preload), bool(template))) != 1:
-        raise SpecError("invalid_start", "needs one of: template, command, preload")
+    if not all(isinstance(word, str) for word in (template, entry, serves)):
+        raise SpecError("invalid_start", [template, entry, serves])
+    if sum((bool(command), bool(serves), bool(template))) != 1:
+        raise SpecError("invalid_start", "needs one of: template, command, serves")
     if template and not _ENTRY.fullmatch(entry):
         raise SpecError("invalid_entry", entry)
     args = value.get("args", {})
@@ -215,6 +216,7 @@ def _start(spec: Mapping[str, Any]) -> Start:
         entry=entry,
         args=dict(args),
         command=tuple(command),
+        serves=serves,
         preload=tuple(preload),
         nice=nice,
         ready=_one_of("ready", value.get("ready", "link"), ("link", "none")),

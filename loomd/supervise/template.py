@@ -4,12 +4,12 @@
                                                     middle exits at once; the root adopts the child
 
 The child waits until the root is its parent (and exits if it ever is another), arranges to die with
-it, tells its pid on its link (the kernel vouches for it), closes every descriptor but its own, takes
-a session of its own, and only then calls its entry point `main(birth)`. Nothing is opened here that
-a child must not inherit: no thread, no ZeroMQ context, no LMDB environment.
+it, tells its pid on its link (the kernel vouches for it), takes a session of its own, closes every
+descriptor but its own, and only then calls its entry point `main(birth)`. Nothing is opened here
+that a child must not inherit: no thread, no ZeroMQ context, no LMDB environment.
 
-Started by the root as `python -m loomd.supervise.template LINK_FD SLOTS_FD` with one `setup` message
-waiting on the link.
+Started by the root as `python -m loomd.supervise.template LINK_FD SLOTS_FD`, with one `setup`
+message waiting on the link.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, NORMAL
 
 MAX_ORDER = 256 * 1024
 MAX_REPORT = 32 * 1024
-MAX_OUTPUT = 4 * 1024 * 1024
 
 try:
     from setproctitle import setproctitle
@@ -43,7 +42,7 @@ except ImportError:  # a courtesy to `ps`, not a need
 
 def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
     """Imports, freezes the heap, then forks one process per order until the link ends."""
-    sock = link._sock
+    sock = link.sock
     sock.setblocking(True)
     setup = decode(sock.recv(MAX_ORDER))
     if setup is None or setup.get("op") != "setup":
@@ -60,12 +59,10 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
     slot = slots.slot(setup["slot"])
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise copy the whole heap
-    link._name = setup["name"]
     link.ready()
-    sock.setblocking(True)
     while True:
         try:
-            data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4)
+            data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             os._exit(NORMAL)
         if not data:
@@ -106,16 +103,19 @@ def _fork_twice(order: dict[str, Any], fds: list[int], root: int, slots: SlotMap
         os.waitpid(middle, 0)
         return
     try:
+        between = os.getpid()
         if os.fork() == 0:
-            _child(order, fds, root, slots)
+            _child(order, fds, root, between, slots)
     finally:
         os._exit(NORMAL)
 
 
-def _child(order: dict[str, Any], fds: list[int], root: int, slots: SlotMap) -> NoReturn:
+def _child(
+    order: dict[str, Any], fds: list[int], root: int, between: int, slots: SlotMap
+) -> NoReturn:
     status = 1
     try:
-        if kernel.wait_for_parent(root) and kernel.die_with(root):
+        if kernel.wait_for_parent(root, between) and kernel.die_with(root):
             status = _live(order, fds, slots)
     except BaseException:  # noqa: BLE001 - the last line of defence: say it, then end
         traceback.print_exc()
@@ -134,7 +134,7 @@ def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:
     os.setsid()
     keys = fds[1] if order["keys"] else -1
     kernel.close_all_but(fds)
-    kernel.redirect_output(order["output"], MAX_OUTPUT)
+    kernel.redirect_output(order["output"])
     if order["nice"]:
         with contextlib.suppress(OSError):
             os.nice(order["nice"])

@@ -1,0 +1,382 @@
+"""`loomd`: makes an instance's places, takes its lock, hides the keys, and runs the tree.
+
+Foreground; logs to stderr. Exit status 0 after SIGTERM, SIGINT or a client's shutdown, with no
+process, socket file or lock left behind; 1 when the tree has given up; 8 for a bad configuration.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import resource
+import secrets
+import stat
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loomd import settings as settings_of
+from loomd.supervise.log import Log
+from loomd.supervise.root import Config, Root
+from loomd.supervise.spec import parse_supervisor
+from loomd.wire.endpoints import Instance, instance
+from loomd.wire.errors import LoomError
+
+VERSION = "0.1.0"
+LOCK_WAIT_S = 5.0
+"""How long a predecessor on the same state directory may take to go."""
+
+ALLOWED = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TERM",
+        "TZ",
+        "TMPDIR",
+        "PWD",
+        "VIRTUAL_ENV",
+        "COLUMNS",
+        "LINES",
+        "NO_COLOR",
+        "LD_LIBRARY_PATH",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+    }
+)
+ALLOWED_PREFIXES = ("LOOM_", "LC_", "XDG_", "PYTHON")
+"""What children may see of the environment. Everything else may be a key, and is hidden."""
+
+ACTOR_CODE = [
+    "loomd.actor.host",
+    "loomd.hub.process",
+    "loomd.models.process",
+    "loomd.gateway.process",
+    "loomd.team.process",
+    "loomd.agent.process",
+    "loomd.keeper.process",
+    "loomd.tools.process",
+    "loomd.actor.echo",
+]
+ENTRIES = {
+    "agent": "loomd.agent.process:main",
+    "keeper": "loomd.keeper.process:main",
+    "team": "loomd.team.process:main",
+    "tools": "loomd.tools.process:main",
+    "models": "loomd.models.process:main",
+    "gateway": "loomd.gateway.process:main",
+    "echo": "loomd.actor.echo:main",
+}
+"""The entry point of each kind of actor, for what the hub starts."""
+
+DAEMON_SPECS: list[dict[str, Any]] = [
+    {"name": "models", "kind": "models", "restart": "permanent"},
+    {"name": "gateway-1", "kind": "gateway", "restart": "permanent"},
+]
+
+
+def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, Any]:
+    """The whole supervision tree, as one literal."""
+    supervision = settings.supervision
+    limits = {"intensity": supervision.intensity, "period_s": supervision.period_s}
+    real = settings.needs_provider
+    return {
+        "id": "root",
+        "type": "supervisor",
+        "strategy": "one_for_one",
+        **limits,
+        "children": [
+            {
+                "id": "template",
+                "start": {"serves": "actors", "preload": ACTOR_CODE, "ready_s": 60},
+            },
+            {
+                "id": "hub",
+                "start": {
+                    "template": "actors",
+                    "entry": "loomd.hub.process:main",
+                    "args": hub_args,
+                    "lock": True,
+                    "ready_s": 60,
+                },
+            },
+            {
+                "id": "models",
+                "start": {"template": "actors", "entry": ENTRIES["models"]},
+            },
+            *(
+                [
+                    {
+                        "id": "template-litellm",
+                        "start": {
+                            "serves": "litellm",
+                            "preload": ["loomd.gateway.process", "loomd.gateway.litellm_backend"],
+                            "ready": "none",
+                            "ready_s": 60,
+                        },
+                    }
+                ]
+                if real
+                else []
+            ),
+            {
+                "id": "gateway-1",
+                "start": {
+                    "template": "litellm" if real else "actors",
+                    "entry": ENTRIES["gateway"],
+                    "keys": True,
+                    # Behind a template that imports for seconds, nothing waits for it.
+                    "ready": "none" if real else "link",
+                    "ready_s": 60,
+                },
+            },
+            {"id": "services", "type": "supervisor", "dynamic": True, **limits},
+            {"id": "sessions", "type": "supervisor", "dynamic": True, **limits},
+        ],
+    }
+
+
+# --- keys ----------------------------------------------------------------------------------------
+
+
+def is_allowed(variable: str) -> bool:
+    return variable in ALLOWED or variable.startswith(ALLOWED_PREFIXES)
+
+
+def hide_keys() -> int:
+    """Moves every variable that is not allowed into a memfd; the memfd.
+
+    They would stay readable in /proc/PID/environ if they were only taken out of `os.environ`, so
+    the program executes itself without them. Comes back in the second run.
+    """
+    fd = _hidden_keys()
+    if fd >= 0:
+        del os.environ["LOOM_KEYS_FD"]
+        os.set_inheritable(fd, False)
+        return fd
+    hidden = {k: v for k, v in os.environ.items() if not is_allowed(k)}
+    kept = {k: v for k, v in os.environ.items() if is_allowed(k)}
+    fd = os.memfd_create("loomd-keys", 0)
+    with open(os.dup(fd), "wb") as file:
+        file.write(json.dumps(hidden).encode())
+    kept["LOOM_KEYS_FD"] = str(fd)
+    os.execve(sys.executable, sys.orig_argv, kept)
+
+
+def _hidden_keys() -> int:
+    """The memfd of an earlier `hide_keys`, -1 if there is none."""
+    text = os.environ.get("LOOM_KEYS_FD", "")
+    if not text.isdecimal():
+        return -1
+    with contextlib.suppress(OSError):
+        if os.readlink(f"/proc/self/fd/{text}").startswith("/memfd:loomd-keys"):
+            return int(text)
+    return -1
+
+
+# --- places --------------------------------------------------------------------------------------
+
+
+def make_directories(places: Instance) -> None:
+    """Creates what an instance needs, 0700. Raises LoomError where that cannot be."""
+    for path in (places.state, places.runtime, places.blobs, places.output):
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = path.lstat() if path == places.runtime else path.stat()
+        except OSError as error:
+            raise LoomError(
+                "permission_denied",
+                f"cannot make {path}: {error.strerror}",
+                "set LOOM_STATE_DIR and LOOM_RUNTIME_DIR to directories you can write",
+            ) from error
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise LoomError(
+                "permission_denied",
+                f"{path} is not a directory of yours",
+                "set LOOM_STATE_DIR and LOOM_RUNTIME_DIR to directories you own",
+            )
+        if status.st_mode & 0o077:
+            os.chmod(path, 0o700)
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            raise LoomError("permission_denied", f"{path} is not writable", "mend its permissions")
+
+
+def lock(places: Instance, log: Log) -> tuple[int, int]:
+    """Holds the locks on the state and the runtime directory until the descriptors are closed.
+
+    Shared with the hub by inheritance, so they are free only when both are gone. Raises LoomError
+    if another daemon holds one for `LOCK_WAIT_S`.
+    """
+    held = []
+    end = time.monotonic() + LOCK_WAIT_S
+    said = False
+    for path in (places.state, places.runtime):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise LoomError("failed", f"cannot lock {path}: {error}") from error
+            if time.monotonic() > end:
+                raise LoomError(
+                    "daemon_failed",
+                    f"another loomd{_holder(places)} holds {path}",
+                    "stop it (`loomctl daemon stop`), or give this one its own LOOM_STATE_DIR "
+                    "and LOOM_RUNTIME_DIR",
+                )
+            if not said:
+                said = True
+                log.line("info", "waiting_for_lock", path=str(path))
+            time.sleep(0.02)
+        held.append(fd)
+    return held[0], held[1]
+
+
+def _holder(places: Instance) -> str:
+    try:
+        return f" (pid {int(places.pid_file.read_text())})"
+    except (OSError, ValueError):
+        return ""
+
+
+def next_boot(places: Instance) -> int:
+    """Adds one to the boot number and makes it durable: an incarnation never repeats."""
+    path = places.state / "boot"
+    try:
+        last = int(path.read_text())
+    except FileNotFoundError:
+        last = 0
+    except ValueError:
+        last = int(time.time())  # damaged: anything larger than before will do
+    write_durably(path, f"{last + 1}\n")
+    return last + 1
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replaces a file, 0600: either the old one or the whole new one is there, always."""
+    new = path.with_name(path.name + ".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, text.encode())
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.replace(new, path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def clean_runtime(places: Instance) -> None:
+    """Removes sockets and token: nobody serves them any more. Only the holder of the lock may."""
+    for path in (
+        places.token_file,
+        *(places.runtime / name for name in ("actors", "clients", "events")),
+    ):
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+
+
+# --- main ----------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """The program `loomd`."""
+    args = sys.argv[1:]
+    if args in (["--help"], ["-h"]):
+        print("usage: loomd [--version]\n\n" + (__doc__ or ""))
+        return 0
+    if args == ["--version"]:
+        print(f"loomd {VERSION}")
+        return 0
+    log = Log()
+    if args:
+        log.line("error", "refused", reason=f"loomd takes no arguments: {' '.join(args)}")
+        return 2
+    os.umask(0o077)
+    try:
+        places = instance()
+        settings = settings_of.load(places.config)
+        keys_fd = hide_keys()
+        return run(places, settings, keys_fd, log)
+    except LoomError as error:
+        log.line("error", "refused", code=error.code, reason=error.message, hint=error.hint)
+        return error.exit_code
+
+
+def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log) -> int:
+    """Runs the daemon on `places`; its exit status."""
+    make_directories(places)
+    locks = lock(places, log)
+    try:
+        clean_runtime(places)
+        boot = next_boot(places)
+        write_durably(places.token_file, secrets.token_hex(32))
+        write_durably(places.pid_file, f"{os.getpid()}\n")
+    except OSError as error:
+        raise LoomError("failed", f"cannot write to the state directory: {error}") from error
+    _raise_descriptor_limit()
+    secret = secrets.token_hex(32)
+    hub_args: Mapping[str, Any] = {
+        "secret": secret,
+        "entries": ENTRIES,
+        "daemon_specs": DAEMON_SPECS,
+        "version": VERSION,
+        "root_pid": os.getpid(),
+    }
+    root = Root(
+        Config(
+            tree=parse_supervisor(tree(settings, dict(hub_args))),
+            boot=boot,
+            secret=secret,
+            base_args={
+                "state_dir": str(places.state),
+                "runtime_dir": str(places.runtime),
+                "config": str(places.config),
+                "settings": settings.as_dict(),
+                "package_generation": 1,
+            },
+            output=str(places.output),
+            keys_fd=keys_fd,
+            lock_fds=locks,
+            heartbeat_s=settings.supervision.heartbeat_s,
+            intensity=settings.supervision.intensity,
+            period_s=settings.supervision.period_s,
+            poison_crashes=settings.supervision.poison_crashes,
+        ),
+        log,
+    )
+    status = root.run()
+    clean_runtime(places)
+    with contextlib.suppress(OSError):
+        places.pid_file.unlink()
+    return status
+
+
+def _raise_descriptor_limit() -> None:
+    """Two descriptors per child: a thousand actors pass the usual soft limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,351 @@
+"""Settings: read once from `config.toml`, frozen, handed down in specs as plain data.
+
+An unknown key, a wrong type or an impossible value is a `ConfigError` that names file, line, key
+and what would be right. Keys of later versions are known, and refused as "not yet in force". The
+file need not exist.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from loomd.wire.errors import LoomError
+
+OFFLINE = "offline/rules"
+
+
+class ConfigError(LoomError):
+    """The configuration is wrong. Exit status 8."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__("config", message, hint)
+
+
+@dataclass(frozen=True)
+class Models:
+    default: str = OFFLINE
+    fast: str = ""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    fallback: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Provider:
+    """Where a provider is and whose key opens it. "" = litellm's own default."""
+
+    api_base: str = ""
+    api_key_env: str = ""
+    api_key_file: str = ""
+
+
+@dataclass(frozen=True)
+class Budget:
+    session_usd: float | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of one agent's task. None: no limit."""
+
+    iterations: int = 30
+    tokens: int | None = None
+    wall_s: float = 1800
+    repeats: int = 3
+    view_tokens: int = 24000
+    call_s: float = 120
+
+
+@dataclass(frozen=True)
+class Permissions:
+    mode: str = "on-request"
+
+
+@dataclass(frozen=True)
+class Review:
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class Supervision:
+    intensity: int = 10
+    period_s: float = 5
+    heartbeat_s: float = 5
+    poison_crashes: int = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    models: Models = field(default_factory=Models)
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+    limits: Limits = field(default_factory=Limits)
+    permissions: Permissions = field(default_factory=Permissions)
+    review: Review = field(default_factory=Review)
+    supervision: Supervision = field(default_factory=Supervision)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON-able data, for `args["settings"]`."""
+        plain = asdict(self)
+        plain["models"]["fallback"] = {k: list(v) for k, v in self.models.fallback.items()}
+        return plain
+
+    @property
+    def needs_provider(self) -> bool:
+        """Whether any model that may be used is not an offline one."""
+        models = [self.models.default, self.models.fast, *self.models.roles.values()]
+        models.extend(m for chain in self.models.fallback.values() for m in chain)
+        return bool(self.providers) or any(m and not m.startswith("offline/") for m in models)
+
+
+NOT_YET = {
+    "permissions.sandbox",
+    "permissions.allow",
+    "permissions.deny",
+    "supervisor",
+    "services",
+    "mcp",
+    "web",
+}
+"""Known keys of CONTRACT and later that are not in force."""
+
+
+def load(path: Path) -> Settings:
+    """The settings in `path`; the defaults if there is no such file. Raises ConfigError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return Settings()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    return parse(text, str(path))
+
+
+def parse(text: str, file: str = "config.toml") -> Settings:
+    """The settings in `text`. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"line (\d+)", str(error))
+        line = found.group(1) if found else str(text.count("\n") + 1)
+        raise ConfigError(f"{file}:{line}: not TOML: {error}") from error
+    reader = _Reader(text, file)
+    reader.no_others("", data, _TABLES)
+    tables = {name: reader.table(name, data.get(name, {})) for name in _TABLES}
+    providers = {}
+    for name in tables.pop("providers"):
+        key = f"providers.{name}"
+        value = reader.table(key, data["providers"][name])
+        providers[name] = Provider(**reader.fields(key, value, _PROVIDER))
+        if value.get("api_key_env") and value.get("api_key_file"):
+            reader.wrong(f"{key}.api_key_file", "one of api_key_env and api_key_file, not both")
+    made = {name: reader.fields(name, tables[name], _FIELDS[name]) for name in tables}
+    return Settings(
+        models=Models(**made["models"]),
+        providers=providers,
+        budget=Budget(**made["budget"]),
+        limits=Limits(**made["limits"]),
+        permissions=Permissions(**made["permissions"]),
+        review=Review(**made["review"]),
+        supervision=Supervision(**made["supervision"]),
+    )
+
+
+Check = Callable[["_Reader", str, Any], Any]
+
+
+class _Reader:
+    """Reads parsed TOML and says where in the text a key stands."""
+
+    def __init__(self, text: str, file: str) -> None:
+        self._lines = text.splitlines()
+        self._file = file
+
+    def line(self, key: str) -> int:
+        """The line of dotted `key`, or of the nearest table above it; tomllib does not tell."""
+        parts = key.split(".")
+        for depth in range(len(parts), 0, -1):
+            found = self._find(parts[:depth])
+            if found:
+                return found
+        return 1
+
+    def _find(self, parts: list[str]) -> int:
+        table: list[str] = []
+        for number, line in enumerate(self._lines, 1):
+            head = re.match(r"\s*\[{1,2}\s*(.*?)\s*\]{1,2}\s*(#.*)?$", line)
+            if head:
+                table = _words(head.group(1))
+                if table == parts:
+                    return number
+                continue
+            assign = re.match(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*'|\s*\.\s*)+)\s*=(.*)""", line)
+            if assign is None:
+                continue
+            words = table + _words(assign.group(1))
+            if words == parts:
+                return number
+            inside = parts[len(words) :]
+            if words == parts[: len(words)] and inside and inside[0] in assign.group(2):
+                return number  # an inline table
+        return 0
+
+    def wrong(self, key: str, right: str) -> NoReturn:
+        raise ConfigError(f"{self._file}:{self.line(key)}: {key}: must be {right}")
+
+    def table(self, key: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self.wrong(key, f"a table: [{key}]")
+        return value
+
+    def no_others(self, key: str, value: dict[str, Any], known: Mapping[str, Any]) -> None:
+        for name in value:
+            if name in known:
+                continue
+            full = f"{key}.{name}" if key else name
+            where = f"{self._file}:{self.line(full)}: {full}"
+            if full in NOT_YET:
+                raise ConfigError(
+                    f"{where}: not yet in force in this version",
+                    "remove the key: it would not protect or start anything",
+                )
+            close = difflib.get_close_matches(name, list(known), 1)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigError(
+                f"{where}: unknown key", f"{hint}known here: {', '.join(sorted(known))}"
+            )
+
+    def fields(self, key: str, value: dict[str, Any], known: Mapping[str, Check]) -> dict[str, Any]:
+        self.no_others(key, value, known)
+        return {name: known[name](self, f"{key}.{name}", v) for name, v in value.items()}
+
+
+def _words(dotted: str) -> list[str]:
+    found = re.findall(r"""[\w-]+|"[^"]*"|'[^']*'""", dotted)
+    return [word.strip("\"'") for word in found]
+
+
+# --- one check per type of value -----------------------------------------------------------------
+
+
+def _number(low: float, high: float, what: str) -> Check:
+    def check(reader: _Reader, key: str, value: Any) -> float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not good or not math.isfinite(value) or not low <= value <= high:
+            reader.wrong(key, f"{what}, from {low:g} to {high:g}, not {value!r}")
+        return float(value)
+
+    return check
+
+
+def _count(low: int, high: int) -> Check:
+    def check(reader: _Reader, key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            reader.wrong(key, f"a whole number from {low} to {high}, not {value!r}")
+        return value
+
+    return check
+
+
+def _choice(*choices: str) -> Check:
+    def check(reader: _Reader, key: str, value: Any) -> str:
+        if value not in choices:
+            said = ", ".join(repr(c) for c in choices)
+            reader.wrong(key, f"one of {said}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+def _flag(reader: _Reader, key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        reader.wrong(key, f"true or false, not {value!r}")
+    return value
+
+
+def _text(reader: _Reader, key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        reader.wrong(key, f"a string, not {value!r}")
+    return value
+
+
+def _url(reader: _Reader, key: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/]+\S*", value):
+        reader.wrong(key, f'an address such as "http://127.0.0.1:8000/v1", not {value!r}')
+    return value
+
+
+def _variable(reader: _Reader, key: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_]\w*", value):
+        reader.wrong(
+            key,
+            f'the name of an environment variable, such as "OPENAI_API_KEY", not {_hidden(value)}',
+        )
+    return value
+
+
+def _hidden(value: Any) -> str:
+    """A value that may be a key by mistake is not repeated in an error."""
+    return f"{len(value)} characters that are none" if isinstance(value, str) else repr(value)
+
+
+def _path(reader: _Reader, key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        reader.wrong(key, f"a path, not {value!r}")
+    return str(Path(value).expanduser())
+
+
+def _model(reader: _Reader, key: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[^\s/]+(/[^\s/]+)*", value):
+        reader.wrong(key, f'a model such as "openai/gpt-5-mini" or "{OFFLINE}", not {value!r}')
+    if value.startswith("offline/") and value != OFFLINE:
+        reader.wrong(key, f'"{OFFLINE}" (the only offline model), not {value!r}')
+    return value
+
+
+def _roles(reader: _Reader, key: str, value: Any) -> dict[str, str]:
+    table = reader.table(key, value)
+    return {role: _model(reader, f"{key}.{role}", model) for role, model in table.items()}
+
+
+def _fallback(reader: _Reader, key: str, value: Any) -> dict[str, tuple[str, ...]]:
+    made = {}
+    for model, chain in reader.table(key, value).items():
+        if not isinstance(chain, list):
+            reader.wrong(f"{key}.{model}", f"a list of models, not {chain!r}")
+        made[model] = tuple(_model(reader, f"{key}.{model}", one) for one in chain)
+    return made
+
+
+_PROVIDER: Mapping[str, Check] = {
+    "api_base": _url,
+    "api_key_env": _variable,
+    "api_key_file": _path,
+}
+_FIELDS: Mapping[str, Mapping[str, Check]] = {
+    "models": {"default": _model, "fast": _model, "roles": _roles, "fallback": _fallback},
+    "budget": {"session_usd": _number(0, 1e6, "an amount in US dollars")},
+    "limits": {
+        "iterations": _count(1, 100_000),
+        "tokens": _count(1, 10**12),
+        "wall_s": _number(0.1, 1e7, "a time in seconds"),
+        "repeats": _count(1, 1000),
+        "view_tokens": _count(500, 10**8),
+        "call_s": _number(0.1, 1e6, "a time in seconds"),
+    },
+    "permissions": {"mode": _choice("never", "on-request", "always")},
+    "review": {"required": _flag},
+    "supervision": {
+        "intensity": _count(0, 10_000),
+        "period_s": _number(0.001, 1e6, "a time in seconds"),
+        "heartbeat_s": _number(0.05, 3600, "a time in seconds"),
+        "poison_crashes": _count(1, 100),
+    },
+}
+_TABLES: Mapping[str, Any] = {**_FIELDS, "providers": None}

@@ -1,0 +1,225 @@
+"""What the hub may ask of the root, and what the root tells it.
+
+Notes (`born`, `exited`, `gave_up`) are queued to a limit and may be lost: a new hub asks `which`
+and reconciles, and a hub that was too slow gets an unasked `which` (id null). Nothing the hub sends
+can harm the root: what is malformed is answered with an error, or logged.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from loomd.supervise import spec as s
+from loomd.supervise import tree as t
+from loomd.supervise.link import LinkClosed, TooLarge
+
+if TYPE_CHECKING:
+    from loomd.supervise.root import Process, Root
+
+PAGE = 200
+"""Children per `which` datagram."""
+PIECE = 24_000
+"""Characters of JSON per `tree` datagram: escaping may double them."""
+
+
+class HubLine:
+    """One per root; outlives every hub."""
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+        self._missed = False
+        self._calls: dict[int, Any] = {}  # our number of a call -> the hub's id of it
+        self._next_call = 0
+        self.epoch = 0
+        self._ops: dict[str, Callable[[dict[str, Any]], None]] = {
+            "epoch": self._epoch,
+            "ensure": self._ensure,
+            "stop": self._stop,
+            "end_session": self._stop,
+            "which": self._which,
+            "tree": self._tree,
+            "signal": self._signal,
+            "restart": self._restart,
+            "child": self._child,
+            "shutdown": self._shutdown,
+        }
+
+    # --- to the hub ----------------------------------------------------------------------------
+
+    def note(self, message: dict[str, Any]) -> None:
+        """Tells the hub, if there is one."""
+        hub = self._hub()
+        if hub is None or hub.name == message.get("name"):
+            return
+        try:
+            hub.link.send(message)
+        except TooLarge as error:
+            self._root.log.line("error", "note_too_large", reason=str(error))
+        except LinkClosed:
+            self._missed = True
+        self._root.send_queued(hub)
+
+    def drained(self) -> None:
+        """The queue toward the hub is empty again."""
+        if self._missed:
+            self._missed = False
+            self._which({"id": None})
+
+    def hub_gone(self) -> None:
+        """Its questions died with it."""
+        self._calls.clear()
+        self._missed = False
+
+    def reply(self, action: t.Reply) -> None:
+        if action.call not in self._calls:
+            return
+        self._result(self._calls.pop(action.call), action.error, action.name)
+
+    def _result(self, id: Any, error: str, name: str = "") -> None:
+        process = self._root.processes.get(name)
+        self.note(
+            {
+                "op": "result",
+                "id": id,
+                "ok": not error,
+                "error": error,
+                "pid": process.pid if process is not None else 0,
+                "incarnation": process.incarnation if process is not None else 0,
+            }
+        )
+
+    def _hub(self) -> Process | None:
+        hub = self._root.processes.get(self._root.config.hub)
+        return hub if hub is not None and hub.pid and not hub.dead else None
+
+    # --- from the hub --------------------------------------------------------------------------
+
+    def request(self, message: dict[str, Any]) -> None:
+        """One message of the hub."""
+        op = message.get("op")
+        handler = self._ops.get(op) if isinstance(op, str) else None
+        try:
+            if handler is None:
+                raise ValueError(f"unknown op {op!r}")
+            handler(message)
+        except (ValueError, TypeError, KeyError) as error:
+            said = f"{type(error).__name__}: {error}"[:500]
+            self._root.log.line("warning", "bad_request", op=str(op)[:80], reason=said)
+            if message.get("id") is not None:
+                self._result(message["id"], said)
+
+    def _epoch(self, message: dict[str, Any]) -> None:
+        self.epoch = int(message["epoch"])
+        for process in list(self._root.processes.values()):
+            if process.name != self._root.config.hub and not process.spec.start.serves:
+                self._root.send(process, {"op": "epoch", "epoch": self.epoch})
+
+    def _ensure(self, message: dict[str, Any]) -> None:
+        given = dict(message["spec"])
+        given.setdefault("id", message["name"])
+        spec = s.parse_worker(given)
+        if spec.id != message["name"]:
+            raise ValueError(f"spec of {spec.id!r} for {message['name']!r}")
+        session, group = message.get("session") or "", message.get("group") or ""
+        if group not in ("", "agents", "keepers"):
+            raise ValueError(f"group {group!r}")
+        self._root.tell(t.Ensure(spec, session, group, int(message.get("after") or 0)))
+        if message.get("id") is not None:
+            self._result(message["id"], "", spec.id)
+
+    def _stop(self, message: dict[str, Any]) -> None:
+        name = message["session"] if message["op"] == "end_session" else message["name"]
+        self._root.tell(t.Forget(str(name)))
+        if message.get("id") is not None:
+            self._result(message["id"], "", str(name))
+
+    def _which(self, message: dict[str, Any]) -> None:
+        shift = time.time() - time.monotonic()
+        rows = []
+        for worker in t.workers(self._root.policy.root):
+            started = worker.started_at + shift if worker.started_at else 0.0
+            rows.append(
+                [
+                    worker.id,
+                    worker.incarnation,
+                    worker.pid,
+                    worker.state,
+                    worker.restarts,
+                    round(started, 3),
+                ]
+            )
+        pages = [rows[i : i + PAGE] for i in range(0, len(rows), PAGE)] or [[]]
+        for i, page in enumerate(pages):
+            last = i == len(pages) - 1
+            self.note({"op": "which", "id": message.get("id"), "children": page, "last": last})
+
+    def _tree(self, message: dict[str, Any]) -> None:
+        shift = time.time() - time.monotonic()
+        text = json.dumps(_in_epoch_seconds(t.picture(self._root.policy.root), shift))
+        pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
+        for i, piece in enumerate(pieces):
+            last = i == len(pieces) - 1
+            self.note({"op": "tree", "id": message.get("id"), "part": piece, "last": last})
+
+    def _signal(self, message: dict[str, Any]) -> None:
+        name, number = str(message["name"]), int(message.get("signal") or 9)
+        process = self._root.processes.get(name)
+        if process is None:
+            known = name in self._root.policy.nodes
+            self._result(message.get("id"), "not_running" if known else "not_found", name)
+            return
+        pid, incarnation = process.pid, process.incarnation
+        sent = self._root.signal(process, number)
+        self.note(
+            {
+                "op": "result",
+                "id": message.get("id"),
+                "ok": sent,
+                "error": "" if sent else "not_running",
+                "pid": pid,
+                "incarnation": incarnation,
+            }
+        )
+
+    def _restart(self, message: dict[str, Any]) -> None:
+        self._root.tell(t.Bounce(self._call(message), str(message["name"])))
+
+    def _child(self, message: dict[str, Any]) -> None:
+        name, wish = str(message["name"]), message["call"]
+        if wish == "start":
+            node = self._root.policy.nodes.get(name)
+            error = "not_found"
+            if node is not None:
+                error = (
+                    "already_present" if node.state in ("down", "waiting") else "already_started"
+                )
+            self._result(message.get("id"), error, name)
+        elif wish == "terminate":
+            self._root.tell(t.TerminateChild(self._call(message), name))
+        elif wish == "restart":
+            self._root.tell(t.RestartChild(self._call(message), name))
+        elif wish == "delete":
+            self._root.tell(t.DeleteChild(self._call(message), name))
+        else:
+            raise ValueError(f"call {wish!r}: start, terminate, restart or delete")
+
+    def _shutdown(self, message: dict[str, Any]) -> None:
+        self._root.shutdown("asked by the hub")
+
+    def _call(self, message: dict[str, Any]) -> int:
+        self._next_call += 1
+        if message.get("id") is not None:
+            self._calls[self._next_call] = message["id"]
+        return self._next_call
+
+
+def _in_epoch_seconds(picture: dict[str, Any], shift: float) -> dict[str, Any]:
+    """The same picture with `started_at` on the wall clock; 0: never."""
+    if picture["started_at"]:
+        picture["started_at"] = round(picture["started_at"] + shift, 3)
+    for child in picture["children"]:
+        _in_epoch_seconds(child, shift)
+    return picture

@@ -1,0 +1,845 @@
+"""The root process: one thread, one loop; does what `policy` decides.
+
+It owns every process of the instance: each is its child (by birth or, forked from a template, by
+adoption), is watched through a pidfd, signalled only through that pidfd, and reaped by name. It
+never blocks: links and log are non-blocking with capped queues, output of children goes to files.
+Orphans of any descendant come to it as subreaper; those in no table are killed at each exit, and an
+exit is not acted upon before they are dead, so a successor never meets its predecessor's brood.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import heapq
+import hmac
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from loomd.supervise import kernel, slots
+from loomd.supervise import spec as s
+from loomd.supervise import tree as t
+from loomd.supervise.crash import crash_point
+from loomd.supervise.hubline import HubLine
+from loomd.supervise.link import Link, LinkClosed, TooLarge, encode
+from loomd.supervise.log import Log
+from loomd.supervise.notify import Notify
+from loomd.supervise.policy import Policy
+
+MAX_ORDER = 192 * 1024
+MAX_LOST_ORDERS = 3
+UNKNOWN_KILLS = 10
+"""From this SIGKILL of unknown origin on with the same mail in hand, that mail is blamed."""
+ORPHAN_WAIT_S = 1.0
+INIT_FACTOR = 6
+"""`init` may take this many heartbeats: it rebuilds what is never committed."""
+CHILD_QUEUE = 256
+HUB_QUEUE = 10_000
+_FAULTS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+_STATUS_WORDS = {
+    s.NORMAL: "normal",
+    s.FENCED: "fenced",
+    s.UPGRADED: "upgraded",
+    s.ASLEEP: "asleep",
+    s.COULD_NOT_START: "could not start",
+    s.CANNOT_START: "can never start",
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a root is given.
+
+    tree       the child spec of the root supervisor
+    boot       boot number: incarnations are boot << 32 | counter
+    secret     hex; key of the tokens
+    base_args  merged under the args of every process
+    output     folder for stdout and stderr of children
+    hub        id of the worker that may ask, and is told
+    keys_fd    memfd with the environment of the start, -1 = none; lock_fds: held with `lock`
+    """
+
+    tree: s.SupervisorSpec
+    boot: int = 1
+    secret: str = ""
+    base_args: dict[str, Any] = field(default_factory=dict)
+    output: str = "/tmp"
+    hub: str = "hub"
+    keys_fd: int = -1
+    lock_fds: tuple[int, ...] = ()
+    heartbeat_s: float = 5.0
+    intensity: int = 10
+    period_s: float = 5.0
+    poison_crashes: int = 3
+
+
+@dataclass(eq=False)
+class Process:
+    """One incarnation of one worker."""
+
+    name: str
+    incarnation: int
+    spec: s.WorkerSpec
+    link: Link
+    theirs: socket.socket | None  # the other end, until it has been handed over
+    slot: int = -1
+    pid: int = 0
+    pidfd: int = -1
+    lost: int = 0  # orders that came to nothing
+    watched: int = 0  # the events the selector waits for on the link
+    begun: float = 0.0
+    killed: str = ""  # why we have killed it
+    crash: str = ""  # its own report
+    dead: bool = False
+
+
+@dataclass(frozen=True)
+class End:
+    """A death, until it may be told."""
+
+    process: Process
+    event: t.Exited
+    note: dict[str, Any]
+
+
+class Root:
+    """Runs a tree until it has ended."""
+
+    def __init__(self, config: Config, log: Log | None = None) -> None:
+        self.config = config
+        self.log = log or Log()
+        self.pid = os.getpid()
+        self.slots = slots.SlotMap.create()
+        self.policy = Policy(
+            config.tree,
+            base=config.boot << 32,
+            intensity=config.intensity,
+            period_s=config.period_s,
+            free_blames=config.poison_crashes + 1,
+        )
+        self.processes: dict[str, Process] = {}
+        self.hubline = HubLine(self)
+        self.finish: t.Finish | None = None
+        self._by_pid: dict[int, Process] = {}
+        self._strays: dict[int, int] = {}  # pid -> pidfd of killed orphans
+        self._selector = selectors.EpollSelector()
+        self._events: deque[t.Event] = deque()
+        self._ends: list[End] = []
+        self._ends_since = 0.0
+        self._notes: dict[tuple[str, int], dict[str, Any]] = {}
+        self._orders: dict[str, deque[Process]] = {}
+        self._timers: list[tuple[float, int, t.TimerKey | Callable[[], None]]] = []
+        self._armed: dict[t.TimerKey, int] = {}
+        self._serial = 0
+        self._kills: dict[str, tuple[tuple[int, int, int], int]] = {}
+        self._look_around = False
+        self._acting = False
+        self._announced = False
+        self._stopping = False
+        self._notify = Notify()
+        self._wakeup = (-1, -1)
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Runs until the tree is down; the exit status of the daemon: 0 if it was asked to end."""
+        kernel.become_subreaper()
+        self._catch_signals()
+        try:
+            self._every(min(1.0, self.config.heartbeat_s / 4), self._kill_hung)
+            if self._notify.watchdog_s:
+                self._every(self._notify.watchdog_s, self._feed_watchdog)
+            self.tell(t.Boot())
+            while self.finish is None:
+                self._turn()
+            self._clear_away()
+        finally:
+            self._release_signals()
+            self._selector.close()
+        level = "info" if self.finish.ok else "error"
+        self.log.line(level, "ended", reason=self.finish.reason)
+        return 0 if self.finish.ok else 1
+
+    def _turn(self) -> None:
+        self.log.flush()
+        for key, mask in self._selector.select(self._patience()):
+            key.data(mask)
+        self._fire()
+        if self._look_around:
+            self._look_around = False
+            self._kill_orphans()
+        self._tell_ends()
+
+    def _patience(self) -> float:
+        waits = [60.0]
+        if self._timers:
+            waits.append(self._timers[0][0] - time.monotonic())
+        if self._ends:
+            waits.append(self._ends_since + ORPHAN_WAIT_S - time.monotonic())
+        if self.log.waiting:
+            waits.append(0.1)
+        return max(0.0, min(waits))
+
+    def tell(self, event: t.Event) -> None:
+        """Gives the policy an event and does what it says. Safe to call while doing so."""
+        self._events.append(event)
+        if self._acting:
+            return
+        self._acting = True
+        try:
+            while self._events:
+                for action in self.policy.handle(self._events.popleft(), time.monotonic()):
+                    self._act(action)
+        finally:
+            self._acting = False
+        if not self._announced and self.policy.root.state == "up":
+            self._announced = True
+            self.log.line("info", "ready", pid=self.pid, boot=self.config.boot)
+            self._notify.ready("running")
+
+    def _act(self, action: t.Action) -> None:
+        match action:
+            case t.StartProcess():
+                self._start(action.name, action.incarnation)
+            case t.StopProcess():
+                self._stop(action)
+            case t.KillProcess():
+                process = self._find(action.name, action.incarnation)
+                if process is not None:
+                    self.kill(process, action.reason)
+            case t.ArmTimer():
+                self._serial += 1
+                self._armed[action.key] = self._serial
+                heapq.heappush(self._timers, (action.at, self._serial, action.key))
+            case t.CancelTimer():
+                self._armed.pop(action.key, None)
+            case t.Reply():
+                self.hubline.reply(action)
+            case t.Gone():
+                self._gone(action)
+            case t.GaveUp():
+                self.log.line(
+                    "error", "gave_up", supervisor=action.supervisor, reason=action.reason
+                )
+                self.hubline.note(
+                    {"op": "gave_up", "supervisor": action.supervisor, "reason": action.reason}
+                )
+            case t.Report():
+                level = "info" if action.context == "shutdown" else "warning"
+                self.log.line(
+                    level,
+                    action.context,
+                    supervisor=action.supervisor,
+                    name=action.offender,
+                    reason=action.reason,
+                )
+            case t.Finish():
+                self.finish = action
+            case _:
+                assert_never(action)
+
+    # --- timers --------------------------------------------------------------------------------
+
+    def _fire(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            _, serial, what = heapq.heappop(self._timers)
+            if callable(what):
+                what()
+            elif self._armed.get(what) == serial:
+                del self._armed[what]
+                self.tell(t.TimerFired(what))
+
+    def _every(self, seconds: float, work: Callable[[], None]) -> None:
+        def again() -> None:
+            work()
+            self._serial += 1
+            heapq.heappush(self._timers, (time.monotonic() + seconds, self._serial, again))
+
+        self._serial += 1
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._serial, again))
+
+    # --- signals to the root -------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        self._wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, _only_wake)
+        self._selector.register(self._wakeup[0], selectors.EVENT_READ, self._on_wakeup)
+
+    def _release_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_IGN if number != signal.SIGCHLD else signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        for fd in self._wakeup:
+            os.close(fd)
+
+    def _on_wakeup(self, mask: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            numbers = os.read(self._wakeup[0], 4096)
+            if signal.SIGCHLD in numbers:
+                self._look_around = True
+            for number in numbers:
+                if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    self.shutdown(signal.Signals(number).name)
+
+    def shutdown(self, reason: str) -> None:
+        """Stops the tree in order; asked a second time, at once."""
+        self.log.line("info", "stopping", reason=reason)
+        if self._stopping:
+            self.tell(t.KillAll())
+            return
+        self._stopping = True
+        self._notify.stopping()
+        self.tell(t.Shutdown())
+
+    # --- births --------------------------------------------------------------------------------
+
+    def _start(self, name: str, incarnation: int) -> None:
+        node = self.policy.nodes[name]
+        assert isinstance(node, t.Worker)
+        ours, theirs = Link.pair(HUB_QUEUE if name == self.config.hub else CHILD_QUEUE)
+        process = Process(name, incarnation, node.spec, ours, theirs, begun=time.monotonic())
+        process.slot = -1 if node.spec.start.command else self.slots.take()
+        self.processes[name] = process
+        self._watch_link(process)
+        if node.spec.start.template:
+            self._orders.setdefault(node.spec.start.template, deque()).append(process)
+            self._place_orders(node.spec.start.template)
+        else:
+            self._execute(process)
+        if node.spec.start.ready == "none" and not process.dead:
+            self.tell(t.Ready(name, incarnation))
+
+    def _execute(self, process: Process) -> None:
+        """Starts a command or a template."""
+        start = process.spec.start
+        assert process.theirs is not None
+        fds = [process.theirs.fileno()]
+        env = {k: v for k, v in os.environ.items() if k != "LOOM_KEYS_FD"}
+        if start.serves:
+            argv = [sys.executable, "-m", "loomd.supervise.template", "3", "4"]
+            fds.append(self.slots.fd)
+            process.link.send(
+                {
+                    "op": "setup",
+                    "name": process.name,
+                    "root": self.pid,
+                    "slot": process.slot,
+                    "preload": list(start.preload),
+                }
+            )
+        else:
+            argv = list(start.command)
+            env["LOOM_LINK_FD"] = "3"
+        crash_point("root.before_fork", process.name)
+        try:
+            pid = kernel.start_program(
+                argv, env, fds, self.pid, self._output(process.name), start.nice
+            )
+        except OSError as error:
+            self._never_born(process, f"fork: {error}")
+            return
+        crash_point("root.after_fork", process.name)
+        process.theirs.close()
+        process.theirs = None
+        self._born(process, pid)
+
+    def _place_orders(self, serves: str) -> None:
+        """Hands waiting orders to the template, as many as it takes."""
+        template = self._template(serves)
+        queue = self._orders.get(serves)
+        while template is not None and queue:
+            process = queue[0]
+            if process.dead or process.theirs is None:
+                queue.popleft()
+                continue
+            start = process.spec.start
+            fds = [process.theirs.fileno()]
+            with_keys = start.keys and self.config.keys_fd >= 0
+            if with_keys:
+                fds.append(self.config.keys_fd)
+            if start.lock:
+                fds.extend(self.config.lock_fds)
+            try:
+                order = encode(self._order(process, with_keys), MAX_ORDER)
+            except TooLarge as error:
+                queue.popleft()
+                self._never_born(process, f"spec too large: {error}", s.CANNOT_START)
+                continue
+            crash_point("root.before_fork", process.name)
+            try:
+                socket.send_fds(template.link.sock, [order], fds)
+            except BlockingIOError:
+                self._watch_link(template)
+                return
+            except OSError:
+                return  # it is dead: its successor gets the orders
+            queue.popleft()
+            process.theirs.close()
+            process.theirs = None
+            crash_point("root.after_fork", process.name)
+
+    def _order(self, process: Process, with_keys: bool) -> dict[str, Any]:
+        start = process.spec.start
+        return {
+            "op": "fork",
+            "name": process.name,
+            "incarnation": process.incarnation,
+            "token": self.token(process.name, process.incarnation),
+            "slot": process.slot,
+            "entry": start.entry,
+            "args": {**self.config.base_args, **start.args},
+            "nice": start.nice,
+            "keys": with_keys,
+            "boot": self.config.boot,
+            "output": self._output(process.name),
+        }
+
+    def token(self, name: str, incarnation: int) -> str:
+        """What this incarnation says in its Hello; the hub computes the same."""
+        text = f"{name}#{incarnation}".encode()
+        return hmac.new(self.config.secret.encode(), text, hashlib.sha256).hexdigest()[:32]
+
+    def _template(self, serves: str) -> Process | None:
+        """The living template that has said ready."""
+        for process in self.processes.values():
+            if process.spec.start.serves == serves and not process.dead:
+                node = self.policy.nodes.get(process.name)
+                if node is not None and node.state == "up":
+                    return process
+        return None
+
+    def _born(self, process: Process, pid: int) -> None:
+        """Its pid is known: from here on it can be watched. Nothing has reaped it: only we do."""
+        process.pid = pid
+        process.pidfd = os.pidfd_open(pid)
+        self._by_pid[pid] = process
+        self._selector.register(
+            process.pidfd, selectors.EVENT_READ, lambda mask: self._on_exit(process)
+        )
+        self.tell(t.Born(process.name, process.incarnation, pid))
+        self.hubline.note(
+            {
+                "op": "born",
+                "name": process.name,
+                "incarnation": process.incarnation,
+                "pid": pid,
+            }
+        )
+
+    def _never_born(self, process: Process, why: str, status: int = s.COULD_NOT_START) -> None:
+        self._bury(process)
+        self._end(process, t.Exited(process.name, process.incarnation, status, reason=why))
+
+    def _order_lost(self, process: Process) -> None:
+        """Its link ended before it told its pid: the template died, or could not fork."""
+        process.lost += 1
+        if process.killed or process.lost > MAX_LOST_ORDERS:
+            why = process.killed or "was never born"
+            self._never_born(process, why)
+            return
+        self._replace(process)
+
+    def _replace(self, process: Process) -> None:
+        """A new link and a new order. A half-born child finds the old link closed, and exits."""
+        self._unwatch_link(process)
+        process.link.close()
+        process.link, process.theirs = Link.pair(CHILD_QUEUE)
+        self._watch_link(process)
+        serves = process.spec.start.template
+        self._orders.setdefault(serves, deque()).append(process)
+        self.tell(t.Postponed(process.name, process.incarnation))
+        self._place_orders(serves)
+
+    def _output(self, name: str) -> str:
+        return os.path.join(self.config.output, name.replace("/", "."))
+
+    # --- links ---------------------------------------------------------------------------------
+
+    def _watch_link(self, process: Process) -> None:
+        """Tells the selector what to wait for on this link."""
+        wanted = selectors.EVENT_READ
+        serves = process.spec.start.serves
+        if process.link.waiting or (serves and self._orders.get(serves)):
+            wanted |= selectors.EVENT_WRITE
+        if wanted == process.watched:
+            return
+        if process.watched:
+            self._selector.modify(process.link, wanted, self._link_callback(process))
+        else:
+            self._selector.register(process.link, wanted, self._link_callback(process))
+        process.watched = wanted
+
+    def _link_callback(self, process: Process) -> Callable[[int], None]:
+        link = process.link
+        return lambda mask: self._on_link(process, mask) if process.link is link else None
+
+    def _unwatch_link(self, process: Process) -> None:
+        if process.watched:
+            self._selector.unregister(process.link)
+            process.watched = 0
+
+    def _on_link(self, process: Process, mask: int) -> None:
+        if process.dead or not process.watched:
+            return
+        if mask & selectors.EVENT_WRITE:
+            with contextlib.suppress(LinkClosed):
+                process.link.flush()
+            if process.spec.start.serves:
+                self._place_orders(process.spec.start.serves)
+            if process.name == self.config.hub and not process.link.waiting:
+                self.hubline.drained()
+        if mask & selectors.EVENT_READ and not self._read_link(process):
+            self._unwatch_link(process)  # its pidfd will tell the rest
+            if process.pid == 0:
+                self._order_lost(process)
+            return
+        self._watch_link(process)
+
+    def _read_link(self, process: Process) -> bool:
+        """Takes what has come, to a limit; False at end of file."""
+        for _ in range(256):
+            try:
+                got = process.link.receive()
+            except LinkClosed:
+                return False
+            if got is None:
+                return True
+            self._on_message(process, *got)
+        return True
+
+    def _on_message(self, process: Process, message: dict[str, Any], pid: int) -> None:
+        op = message.get("op")
+        if op == "pid" and process.pid == 0:
+            if pid > 0:
+                self._born(process, pid)
+        elif op == "ready":
+            self._on_ready(process)
+        elif op == "crash":
+            process.crash = str(message.get("traceback", ""))
+        elif op == "warning":
+            self.log.line("warning", "warning", name=process.name, text=str(message.get("text")))
+        elif process.name == self.config.hub:
+            self.hubline.request(message)
+        elif op != "pid":
+            self.log.line("warning", "unknown_op", name=process.name, op=str(op)[:80])
+
+    def _on_ready(self, process: Process) -> None:
+        took = round((time.monotonic() - process.begun) * 1000, 1)
+        node = self.policy.nodes.get(process.name)
+        self.log.line(
+            "info",
+            "started",
+            name=process.name,
+            pid=process.pid,
+            incarnation=process.incarnation,
+            restarts=node.restarts if node is not None else 0,
+            ms=took,
+        )
+        self.tell(t.Ready(process.name, process.incarnation))
+        if process.spec.start.serves:
+            self._place_orders(process.spec.start.serves)
+            self._watch_link(process)
+
+    def send(self, process: Process, message: dict[str, Any]) -> None:
+        """Sends or queues; a child that takes nothing loses it (and is killed at its time-outs)."""
+        if process.dead or not process.watched:
+            return
+        with contextlib.suppress(LinkClosed):
+            process.link.send(message)
+        self._watch_link(process)
+
+    def send_queued(self, process: Process) -> None:
+        """Something may have been queued on its link: the selector shall see to it."""
+        if not process.dead and process.watched:
+            self._watch_link(process)
+
+    # --- ends ----------------------------------------------------------------------------------
+
+    def _find(self, name: str, incarnation: int) -> Process | None:
+        process = self.processes.get(name)
+        if process is None or process.dead or process.incarnation != incarnation:
+            return None
+        return process
+
+    def _stop(self, action: t.StopProcess) -> None:
+        process = self._find(action.name, action.incarnation)
+        if process is None:
+            return
+        if process.pid == 0:
+            process.killed = "stopped before it was born"
+            self._never_born(process, process.killed, s.NORMAL)
+            return
+        self.send(process, {"op": "stop"})
+        if not process.spec.start.template:
+            self._signal(process, signal.SIGTERM)  # a template may be busy importing
+
+    def kill(self, process: Process, reason: str) -> None:
+        """SIGKILL, by our own decision: `reason` says why."""
+        process.killed = process.killed or reason
+        if process.pid:
+            self._signal(process, signal.SIGKILL)
+        else:
+            self._never_born(process, reason)  # its link closes: born after all, it would exit
+
+    def signal(self, process: Process, number: int) -> bool:
+        """A signal by someone's wish; deaths by it are not blamed on what it had in hand."""
+        if not process.pid or process.dead:
+            return False
+        if number:
+            process.killed = process.killed or f"signal {number} by request"
+        return self._signal(process, number)
+
+    def _signal(self, process: Process, number: int) -> bool:
+        try:
+            signal.pidfd_send_signal(process.pidfd, number)
+        except OSError:
+            return False
+        return True
+
+    def _on_exit(self, process: Process) -> None:
+        if process.dead:
+            return
+        try:
+            result = os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
+            result = None
+            status, number = 1, 0  # cannot be, but must not stop the loop
+        else:
+            if result is None:
+                return
+            if result.si_code == os.CLD_EXITED:
+                status, number = result.si_status, 0
+            else:
+                status, number = -1, result.si_status
+        self._read_link(process)  # its last words
+        hand = self.slots.slot(process.slot).read()
+        event = t.Exited(
+            process.name,
+            process.incarnation,
+            status,
+            number,
+            self._blame(process, status, number, hand),
+            self._reason(process, status, number),
+        )
+        self._bury(process)
+        self._end(process, event)
+
+    def _blame(
+        self, process: Process, status: int, number: int, hand: slots.InHand
+    ) -> tuple[int, int, int] | None:
+        """What it had in hand, if it died of that."""
+        if not hand.since_ns or hand.kind not in slots.BLAMABLE:
+            return None
+        key = (hand.kind, hand.lane, hand.seq)
+        if process.killed == "hung":
+            return key
+        if process.killed:
+            return None
+        if number == signal.SIGKILL:
+            last, count = self._kills.get(process.name, (key, 0))
+            count = count + 1 if last == key else 1
+            self._kills[process.name] = (key, count)
+            return key if count >= UNKNOWN_KILLS else None
+        own = number in _FAULTS or (number == 0 and status not in _STATUS_WORDS)
+        return key if own else None
+
+    def _reason(self, process: Process, status: int, number: int) -> str:
+        if process.killed:
+            return process.killed
+        if process.crash:
+            return process.crash.strip().rpartition("\n")[2][:500]
+        if number:
+            try:
+                return f"killed by {signal.Signals(number).name}"
+            except ValueError:
+                return f"killed by signal {number}"
+        return _STATUS_WORDS.get(status, f"exit status {status}")
+
+    def _bury(self, process: Process) -> None:
+        """Lets go of everything that belongs to this incarnation."""
+        process.dead = True
+        self._look_around = True
+        self._unwatch_link(process)
+        process.link.close()
+        if process.theirs is not None:
+            process.theirs.close()
+            process.theirs = None
+        if process.pidfd >= 0:
+            self._selector.unregister(process.pidfd)
+            os.close(process.pidfd)
+            process.pidfd = -1
+        self._by_pid.pop(process.pid, None)
+        self.slots.give_back(process.slot)
+        process.slot = -1
+        if self.processes.get(process.name) is process:
+            del self.processes[process.name]
+
+    def _end(self, process: Process, event: t.Exited) -> None:
+        note: dict[str, Any] = {
+            "op": "exited",
+            "name": event.name,
+            "incarnation": event.incarnation,
+            "status": event.status,
+            "signal": event.signal,
+            "reason": event.reason,
+            "blame": None,
+        }
+        if event.blame is not None:
+            kind, lane, seq = event.blame
+            note["blame"] = {"kind": slots.KIND_NAMES[kind], "lane": lane, "seq": seq}
+        if not self._ends:
+            self._ends_since = time.monotonic()
+        self._ends.append(End(process, event, note))
+
+    def _tell_ends(self) -> None:
+        """Acts upon the deaths, once the orphans are dead too (or for too long undead)."""
+        if not self._ends:
+            return
+        if self._strays and time.monotonic() < self._ends_since + ORPHAN_WAIT_S:
+            return
+        ends, self._ends = self._ends, []
+        for end in ends:
+            start = end.process.spec.start
+            self._notes[(end.event.name, end.event.incarnation)] = end.note
+            if end.process.name == self.config.hub:
+                self.hubline.hub_gone()
+            self.tell(end.event)
+            if start.serves:
+                self._template_gone(start.serves)
+
+    def _template_gone(self, serves: str) -> None:
+        """Open orders are placed again; that is nobody's failed start."""
+        queue = self._orders.setdefault(serves, deque())
+        for process in list(self.processes.values()):
+            if process.spec.start.template != serves or process.pid or process.dead:
+                continue
+            if process in queue:
+                self.tell(t.Postponed(process.name, process.incarnation))
+                continue
+            alive = self._read_link(process)  # it may have told its pid just before
+            if process.pid == 0:
+                self._replace(process)
+            elif not alive:
+                self._unwatch_link(process)
+
+    def _gone(self, action: t.Gone) -> None:
+        note = self._notes.pop((action.name, action.incarnation), None)
+        if note is None:
+            return
+        if action.final:
+            self._kills.pop(action.name, None)
+        quiet = note["status"] in (s.NORMAL, s.ASLEEP, s.UPGRADED)
+        self.log.line(
+            "info" if quiet or (action.final and self._stopping) else "warning",
+            "exited",
+            name=action.name,
+            incarnation=action.incarnation,
+            status=note["status"],
+            signal=note["signal"] or None,
+            reason=note["reason"],
+            blame=note["blame"],
+            restart=not action.final,
+        )
+        self.hubline.note({**note, "final": action.final})
+
+    # --- orphans, the hung, systemd ------------------------------------------------------------
+
+    def _kill_orphans(self) -> None:
+        """Kills and reaps every child of this process that is in no table."""
+        while True:
+            unknown = [
+                pid
+                for pid in kernel.own_children()
+                if pid not in self._by_pid and pid not in self._strays
+            ]
+            if not unknown:
+                return
+            # A child that is being born is in no table either. Until it has told its pid it is in
+            # its template's session: look at the session first, at its message second.
+            sessions = {pid: _session_of(pid) for pid in unknown}
+            half_born = [p for p in self.processes.values() if not p.pid and p.theirs is None]
+            for process in half_born:
+                self._read_link(process)
+            templates = {p.pid for p in self.processes.values() if p.spec.start.serves}
+            waiting = any(not p.pid and not p.dead for p in half_born)
+            reaped = False
+            for pid in unknown:
+                if pid in self._by_pid or (waiting and sessions[pid] in templates):
+                    continue
+                reaped |= self._kill_orphan(pid)
+            if not reaped:
+                return
+
+    def _kill_orphan(self, pid: int) -> bool:
+        """True if it is reaped already: its own children have come to us meanwhile."""
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            return False
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+        if os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG) is not None:
+            os.close(fd)
+            return True
+        self.log.line("warning", "orphan_killed", pid=pid)
+        self._strays[pid] = fd
+        self._selector.register(fd, selectors.EVENT_READ, lambda mask: self._on_stray(pid))
+        return False
+
+    def _on_stray(self, pid: int) -> None:
+        fd = self._strays.get(pid, -1)
+        if fd < 0 or os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG) is None:
+            return
+        del self._strays[pid]
+        self._selector.unregister(fd)
+        os.close(fd)
+        self._look_around = True
+
+    def _kill_hung(self) -> None:
+        limit = int(self.config.heartbeat_s * 1e9)
+        now = time.monotonic_ns()
+        for process in list(self.processes.values()):
+            since = self.slots.since_ns(process.slot)
+            if not since or now - since <= limit or process.killed:
+                continue
+            kind = self.slots.slot(process.slot).read().kind
+            if kind == slots.INIT and now - since <= limit * INIT_FACTOR:
+                continue
+            self.log.line("warning", "hung", name=process.name, pid=process.pid)
+            self.kill(process, "hung")
+
+    def _feed_watchdog(self) -> None:
+        """The loop turns. The hung are killed by ourselves; systemd need not hear of them."""
+        self._notify.watchdog()
+
+    def _clear_away(self) -> None:
+        """The tree is down: whatever still has us as its parent goes too."""
+        end = time.monotonic() + 5.0
+        self._kill_orphans()
+        while self._strays and time.monotonic() < end:
+            for key, mask in self._selector.select(0.1):
+                key.data(mask)
+            self._kill_orphans()
+        self.log.flush()
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def _only_wake(number: int, frame: object) -> None:
+    """The wake-up descriptor carries the number; the loop does the work."""
