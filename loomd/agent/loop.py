@@ -605,6 +605,7 @@ class _Step:
             kind=kind,
             hint=hint,
             usage=self.s.usage,
+            entries=self.s.entries,
         )
         self.out.append(act.Send(self.agent.team, report))
 
