@@ -38,7 +38,9 @@ def _from_0(txn: Transaction) -> None:
         name = key.rstrip(b"\0").decode()
         last = txn.last("log", name_key(name))
         row["log"] = 0 if last is None else last_number(last[0])
-        row["boxed"] = sum(1 for _ in txn.scan("mail", name_key(name) + b"\x01"))
+        row["boxed"] = [
+            sum(1 for _ in txn.scan("mail", name_key(name) + bytes((lane,)))) for lane in (0, 1)
+        ]
         txn.put("actors", key, codec.pack(row))
 
 

@@ -101,7 +101,8 @@ class ActorRow(Row, kw_only=True):
     step      of the last commit; log: number of entries of the own log
     seq       last sequence given out, per lane [control, work]
     slept     it was sent to sleep since its last Hello: the next one is no restart
-    boxed     unconsumed work mails
+    boxed     unconsumed mails, per lane
+    fails     ends in a row without a commit in between that its supervisor did not mend
     """
 
     spec: msgspec.Raw
@@ -120,7 +121,8 @@ class ActorRow(Row, kw_only=True):
     ended_reason: str = ""
     log: int = 0
     slept: bool = False
-    boxed: int = 0
+    boxed: list[int] = msgspec.field(default_factory=lambda: [0, 0])
+    fails: int = 0
 
 
 class SessionRow(Row, kw_only=True):
@@ -150,11 +152,9 @@ class StoredMail(Mail, frozen=True, kw_only=True, tag="mail"):
     """Table `mail`: the very frame that the recipient gets, except when the body is `shared`.
 
     shared   key in table `bodies`: a body that went to several is stored once
-    crashes  unexplained kills with this mail in hand (they blame only when they repeat)
     """
 
     shared: str = ""
-    crashes: int = 0
 
 
 class InputRow(Row, kw_only=True, omit_defaults=True):

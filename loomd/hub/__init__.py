@@ -1,0 +1,15 @@
+"""The hub: mail, journal, publications and clients; the only process that writes the state.
+
+`mail`       the rules of exactly-once mail: jobs in, rows and consequences out (pure)
+`requests`   the rules of clients' state-changing requests, journaled by (client, id) (pure)
+`reconcile`  what is wanted against what the root has: ensure and stop (pure)
+`writer`     the thread that applies all waiting jobs in one durable transaction
+`process`    the loop: two ROUTERs, the XPUB, the link to the root, timers; `main(birth)`
+`peers`      who is connected, and which mails each has on the wire
+`clients`    the operations of clients; `boards`: rows as CONTRACT shows them
+`publish`    what goes to subscribers
+
+A frame comes in at `process`, becomes a job for `writer`, which applies it by the rules of `mail`
+and commits; only then does `process` send what follows from it. Nothing becomes visible before it
+is durable. The loop reads the state in short transactions and never writes it.
+"""

@@ -1,0 +1,382 @@
+"""Clients' requests that change the state: once per (client, request id). Pure, over a `Batch`.
+
+Each operation checks everything before its first write and raises LoomError to refuse; a refusal
+leaves no trace. The reply is stored in the same transaction, so a resend gets the same one and
+changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from loomd.actor.behaviour import Spec
+from loomd.hub.mail import LIVE, OVER, Batch, Result, read_spec, tag_of
+from loomd.store.schema import mail_key, session_of, text_key
+from loomd.store.tables import (
+    MAX_KEY,
+    ActorRow,
+    DeadRow,
+    RequestRow,
+    SessionRow,
+    Transaction,
+    dead_row,
+    request_row,
+    stored_mail,
+)
+from loomd.wire import codec
+from loomd.wire.bodies import Body, Control, Decision, Say
+from loomd.wire.errors import LoomError
+from loomd.wire.messages import CONTROL, WORK, Failure, Reply, Request
+
+ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+TEST_KINDS: Final = frozenset({"echo"})
+"""Kinds that `spawn`, `unspawn`, `post` and `fetch_state` are for: bench and tests."""
+
+Op = Callable[..., Any]
+
+
+def perform(batch: Batch, client: str, request: Request) -> Result:
+    """Does a request, or finds what it was answered when it was done."""
+    result = batch.begin()
+    key = text_key(client, request.id)
+    if len(key) > MAX_KEY:
+        result.reply = failure(request.id, LoomError("bad_request", "client or id is too long"))
+        return result
+    done = batch.txn.get("requests", key)
+    if done is not None:
+        result.reply = request_row.decode(done).reply
+        return result
+    try:
+        value = OPS[request.op](batch, f"{client}/{request.id}", **request.args)
+    except LoomError as error:
+        result.reply = failure(request.id, error)
+        return result
+    reply = codec.encode(Reply(id=request.id, value=value))
+    batch.txn.put("requests", key, codec.encode(RequestRow(reply=reply, ts=batch.now)))
+    result.reply = reply
+    result.value = value
+    return result
+
+
+def failure(id: str, error: LoomError) -> bytes:
+    """The encoded Failure of a request."""
+    return codec.encode(Failure(id=id, code=error.code, message=error.message, hint=error.hint))
+
+
+# --- sessions ----------------------------------------------------------------------------------
+
+
+def open_session(
+    batch: Batch,
+    id: str,
+    *,
+    repo: str,
+    goal: str = "",
+    model: str = "",
+    team: int = 6,
+    yes: bool = False,
+    budget_usd: float | None = None,
+    timeout_s: float | None = None,
+    env: dict[str, str] | None = None,
+    base: str = "",
+) -> dict[str, Any]:
+    """A new session with its team and its tool host; with a goal, that is said to it."""
+    session = _new_session(batch, id)
+    common: dict[str, Any] = {
+        "repo": repo,
+        "model": model,
+        "team": team,
+        "yes": yes,
+        "budget_usd": budget_usd,
+        "timeout_s": timeout_s,
+        "env": dict(env or {}),
+        "base": base,
+        "goal": goal,
+    }
+    specs = [
+        Spec(
+            name=f"{session}/{kind}",
+            kind=kind,
+            session=session,
+            args=common,
+            restart="transient",
+            nice=10 if kind == "tools" else 0,
+        )
+        for kind in ("team", "tools")
+    ]
+    if len(codec.encode(common)) > 48 << 10:
+        raise LoomError("too_large", "goal and environment of a session are over 48 KiB")
+    batch.sessions[session] = SessionRow(
+        session=session,
+        repo=repo,
+        goal=goal,
+        state="starting",
+        created=batch.now,
+        model=model,
+        team=team,
+        yes=yes,
+        budget_usd=budget_usd,
+        timeout_s=timeout_s,
+        env=dict(env or {}),
+        base=base,
+    )
+    opened = {"goal": goal, "repo": repo, "model": model, "team": team}
+    batch.event(session, "session_opened", "hub", opened, id)
+    for spec in specs:
+        batch.create(spec)
+    if goal:
+        _say(batch, id, session, goal, "")
+    return {"session": session}
+
+
+def say(batch: Batch, id: str, *, session: str, text: str, to: str = "") -> dict[str, Any]:
+    """Says something to a session; one that is over goes on."""
+    row = _session(batch, session)
+    if not text.strip():
+        raise LoomError("usage", "there is nothing to say")
+    if len(text.encode()) > codec.BLOB_LIMIT:
+        raise LoomError("too_large", "a message is at most 64 KiB", "put it into a file")
+    if to and "/" not in to:
+        to = f"{session}/{to}"
+    if to:
+        held = batch.peek(to)
+        if held is None or session_of(to) != session or held.wanted == "ended":
+            raise LoomError("no_such_actor", f"no {to} in {session}", f"see: loomctl ps {session}")
+    if row.state in OVER:
+        row.state, row.ended, row.kind = "running", None, ""
+    return _say(batch, id, session, text, to)
+
+
+def _say(batch: Batch, id: str, session: str, text: str, to: str) -> dict[str, Any]:
+    seq = batch.event(session, "said", "user", {"text": text, "to": to, "message": id}, id)
+    body = Say(text=text, sender="user", to=to)
+    _mail(batch, f"{session}/team", WORK, id, body)
+    return {"message": id, "seq": seq}
+
+
+SHOWN: Final = {"pause": "paused", "resume": "running", "stop": "stopped"}
+"""What a session is on its way to after a control."""
+
+
+def control(batch: Batch, id: str, *, session: str, op: str) -> dict[str, Any]:
+    """pause | resume | cancel | stop | step, to the team."""
+    if op not in ("pause", "resume", "cancel", "stop", "step"):
+        raise LoomError("usage", f"no such control: {op!r}")
+    row = _session(batch, session)
+    if row.state in OVER:
+        if op == "stop":
+            return {"session": session, "state": row.state}
+        raise LoomError(
+            "bad_state", f"{session} is {row.state}", f"say something to it: loomctl send {session}"
+        )
+    batch.event(session, "control", "user", {"op": op}, id)
+    _mail(batch, f"{session}/team", CONTROL, id, Control(op=op))  # type: ignore[arg-type]
+    return {"session": session, "state": SHOWN.get(op, row.state)}
+
+
+def remove(batch: Batch, id: str, *, session: str) -> dict[str, Any]:
+    """Takes a session that is over off the list; its log stays."""
+    row = _session(batch, session)
+    if row.state in LIVE:
+        raise LoomError("bad_state", f"{session} is {row.state}", f"end it: loomctl stop {session}")
+    row.removed = True
+    for name in batch.members(session):
+        held = batch.actor(name)
+        if held is not None and held.wanted != "ended":
+            held.wanted, held.ended_reason, held.status = "ended", "removed", "ended"
+            batch.stop(name)
+    return {"session": session, "state": "removed"}
+
+
+# --- what a session waits for --------------------------------------------------------------------
+
+
+def question(txn: Transaction, id: str) -> tuple[bytes, dict[str, Any]]:
+    """The question of this id: its key and row; an open one before an answered one."""
+    found: tuple[bytes, dict[str, Any]] | None = None
+    wanted = id.encode()
+    for key, raw in txn.scan("questions", b""):
+        part = key.partition(b"\0")[2]
+        if part != wanted and not wanted.endswith(part) and wanted not in raw:
+            continue
+        row = codec.unpack(raw)
+        if id not in (row.get("id"), part.decode(), f"{row.get('session')}/{row.get('id')}"):
+            continue
+        found = key, row
+        if row.get("state") == "open":
+            break
+    if found is None:
+        raise LoomError("not_found", f"nothing waits under {id!r}", "see: loomctl waiting")
+    return found
+
+
+def decide(
+    batch: Batch,
+    id_: str,
+    *,
+    id: str,
+    allow: bool = True,
+    scope: str = "once",
+    text: str = "",
+    by: str = "",
+) -> dict[str, Any]:
+    """Answers what a session waits for. The first answer wins."""
+    if scope not in ("once", "session", "always"):
+        raise LoomError("usage", f"no such scope: {scope!r}")
+    key, row = question(batch.txn, id)
+    if row.get("state") != "open":
+        raise LoomError(
+            "bad_state", f"{id} is {row.get('state')} already, by {row.get('by') or 'its session'}"
+        )
+    is_permission = row.get("kind") != "question"
+    said = ("allow" if allow else "deny") if is_permission else ("answer" if allow else "deny")
+    row.update(state="answered", allow=allow, by=by, scope=scope, answer=text, answered=batch.now)
+    batch.txn.put("questions", key, codec.pack(row))
+    session = str(row.get("session") or key.partition(b"\0")[0].decode())
+    batch.event(
+        session,
+        "permission_decided" if is_permission else "question_answered",
+        "user",
+        {"id": row.get("id"), "decision": said, "by": by, "scope": scope, "text": text},
+        id_,
+    )
+    body = Decision(question=str(row["id"]), allow=allow, scope=scope, text=text, by=by)  # type: ignore[arg-type]
+    _mail(batch, str(row.get("actor") or f"{session}/team"), CONTROL, id_, body)
+    return {"id": id, "decision": said, "by": by}
+
+
+# --- dead letters --------------------------------------------------------------------------------
+
+
+def dead(batch: Batch, id_: str, *, action: str, id: str = "") -> dict[str, Any]:
+    """retry: into the mailbox again, as new; drop: forgotten."""
+    if action not in ("retry", "drop"):
+        raise LoomError("usage", f"no such action: {action!r}")
+    raw = batch.txn.get("dead", id.encode()) if id and len(id.encode()) <= MAX_KEY else None
+    if raw is None:
+        raise LoomError("not_found", f"no dead letter {id!r}", "see: loomctl dead")
+    row = dead_row.decode(raw)
+    if action == "retry":
+        mail = stored_mail.decode(row.mail)
+        body = batch.body_of(mail)
+        why = batch.deliver(row.actor, row.lane, mail.id, mail.sender, body, mail.cause, force=True)
+        if why:
+            raise LoomError("bad_state", f"{row.actor} cannot take it: {why}")
+    batch.txn.delete("dead", id.encode())
+    return {"id": id, "action": action}
+
+
+def dead_json(row: DeadRow) -> dict[str, Any]:
+    """As CONTRACT shows it."""
+    mail = stored_mail.decode(row.mail)
+    return {
+        "id": row.id,
+        "actor": row.actor,
+        "message": f"{tag_of(mail.body) or 'mail'} {mail.id} from {mail.sender}",
+        "crashes": row.crashes,
+        "error": row.error,
+        "ts": row.ts,
+        "sender": row.sender,
+    }
+
+
+# --- bench and tests -----------------------------------------------------------------------------
+
+
+def spawn(batch: Batch, id: str, *, spec: dict[str, Any], mail: Any = None) -> dict[str, Any]:
+    """Wants an actor of a test kind running; with `mail`, puts this body into its mailbox."""
+    wanted = read_spec(spec)
+    if wanted.kind not in TEST_KINDS:
+        raise LoomError("bad_request", f"spawn is for {sorted(TEST_KINDS)}, not {wanted.kind!r}")
+    if len(mail_key(wanted.name, WORK, 0)) > MAX_KEY:
+        raise LoomError("bad_request", "the name is too long")
+    if wanted.session and batch.peek_session(wanted.session) is None:
+        batch.sessions[wanted.session] = SessionRow(
+            session=wanted.session, repo="", goal="bench", state="running", created=batch.now
+        )
+    batch.create(wanted)
+    if mail is not None:
+        batch.deliver(wanted.name, WORK, id, "client", _encoded(mail), id, force=True)
+    return {"name": wanted.name}
+
+
+def unspawn(batch: Batch, id: str, *, name: str) -> dict[str, Any]:
+    _test_actor(batch, name)
+    batch.end(name, "unspawned", by="client")
+    return {"name": name}
+
+
+def post(batch: Batch, id: str, *, to: str, body: Any, lane: int = WORK) -> dict[str, Any]:
+    """One mail to an actor of a test kind."""
+    _test_actor(batch, to)
+    why = batch.deliver(to, lane & 1, id, "client", _encoded(body), id, force=True)
+    if why:
+        raise LoomError("bad_state", f"{to} cannot take it: {why}")
+    return {"message": id}
+
+
+def _test_actor(batch: Batch, name: str) -> ActorRow:
+    row = batch.peek(name)
+    if row is None:
+        raise LoomError("no_such_actor", f"no actor {name!r}")
+    if batch.known(name).kind not in TEST_KINDS:
+        raise LoomError("bad_request", f"{name} is not of a test kind")
+    return row
+
+
+def _encoded(body: Any) -> bytes:
+    raw = body if isinstance(body, bytes) else codec.encode(body)
+    codec.body(raw)
+    return raw
+
+
+# --- shared --------------------------------------------------------------------------------------
+
+
+def _session(batch: Batch, session: str) -> SessionRow:
+    row = batch.session(session) if session else None
+    if row is None or row.removed:
+        raise no_such_session(session)
+    return row
+
+
+def no_such_session(session: str) -> LoomError:
+    return LoomError("no_such_session", f"no session {session!r}", "see: loomctl sessions")
+
+
+def _mail(batch: Batch, to: str, lane: int, id: str, body: Body) -> None:
+    why = batch.deliver(to, lane, id, "user", codec.encode(body), id, force=True)
+    if why:
+        raise LoomError("bad_state", f"{to} cannot be told: {why}")
+
+
+def _new_session(batch: Batch, id: str) -> str:
+    """Six letters or digits made from the request's own id, so that replay makes the same."""
+    n = 0
+    while True:
+        digest = hashlib.sha256(f"{id}#{n}#{batch.now}".encode()).digest()
+        number = int.from_bytes(digest[:8], "big")
+        letters = ""
+        for _ in range(6):
+            number, digit = divmod(number, 36)
+            letters += ALPHABET[digit]
+        session = f"s-{letters}"
+        if batch.peek_session(session) is None:
+            return session
+        n += 1
+
+
+OPS: Final[dict[str, Op]] = {
+    "open_session": open_session,
+    "say": say,
+    "control": control,
+    "remove": remove,
+    "decide": decide,
+    "dead": dead,
+    "spawn": spawn,
+    "unspawn": unspawn,
+    "post": post,
+}
+"""Journaled: what they were answered is stored with what they did."""
