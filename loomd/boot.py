@@ -258,6 +258,18 @@ def _holder(places: Instance) -> str:
         return ""
 
 
+def wake_fds() -> tuple[int, ...]:
+    """The listening sockets that systemd has passed (`loomd.socket`)."""
+    count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
+    os.environ.pop("LISTEN_FDNAMES", None)
+    if not count.isdecimal() or pid != str(os.getpid()):
+        return ()
+    fds = tuple(range(3, 3 + int(count)))
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return fds
+
+
 def next_boot(places: Instance) -> int:
     """Adds one to the boot number and makes it durable: an incarnation never repeats."""
     path = places.state / "boot"
@@ -336,6 +348,7 @@ def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log
         write_durably(places.pid_file, f"{os.getpid()}\n")
     except OSError as error:
         raise LoomError("failed", f"cannot write to the state directory: {error}") from error
+    os.chdir("/")  # whatever directory we were started in may go away
     _raise_descriptor_limit()
     secret = secrets.token_hex(32)
     hub_args: Mapping[str, Any] = {
@@ -360,6 +373,7 @@ def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log
             output=str(places.output),
             keys_fd=keys_fd,
             lock_fds=locks,
+            wake_fds=wake_fds(),
             heartbeat_s=settings.supervision.heartbeat_s,
             intensity=settings.supervision.intensity,
             period_s=settings.supervision.period_s,

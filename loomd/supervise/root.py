@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, assert_never
 
 from loomd.supervise import kernel, slots
@@ -43,6 +44,12 @@ INIT_FACTOR = 6
 """`init` may take this many heartbeats: it rebuilds what is never committed."""
 CHILD_QUEUE = 256
 HUB_QUEUE = 10_000
+# Without the working directory on its path (-P): that may be anybody's checkout.
+_TEMPLATE = (
+    "import sys; sys.path.append(sys.argv.pop(1)); "
+    "from loomd.supervise.template import main; main(sys.argv)"
+)
+_PACKAGE_HOME = str(Path(__file__).parents[2])
 _FAULTS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 _STATUS_WORDS = {
     s.NORMAL: "normal",
@@ -65,6 +72,7 @@ class Config:
     output     folder for stdout and stderr of children
     hub        id of the worker that may ask, and is told
     keys_fd    memfd with the environment of the start, -1 = none; lock_fds: held with `lock`
+    wake_fds   listening sockets of systemd's: a connection only wakes the daemon, and is closed
     """
 
     tree: s.SupervisorSpec
@@ -75,6 +83,7 @@ class Config:
     hub: str = "hub"
     keys_fd: int = -1
     lock_fds: tuple[int, ...] = ()
+    wake_fds: tuple[int, ...] = ()
     heartbeat_s: float = 5.0
     intensity: int = 10
     period_s: float = 5.0
@@ -157,6 +166,8 @@ class Root:
             self._every(min(1.0, self.config.heartbeat_s / 4), self._kill_hung)
             if self._notify.watchdog_s:
                 self._every(self._notify.watchdog_s, self._feed_watchdog)
+            for fd in self.config.wake_fds:
+                self._accept_and_close(socket.socket(fileno=fd))
             self.tell(t.Boot())
             while self.finish is None:
                 self._turn()
@@ -276,6 +287,17 @@ class Root:
             signal.signal(number, _only_wake)
         self._selector.register(self._wakeup[0], selectors.EVENT_READ, self._on_wakeup)
 
+    def _accept_and_close(self, listener: socket.socket) -> None:
+        """Empties systemd's socket: a connection left in it would start us again at our end."""
+        listener.setblocking(False)
+
+        def empty(mask: int) -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        self._selector.register(listener, selectors.EVENT_READ, empty)
+
     def _release_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_IGN if number != signal.SIGCHLD else signal.SIG_DFL)
@@ -327,7 +349,7 @@ class Root:
         fds = [process.theirs.fileno()]
         env = {k: v for k, v in os.environ.items() if k != "LOOM_KEYS_FD"}
         if start.serves:
-            argv = [sys.executable, "-m", "loomd.supervise.template", "3", "4"]
+            argv = [sys.executable, "-P", "-c", _TEMPLATE, _PACKAGE_HOME, "3", "4"]
             fds.append(self.slots.fd)
             process.link.send(
                 {

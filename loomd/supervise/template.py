@@ -8,8 +8,8 @@ it, tells its pid on its link (the kernel vouches for it), takes a session of it
 descriptor but its own, and only then calls its entry point `main(birth)`. Nothing is opened here
 that a child must not inherit: no thread, no ZeroMQ context, no LMDB environment.
 
-Started by the root as `python -m loomd.supervise.template LINK_FD SLOTS_FD`, with one `setup`
-message waiting on the link.
+Started by the root as a fresh `python -c ... LINK_FD SLOTS_FD`, with one `setup` message waiting on
+the link.
 """
 
 from __future__ import annotations
@@ -185,7 +185,3 @@ def _report(link: ChildLink, text: str) -> None:
 def main(argv: list[str]) -> NoReturn:
     link = ChildLink(socket.socket(fileno=int(argv[1])), "template")
     serve(link, SlotMap(int(argv[2])))
-
-
-if __name__ == "__main__":
-    main(sys.argv)

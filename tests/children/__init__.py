@@ -1,0 +1,1 @@
+"""Misbehaving programs: small real ones, steered by their args and by files in a folder."""

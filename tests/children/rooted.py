@@ -1,0 +1,25 @@
+"""A root with the tree that the test gives: `python rooted.py CONFIG.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from loomd.supervise.root import Config, Root
+from loomd.supervise.spec import parse_supervisor
+
+
+def main(path: str) -> int:
+    with open(path) as file:
+        given = json.load(file)
+    keys_fd = -1
+    if "keys" in given:
+        keys_fd = os.memfd_create("keys")
+        os.write(keys_fd, json.dumps(given.pop("keys")).encode())
+    tree = parse_supervisor(given.pop("tree"))
+    return Root(Config(tree=tree, keys_fd=keys_fd, **given)).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
