@@ -1,0 +1,232 @@
+"""The conversation as a policy sees it, and what a policy says. Pure.
+
+A policy is a state machine without a state: what it must remember between turns (`memory`, plain
+JSON-able data) travels in the reasoning of its last turn, so that it also survives when older
+entries have left the view. `follow` finds it, or runs the policy again from the task.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from loomd.gateway.types import Resolved
+from loomd.wire.bodies import Call, Entry, Failed, FinalAnswer, Outcome, ToolCalls
+
+Memory = dict[str, Any]
+
+MEMORY_LIMIT = 46_000
+"""Bytes of memory in one turn's reasoning: agents keep 48,000."""
+
+_MARK = "offline/rules:"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of one call. `text` "" and `ok` False if it is not in view."""
+
+    name: str
+    args: dict[str, Any]
+    text: str
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Calls to make (name, args), a word on them, and what to remember."""
+
+    calls: Sequence[tuple[str, dict[str, Any]]]
+    text: str
+    memory: Memory
+
+
+@dataclass
+class Talk:
+    """The part of the conversation that belongs to the task in hand.
+
+    `said`: what people and the team said in it, in order. `turns`: the assistant's turns with the
+    results of their calls, `heard`: how many of `said` stood before each.
+    """
+
+    said: list[Entry] = field(default_factory=list)
+    turns: list[tuple[Entry, list[Result]]] = field(default_factory=list)
+    heard: list[int] = field(default_factory=list)
+    tools: frozenset[str] = frozenset()
+    parameters: dict[str, frozenset[str]] = field(default_factory=dict)
+    team_size: int = 1
+    task: str = ""
+
+    def has(self, tool: str) -> bool:
+        return tool in self.tools
+
+    def takes(self, tool: str, parameter: str) -> bool:
+        return parameter in self.parameters.get(tool, frozenset())
+
+
+def read_talk(resolved: Resolved) -> Talk:
+    entries = _current(resolved)
+    results = {e.call: e for e in entries if e.role == "tool"}
+    pinned = "\n".join(resolved.pinned)
+    size = re.search(r"^Team size: (\d+)", pinned, re.MULTILINE)
+    talk = Talk(
+        tools=frozenset(tool.name for tool in resolved.tools),
+        parameters={
+            tool.name: frozenset(tool.parameters.get("properties", {})) for tool in resolved.tools
+        },
+        team_size=int(size.group(1)) if size else 1,
+        task=_pinned_task(resolved),
+    )
+    for entry in entries:
+        if entry.role == "user" and not _peer(entry):
+            talk.said.append(entry)
+        elif entry.role == "assistant" and entry.calls:
+            talk.turns.append((entry, [_result(call, results.get(call.id)) for call in entry.calls]))
+            talk.heard.append(len(talk.said))
+    return talk
+
+
+def _result(call: Call, entry: Entry | None) -> Result:
+    if entry is None:
+        return Result(call.name, call.args, "", False)
+    return Result(call.name, call.args, entry.text, entry.ok)
+
+
+def _peer(entry: Entry) -> bool:
+    """Said by another agent; what the team itself says are tasks and review requests."""
+    return "/" in entry.sender and not entry.sender.endswith("/team") and not (
+        entry.text.startswith("Review request ")
+    )
+
+
+def _pinned_task(resolved: Resolved) -> str:
+    for block in reversed(resolved.pinned):
+        if match := re.match(r"Task [^\s:]+: ", block):
+            return block[match.end() :]
+    return ""
+
+
+def _current(resolved: Resolved) -> Sequence[Entry]:
+    """The entries since the last answer, or since the task in hand was given (after a failure
+    nothing in the log says that the earlier task has ended)."""
+    entries = resolved.entries
+    start = 0
+    task = _pinned_task(resolved)[:2000]
+    for i, entry in enumerate(entries):
+        if entry.role == "assistant" and not entry.calls:
+            start = i + 1
+        elif task and entry.role == "user" and entry.text[: len(task)] == task:
+            start = max(start, i)
+    return entries[start:]
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def pack(memory: Memory) -> str:
+    text = json.dumps(memory, ensure_ascii=False, separators=(",", ":"))
+    return _MARK + base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def unpack(reasoning: str) -> Memory | None:
+    if not reasoning.startswith(_MARK):
+        return None
+    try:
+        raw = zlib.decompress(base64.b85decode(reasoning[len(_MARK) :]))
+        memory = json.loads(raw)
+    except (ValueError, zlib.error, binascii.Error):
+        return None
+    return memory if isinstance(memory, dict) else None
+
+
+Step = Callable[[Memory, list[Result], list[str]], "Turn | FinalAnswer | Failed"]
+"""(memory, results of the last turn, what was said since) -> what to do. Memory {}: the start."""
+
+
+def follow(step: Step, talk: Talk, request: str = "") -> Outcome:
+    """Runs a policy to the end of the conversation and gives its next move."""
+    first, memory, heard = 0, {}, 0
+    for i in reversed(range(len(talk.turns))):
+        known = unpack(talk.turns[i][0].reasoning)
+        if known is not None:
+            first, memory, heard = i, known, talk.heard[i]
+            break
+    else:
+        move = step({}, [], [e.text for e in talk.said[: talk.heard[0]]] if talk.turns else
+                    [e.text for e in talk.said])  # fmt: skip
+        if not talk.turns or not isinstance(move, Turn):
+            return _outcome(move, request)
+        memory, heard = move.memory, talk.heard[0]
+    for i in range(first, len(talk.turns)):
+        until = talk.heard[i + 1] if i + 1 < len(talk.turns) else len(talk.said)
+        said = [entry.text for entry in talk.said[heard:until]]
+        move = step(memory, talk.turns[i][1], said)
+        if not isinstance(move, Turn):
+            break
+        memory, heard = move.memory, until
+    return _outcome(move, request)
+
+
+def _outcome(move: Turn | FinalAnswer | Failed, request: str) -> Outcome:
+    if not isinstance(move, Turn):
+        return move
+    reasoning = pack(move.memory)
+    if len(reasoning) > MEMORY_LIMIT:
+        return Failed(
+            kind="too_large",
+            detail="this repo has more places of that name than offline/rules can keep in mind",
+            hint="name the module: `rename pkg.module:name to new_name`, or use a real model",
+        )
+    return calls(move.calls, move.text, request, reasoning)
+
+
+def calls(
+    made: Sequence[tuple[str, dict[str, Any]]], text: str, request: str, reasoning: str = ""
+) -> ToolCalls:
+    numbered = tuple(
+        Call(id=f"{request or 'call'}.{n}", name=name, args=args, provider_id=f"call_{n}")
+        for n, (name, args) in enumerate(made, 1)
+    )
+    return ToolCalls(calls=numbered, text=text, reasoning=reasoning)
+
+
+# --- data inside a text ------------------------------------------------------------------------
+
+_FENCE = re.compile(r"```json\n(.*?)\n```", re.DOTALL)
+
+
+def data_of(text: str, job: str) -> dict[str, Any] | None:
+    """The last fenced JSON object of that job in a text."""
+    for found in reversed(list(_blocks(text))):
+        if found.get("job") == job:
+            return found
+    return None
+
+
+def _blocks(text: str) -> Iterator[dict[str, Any]]:
+    for match in _FENCE.finditer(text):
+        try:
+            value = json.loads(match.group(1))
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            yield value
+
+
+def with_data(text: str, data: dict[str, Any]) -> str:
+    # No line of the data may look like the fence's end.
+    body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("```", "\\u0060``")
+    return f"{text}\n```json\n{body}\n```"
+
+
+def without_data(text: str) -> str:
+    return _FENCE.sub("", text).strip()
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"
