@@ -95,6 +95,6 @@ class Index:
             weights[term] = (
                 sum(postings[1::2]) ** 0.5
                 * (1.0 + ("_" in term))
-                * (math.log(1 + size / having) + 0.1)
+                * (math.log(1 + size / having) + 0.5)
             )
         return sorted(weights, key=lambda term: (-weights[term], term))[: max(0, limit)]

@@ -1,0 +1,652 @@
+"""The agent as a script: inputs in, changes out. `Talk` keeps the dialogue readable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from loomd.actor import behaviour as act
+from loomd.agent.loop import AgentBehaviour
+from loomd.agent.prompt import Role
+from loomd.agent.state import AgentState
+from loomd.wire import codec
+from loomd.wire.bodies import (
+    Assign,
+    Body,
+    Call,
+    CancelCall,
+    CancelModel,
+    Control,
+    Decision,
+    Entry,
+    Failed,
+    FinalAnswer,
+    KeeperReady,
+    ModelOutcome,
+    ModelRequest,
+    Note,
+    Offload,
+    Report,
+    ReviewRequest,
+    Say,
+    Span,
+    TeamCall,
+    ToolCall,
+    ToolCalls,
+    ToolResult,
+    Undelivered,
+    Usage,
+)
+from loomd.wire.errors import LoomError
+
+ROLES = {
+    "coder": Role(name="coder", prompt="You are the coder.", temperature=0.2),
+    "reviewer": Role(name="reviewer", prompt="You are the reviewer.", tools=("read", "review")),
+}
+
+
+class Talk:
+    """An agent and everything it has done; each call is one step at a later second."""
+
+    def __init__(self, role: str = "coder", name: str = "s-1/coder-1", **args: Any) -> None:
+        self.behaviour = AgentBehaviour(ROLES)
+        self.spec = act.Spec(name=name, kind="agent", session="s-1", role=role, args=args)
+        self.state = self._birth(None)
+        self.inputs: list[tuple[act.Input, float]] = []
+        self.log: dict[int, Entry] = {}
+        self.changes: list[act.Change] = []
+        self.last: list[act.Change] = []
+        self.steps = 0
+        self.requests: list[ModelRequest] = []
+
+    def _birth(self, saved: Any) -> Any:
+        return self.behaviour.init(
+            act.Birth(spec=self.spec, saved=saved, effects=(), reader=None, settings={})  # type: ignore[arg-type]
+        )
+
+    def crash(self) -> None:
+        """A new incarnation from what was committed."""
+        self.state = self._birth(codec.unpack(codec.encode(self.behaviour.save(self.state))))
+
+    def put(self, input: act.Input) -> list[act.Change]:
+        now = 1000.0 + self.steps
+        self.inputs.append((input, now))
+        self.state, self.last = self.behaviour.step(self.state, input, now)
+        saved = self.behaviour.save(self.state)
+        assert isinstance(saved, AgentState)
+        saved.validate()
+        assert len(codec.encode(saved)) <= codec.BLOB_LIMIT
+        for change in self.last:
+            if isinstance(change, act.Append):
+                assert change.n == len(self.log) + 1, "the log has a gap"
+                self.log[change.n] = change.entry
+            if isinstance(change, act.Send) and isinstance(change.body, ModelRequest):
+                self.requests.append(change.body)
+        self.changes += self.last
+        return self.last
+
+    def hears(self, body: Body, sender: str = "s-1/team") -> list[act.Change]:
+        self.steps += 1
+        return self.put(act.Mailed(self.steps, f"{sender}/{self.steps}.1", sender, body))
+
+    # --- what models, tools and team say ---
+
+    def assigned(self, text: str = "do it", task: str = "t-1") -> None:
+        self.hears(Assign(task=task, text=text))
+
+    def model(self, outcome: Any, tokens: int = 0) -> list[act.Change]:
+        request = self.requests[-1].id
+        usage = Usage(input_tokens=tokens, calls=1)
+        return self.hears(
+            ModelOutcome(request=request, outcome=outcome, usage=usage, model="m"), "models"
+        )
+
+    def calls(self, *calls: Call, text: str = "") -> list[act.Change]:
+        return self.model(ToolCalls(calls=calls, text=text))
+
+    def final(self, text: str = "done") -> list[act.Change]:
+        return self.model(FinalAnswer(text=text))
+
+    def result(self, id: str, text: str = "ok", **more: Any) -> list[act.Change]:
+        return self.hears(ToolResult(id=id, text=text, **more), "s-1/tools")
+
+    # --- what the agent said ---
+
+    def sent(self, kind: type) -> list[Any]:
+        """Bodies of that type sent in the last step."""
+        return [c.body for c in self.last if isinstance(c, act.Send) and isinstance(c.body, kind)]
+
+    def told(self, kind: type) -> list[Any]:
+        """The same in its whole life."""
+        return [
+            c.body for c in self.changes if isinstance(c, act.Send) and isinstance(c.body, kind)
+        ]
+
+    def events(self, type: str) -> list[dict[str, Any]]:
+        return [c.data for c in self.last if isinstance(c, act.Emit) and c.type == type]
+
+    def shown(self) -> tuple[str, str] | None:
+        shows = [c for c in self.last if isinstance(c, act.Show)]
+        return (shows[-1].state, shows[-1].waiting_for) if shows else None
+
+    def seen(self) -> list[Entry]:
+        """What the model sees in the last request."""
+        return [
+            self.log[n]
+            for span in self.requests[-1].view.spans
+            for n in range(span.first, span.last + 1)
+        ]
+
+    def read(self) -> list[str]:
+        return [entry.text for entry in self.seen()]
+
+
+READ = Call(id="x", name="read", args={"path": "a.py"})
+GREP = Call(id="y", name="grep", args={"pattern": "a"})
+SPAWN = Call(id="z", name="spawn", args={"role": "coder", "task": "b"})
+A = [Call(id="x", name="read", args={"path": f"{i}.py"}) for i in range(50)]
+
+
+# --- the straight path -------------------------------------------------------------------------
+
+
+def test_a_task_is_thought_about_acted_on_and_reported():
+    talk = Talk(model="offline/rules")
+    talk.put(act.Init())
+    assert talk.shown() == ("idle", "")
+    talk.assigned("rename a to b")
+    (request,) = talk.sent(ModelRequest)
+    assert (request.id, request.agent, request.role) == ("s-1/coder-1:1", "s-1/coder-1", "coder")
+    assert (request.model, request.task, request.temperature) == ("offline/rules", "t-1", 0.2)
+    assert talk.shown() == ("thinking", "models")
+    assert talk.read() == ["rename a to b"]
+
+    talk.calls(READ, text="let me look")
+    assert talk.sent(ToolCall) == [
+        ToolCall(
+            id="s-1/coder-1:1.1",
+            agent="s-1/coder-1",
+            name="read",
+            args={"path": "a.py"},
+            task="t-1",
+            reply_to="s-1/coder-1",
+        )
+    ]
+    assert talk.shown() == ("acting", "read")
+
+    talk.result("s-1/coder-1:1.1", "text of a")
+    assert talk.requests[-1].id == "s-1/coder-1:2"
+    assert talk.read() == ["rename a to b", "let me look", "text of a"]
+
+    talk.final("renamed")
+    assert talk.sent(Report) == [
+        Report(task="t-1", state="done", text="renamed", usage=Usage(calls=2), entries=4)
+    ]
+    assert talk.shown() == ("done", "")
+
+
+def test_calls_go_to_who_answers_them_and_results_are_seen_in_call_order():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(READ, SPAWN, GREP)
+    assert [c.to for c in talk.last if isinstance(c, act.Send)] == [
+        "s-1/tools",
+        "s-1/team",
+        "s-1/tools",
+    ]
+    assert talk.sent(TeamCall)[0].id == "s-1/coder-1:1.2"
+    talk.result("s-1/coder-1:1.3", "third")
+    talk.result("s-1/coder-1:1.1", "first")
+    assert talk.shown() == ("waiting", "spawn")
+    assert talk.sent(ModelRequest) == []
+    talk.result("s-1/coder-1:1.2", "second")
+    assert talk.read() == ["do it", "", "first", "second", "third"]
+    assert [entry.text for entry in talk.log.values()][2:] == ["third", "first", "second"]
+
+
+def test_a_malformed_call_is_answered_to_the_model_and_not_executed():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(Call(id="x", name="edit", error="not JSON"), READ)
+    assert [call.name for call in talk.sent(ToolCall)] == ["read"]
+    talk.result("s-1/coder-1:1.2", "text")
+    (_, _, bad, good) = talk.seen()
+    assert (bad.ok, bad.text, good.text) == (False, "not JSON", "text")
+
+
+def test_only_malformed_calls_lead_straight_to_the_next_request():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(Call(id="x", name="edit", error="not JSON"))
+    assert talk.requests[-1].id == "s-1/coder-1:2"
+
+
+def test_arguments_too_large_for_a_frame_are_refused_to_the_model():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(Call(id="x", name="write", args={"path": "a", "content": "x" * 400_000}))
+    assert talk.sent(ToolCall) == []
+    assert "over the limit" in talk.read()[-1]
+    commit = sum(len(codec.encode(c.entry)) for c in talk.last if isinstance(c, act.Append))
+    assert commit < codec.SOFT_LIMIT // 2
+
+
+def test_a_tool_call_and_its_result_are_events():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(Call(id="x", name="write", args={"path": "a", "content": "x" * 9_000}))
+    (event,) = talk.events("tool_call")
+    assert event["name"] == "write" and event["call"] == "s-1/coder-1:1.1"
+    assert len(event["args"]["content"]) < 2_100
+    talk.result("s-1/coder-1:1.1", "y" * 9_000)
+    (event,) = talk.events("tool_result")
+    assert event["ok"] is True and len(event["text"]) < 2_100
+
+
+# --- what is said meanwhile --------------------------------------------------------------------
+
+
+def test_what_is_said_while_a_call_runs_never_splits_it_from_its_result():
+    talk = Talk()
+    talk.assigned()
+    talk.hears(Say(text="while thinking", sender="user"))
+    talk.calls(READ, GREP, text="looking")
+    talk.result("s-1/coder-1:1.1", "one")
+    talk.hears(Say(text="while acting", sender="s-1/lead"))
+    talk.result("s-1/coder-1:1.2", "two")
+    assert talk.read() == ["do it", "looking", "one", "two", "while thinking", "while acting"]
+
+
+def test_an_answer_that_has_not_seen_what_was_said_is_not_the_end():
+    talk = Talk()
+    talk.assigned()
+    talk.hears(Say(text="wait, also c", sender="user"))
+    talk.final("done a")
+    assert talk.sent(Report) == []
+    assert talk.read() == ["do it", "done a", "wait, also c"]
+    talk.final("done a and c")
+    assert talk.sent(Report)[0].text == "done a and c"
+
+
+def test_a_peers_word_to_an_idle_agent_waits_for_its_next_task():
+    talk = Talk()
+    talk.hears(Say(text="by the way", sender="s-1/lead"))
+    assert talk.requests == []
+    talk.assigned()
+    assert talk.read() == ["by the way", "do it"]
+
+
+def test_a_person_gets_an_answer_without_a_task():
+    talk = Talk()
+    talk.hears(Say(text="how is it going?", sender="user"))
+    talk.final("well")
+    assert talk.told(Report) == []
+    assert talk.shown() == ("idle", "")
+
+
+def test_a_task_that_comes_meanwhile_begins_after_the_first():
+    talk = Talk()
+    talk.assigned("one", "t-1")
+    talk.assigned("two", "t-2")
+    assert talk.read() == ["one"]
+    talk.final("one done")
+    assert [r.task for r in talk.sent(Report)] == ["t-1"]
+    assert talk.read() == ["one", "one done", "two"]
+    talk.final("two done")
+    assert [r.task for r in talk.sent(Report)] == ["t-2"]
+
+
+# --- once, and only once -----------------------------------------------------------------------
+
+
+def test_outcomes_and_results_that_nobody_waits_for_change_nothing():
+    talk = Talk()
+    talk.assigned()
+    stray = ModelOutcome(request="s-1/coder-1:7", outcome=FinalAnswer(text="no"))
+    assert talk.hears(stray, "models") == []
+    talk.calls(READ)
+    assert talk.result("s-1/coder-1:9.1") == []
+    talk.result("s-1/coder-1:1.1")
+    assert talk.result("s-1/coder-1:1.1", "again") == []
+    assert talk.hears(Decision(question="q-1")) == [
+        act.Emit("ignored", {"agent": "s-1/coder-1", "body": "Decision", "sender": "s-1/team"})
+    ]
+
+
+def test_a_crash_at_any_point_changes_nothing_of_the_conversation():
+    def script(talk: Talk, crash: bool) -> list[act.Change]:
+        for play in (
+            talk.assigned,
+            lambda: talk.calls(READ, SPAWN),
+            lambda: talk.hears(Say(text="hello", sender="user")),
+            lambda: talk.result("s-1/coder-1:1.2", "b"),
+            lambda: talk.result("s-1/coder-1:1.1", "a"),
+            lambda: talk.hears(Control(op="pause")),
+            lambda: talk.calls(GREP),
+            lambda: talk.result("s-1/coder-1:2.1", "c"),
+            lambda: talk.hears(Control(op="resume")),
+            talk.final,
+        ):
+            play()
+            if crash:
+                talk.crash()
+        return talk.changes
+
+    assert script(Talk(), crash=True) == script(Talk(), crash=False)
+
+
+def test_replaying_the_same_inputs_gives_the_same_changes():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(READ, GREP)
+    talk.result("s-1/coder-1:1.2")
+    talk.result("s-1/coder-1:1.1")
+    talk.final()
+    behaviour = AgentBehaviour(ROLES)
+    state, changes = Talk().state, []
+    for input, now in talk.inputs:
+        state, made = behaviour.step(state, input, now)
+        changes += made
+    assert changes == talk.changes
+
+
+# --- pause, cancel -----------------------------------------------------------------------------
+
+
+def test_pause_holds_the_next_request_until_resume():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(READ)
+    talk.hears(Control(op="pause"))
+    talk.result("s-1/coder-1:1.1", "text")
+    assert talk.sent(ModelRequest) == []
+    assert talk.shown() == ("paused", "")
+    talk.hears(Say(text="one more thing", sender="user"))
+    talk.hears(Control(op="resume"))
+    assert talk.read() == ["do it", "", "text", "one more thing"]
+
+
+def test_step_lets_one_request_through():
+    talk = Talk()
+    talk.hears(Control(op="pause"))
+    talk.assigned()
+    assert talk.requests == []
+    talk.hears(Control(op="step"))
+    talk.calls(READ)
+    talk.result("s-1/coder-1:1.1")
+    assert len(talk.requests) == 1 and talk.shown() == ("paused", "")
+
+
+def test_cancel_ends_what_is_out_and_says_so():
+    talk = Talk()
+    talk.assigned()
+    talk.hears(Control(op="cancel"))
+    assert talk.sent(CancelModel) == [CancelModel(request="s-1/coder-1:1")]
+    assert [(r.state, r.kind) for r in talk.sent(Report)] == [("failed", "cancelled")]
+    assert talk.model(FinalAnswer(text="too late")) == []
+
+
+def test_cancel_while_acting_leaves_a_complete_conversation():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(READ, SPAWN)
+    talk.hears(Control(op="stop", reason="enough"))
+    assert talk.sent(CancelCall) == [CancelCall(id="s-1/coder-1:1.1", reason="stopped")]
+    assert talk.result("s-1/coder-1:1.1", "late") == []
+    talk.assigned("go on", "t-2")
+    called = {call.id for entry in talk.seen() for call in entry.calls}
+    assert called == {entry.call for entry in talk.seen() if entry.role == "tool"}
+
+
+def test_cancel_at_rest_is_nothing():
+    talk = Talk()
+    talk.put(act.Init())
+    assert talk.hears(Control(op="cancel")) == []
+
+
+# --- failures and limits -----------------------------------------------------------------------
+
+
+def test_a_failed_model_is_a_failed_report_with_its_kind_and_hint():
+    talk = Talk()
+    talk.assigned()
+    talk.model(Failed(kind="unknown_goal", detail="offline/rules knows three jobs", hint="say so"))
+    (report,) = talk.sent(Report)
+    assert (report.state, report.kind, report.hint) == ("failed", "unknown_goal", "say so")
+    assert report.text == "offline/rules knows three jobs"
+    assert talk.shown() == ("failed", "unknown_goal")
+
+
+def test_an_answer_that_cannot_be_used_is_asked_for_once_more():
+    talk = Talk()
+    talk.assigned()
+    talk.model(Failed(kind="empty", detail="nothing came"))
+    assert talk.requests[-1].id == "s-1/coder-1:2"
+    assert "could not be used" in talk.read()[-1]
+    talk.model(Failed(kind="empty", detail="nothing came"))
+    assert talk.sent(Report)[0].kind == "empty"
+
+
+def test_what_could_not_be_delivered_counts_as_failed():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(READ)
+    raw = codec.encode(talk.told(ToolCall)[0])
+    talk.hears(Undelivered(id="m", to="s-1/tools", reason="full", body=raw), "hub")
+    assert "could not take it" in talk.read()[-1]
+    raw = codec.encode(talk.requests[-1])
+    talk.hears(Undelivered(id="m", to="models", reason="full", body=raw), "hub")
+    assert talk.sent(Report)[0].state == "failed"
+    talk.hears(Undelivered(id="m", to="s-1/team", reason="no_such_actor", body=b"\xc1"), "hub")
+
+
+def test_iterations_end_in_a_limit():
+    talk = Talk(limits={"iterations": 3})
+    talk.assigned()
+    for i in range(3):
+        talk.calls(A[i])
+        talk.result(f"s-1/coder-1:{i + 1}.1")
+    (report,) = talk.sent(Report)
+    assert (report.state, report.kind) == ("failed", "limit")
+    assert len(talk.requests) == 3
+
+
+def test_tokens_end_in_a_limit():
+    talk = Talk(limits={"tokens": 100})
+    talk.assigned()
+    talk.model(ToolCalls(calls=(READ,)), tokens=100)
+    talk.result("s-1/coder-1:1.1")
+    assert talk.sent(Report)[0].kind == "limit"
+
+
+def test_wall_time_ends_in_a_limit_and_a_timer_of_an_earlier_task_does_not():
+    talk = Talk(limits={"wall_s": 60})
+    talk.assigned()
+    (timer,) = [c for c in talk.last if isinstance(c, act.SetTimer)]
+    assert timer == act.SetTimer("wall", 1000.0 + 1 + 60)
+    talk.final()
+    assert act.CancelTimer("wall") in talk.last
+    talk.assigned("more", "t-2")
+    (again,) = [c for c in talk.last if isinstance(c, act.SetTimer)]
+    assert talk.put(act.TimerDue(9, "wall", timer.due)) == []
+    talk.put(act.TimerDue(9, "wall", again.due))
+    assert [(r.task, r.kind) for r in talk.sent(Report)] == [("t-2", "limit")]
+
+
+@pytest.mark.parametrize("cycle", [[0], [0, 1], [0, 1, 2]])
+def test_calls_that_go_in_circles_end_in_repeats(cycle):
+    talk = Talk(limits={"repeats": 3})
+    talk.assigned()
+    for turn, which in enumerate(cycle * 3, 1):
+        talk.calls(A[which])
+        if turn < len(cycle) * 3:
+            assert talk.told(Report) == []
+            talk.result(f"s-1/coder-1:{turn}.1")
+    (report,) = talk.sent(Report)
+    assert (report.state, report.kind) == ("failed", "repeats")
+    assert talk.sent(ToolCall) == [], "the last repetition is not executed"
+
+
+def test_the_same_tool_with_other_arguments_is_no_repetition():
+    talk = Talk(limits={"repeats": 3})
+    talk.assigned()
+    for i in range(10):
+        talk.calls(A[i])
+        talk.result(f"s-1/coder-1:{i + 1}.1")
+    assert talk.told(Report) == []
+
+
+# --- reviews -----------------------------------------------------------------------------------
+
+REVIEW = ReviewRequest(
+    edit="e-1",
+    author="s-1/coder-1",
+    reason="rename",
+    diff="--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n-a\n+b\n",
+    paths=("x.py", "y.py"),
+)
+
+
+def reviewer() -> Talk:
+    return Talk("reviewer", "s-1/reviewer")
+
+
+def verdict(edit: str = "e-1") -> Call:
+    args = {"edit": edit, "verdict": "approve", "reason": "fine"}
+    return Call(id="r", name="review", args=args)
+
+
+def test_a_review_request_is_read_as_it_is_written_down():
+    talk = reviewer()
+    talk.hears(REVIEW)
+    assert talk.read() == [
+        "Review request e-1 by s-1/coder-1\nReason: rename\nFiles: x.py, y.py\n"
+        "```diff\n--- a/x.py\n+++ b/x.py\n@@ -1 +1 @@\n-a\n+b\n```"
+    ]
+    assert talk.requests[-1].tools == ("read", "review")
+    talk.calls(verdict())
+    assert [call.name for call in talk.sent(TeamCall)] == ["review"]
+    talk.result("s-1/reviewer:1.1")
+    talk.final()
+    assert talk.told(Report) == []
+    assert talk.shown() == ("idle", "")
+
+
+def test_a_reviewer_that_ends_without_a_verdict_is_reminded_once():
+    talk = reviewer()
+    talk.hears(REVIEW)
+    talk.final("looks good")
+    assert "e-1" in talk.read()[-1] and "no verdict" in talk.read()[-1]
+    talk.final("looks good")
+    (report,) = talk.sent(Report)
+    assert (report.task, report.state, report.kind) == ("", "failed", "no_verdict")
+
+
+def test_a_request_that_comes_during_a_review_is_seen_next():
+    talk = reviewer()
+    talk.hears(REVIEW)
+    talk.hears(msgspec.structs.replace(REVIEW, edit="e-2"))
+    talk.calls(verdict("e-1"))
+    talk.result("s-1/reviewer:1.1")
+    assert talk.read()[-1].startswith("Review request e-2")
+    talk.calls(verdict("e-2"))
+    talk.result("s-1/reviewer:2.1", "no such edit", ok=False, error="not_found")
+    talk.final()
+    assert talk.told(Report) == []
+
+
+def test_a_reviewer_without_a_model_tells_the_team():
+    talk = reviewer()
+    talk.hears(REVIEW)
+    talk.model(Failed(kind="budget", detail="reached"))
+    assert [(r.task, r.kind) for r in talk.sent(Report)] == [("", "budget")]
+
+
+# --- the view and its keepers ------------------------------------------------------------------
+
+
+def long_talk(turns: int, **args: Any) -> Talk:
+    talk = Talk(**args)
+    talk.assigned()
+    for i in range(turns):
+        talk.calls(A[i])
+        talk.result(f"s-1/coder-1:{i + 1}.1", "x" * 4_000)
+    return talk
+
+
+def test_the_oldest_stretch_is_offered_and_leaves_when_a_keeper_has_it():
+    talk = long_talk(6, limits={"view_tokens": 4_000})
+    (offload, *more) = talk.told(Offload)
+    assert more == [] and offload.first == 1
+    assert len(talk.seen()) == 13, "nothing leaves before a keeper holds it"
+    span = Span(log="s-1/coder-1", first=1, last=offload.last)
+    talk.hears(KeeperReady(keeper="s-1/keeper-1", span=span, line="keeper-1: the beginning"))
+    talk.calls(A[7])
+    talk.result("s-1/coder-1:7.1")
+    assert talk.requests[-1].view.spans[0].first == offload.last + 1
+    assert talk.seen()[0].role == "assistant"
+    assert any("keeper-1: the beginning" in block for block in talk.requests[-1].view.pinned)
+    assert len(talk.log) == 15, "the log keeps everything"
+
+
+def test_an_offload_that_could_not_be_delivered_is_offered_again():
+    talk = long_talk(6, limits={"view_tokens": 4_000})
+    raw = codec.encode(talk.told(Offload)[0])
+    talk.hears(Undelivered(id="m", to="s-1/team", reason="full", body=raw), "hub")
+    talk.calls(A[7])
+    talk.result("s-1/coder-1:7.1")
+    assert len(talk.told(Offload)) == 2
+
+
+def test_a_window_that_is_too_small_is_met_with_a_smaller_view():
+    talk = long_talk(3)
+    assert talk.told(Offload) == []
+    talk.model(Failed(kind="context_overflow", detail="8k"))
+    (offload,) = talk.sent(Offload)
+    assert talk.shown() == ("waiting", "keeper")
+    span = Span(log="s-1/coder-1", first=offload.first, last=offload.last)
+    talk.hears(KeeperReady(keeper="s-1/keeper-1", span=span, line="k"))
+    assert len(talk.seen()) < 7 and talk.shown() == ("thinking", "models")
+
+
+def test_pinned_blocks_carry_role_surroundings_rules_and_task():
+    talk = Talk(repo="/r", team_size=3, rules="use tabs", goal="the goal", budget_usd=1.5)
+    talk.assigned("part one")
+    pinned = "\n".join(talk.requests[-1].view.pinned)
+    for piece in ("You are the coder.", "Repo: /r", "Team size: 3", "use tabs", "part one"):
+        assert piece in pinned
+    assert talk.requests[-1].budget_usd == 1.5
+
+
+def test_the_state_is_told_to_who_asks():
+    talk = Talk()
+    talk.assigned()
+    answer = talk.behaviour.answer(talk.state, Note(), None)  # type: ignore[arg-type]
+    assert isinstance(answer, Note)
+    assert (answer.data["phase"], answer.data["task"]) == ("thinking", "t-1")
+    with pytest.raises(LoomError):
+        talk.behaviour.answer(talk.state, Say(text="?"), None)  # type: ignore[arg-type]
+
+
+def test_the_state_stays_small_in_a_long_life():
+    talk = Talk(limits={"iterations": None, "view_tokens": 10**9})
+    talk.assigned("ü" * 100_000)
+    talk.assigned("ü" * 100_000, "t-2")
+    for i in range(600):
+        talk.calls(*[Call(id="x", name="read", args={"n": i, "m": m}) for m in range(3)])
+        for m in (3, 1, 2):
+            talk.result(f"s-1/coder-1:{i + 1}.{m}", "x")
+        if talk.sent(Offload):
+            (offload,) = talk.sent(Offload)
+            span = Span(log="s-1/coder-1", first=offload.first, last=offload.last)
+            talk.hears(KeeperReady(keeper="s-1/keeper-1", span=span, line="ü" * 1_000))
+    assert len(talk.told(Offload)) > 1
+
+
+def test_a_model_that_raves_does_not_burst_the_state():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(*[Call(id="x", name="read", args={"path": str(i)}) for i in range(5_000)])
+    assert len(talk.sent(ToolCall)) == 128
