@@ -52,7 +52,6 @@ from loomd.wire.bodies import (
     View,
 )
 from loomd.wire.errors import LoomError
-from loomd.wire.messages import CONTROL
 
 WALL: Final = "wall"
 
@@ -555,17 +554,20 @@ class _Step:
         self._rest("failed", text, kind, hint)
 
     def _abandon(self, why: str) -> None:
-        """Cancels the request or the calls that are out; the view stays complete."""
+        """Cancels the request or the calls that are out; the view stays complete.
+
+        In the lane of work: a cancellation must not overtake what it cancels.
+        """
         s = self.s
         if s.request:
-            self.out.append(act.Send("models", CancelModel(request=s.request), lane=CONTROL))
+            self.out.append(act.Send("models", CancelModel(request=s.request)))
             s.request = ""
         if s.calls:
             for call in s.calls:
                 if call.result is None:
                     if call.to == "tools":
                         cancel = CancelCall(id=call.id, reason=why)
-                        self.out.append(act.Send(self.agent.tools, cancel, lane=CONTROL))
+                        self.out.append(act.Send(self.agent.tools, cancel))
                     gone = ToolResult(id=call.id, ok=False, error="cancelled", text=why)
                     self._close(call, gone)
             self._turn_ends()
