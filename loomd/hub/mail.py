@@ -422,6 +422,10 @@ class Batch:
             self._awaken(name)
         return result
 
+    def due(self, name: str) -> Result:
+        """A timer of a sleeper is due. One whose session is over sleeps on."""
+        return self.wake(name) if self.live(session_of(name)) else self._begin()
+
     def begin(self) -> Result:
         """For the rules of requests: a fresh result to fill."""
         return self._begin()
@@ -444,6 +448,15 @@ class Batch:
             self.respecified.add(spec.name)
         row.wanted = "running"
         self._result.wake.append(spec.name)
+
+    def respec(self, spec: Spec) -> None:
+        """One of the daemon's own actors, as this start of the daemon wants it."""
+        self.create(spec)
+        row = self.actor(spec.name)
+        assert row is not None
+        row.spec = encode_spec(spec)
+        self._born[spec.name] = Known(spec.kind, spec.session, spec.restart)
+        self.respecified.add(spec.name)
 
     def sleep(self, name: str) -> None:
         row = self.actor(name)

@@ -144,6 +144,7 @@ def say(batch: Batch, id: str, *, session: str, text: str, to: str = "") -> dict
         held = batch.peek(to)
         if held is None or session_of(to) != session or held.wanted == "ended":
             raise LoomError("no_such_actor", f"no {to} in {session}", f"see: loomctl ps {session}")
+    _reachable(batch, f"{session}/team")
     if row.state in OVER:
         row.state, row.ended, row.kind = "running", None, ""
     return _say(batch, id, session, text, to)
@@ -171,6 +172,7 @@ def control(batch: Batch, id: str, *, session: str, op: str) -> dict[str, Any]:
         raise LoomError(
             "bad_state", f"{session} is {row.state}", f"say something to it: loomctl send {session}"
         )
+    _reachable(batch, f"{session}/team")
     batch.event(session, "control", "user", {"op": op}, id)
     _mail(batch, f"{session}/team", CONTROL, id, Control(op=op))  # type: ignore[arg-type]
     return {"session": session, "state": SHOWN.get(op, row.state)}
@@ -230,11 +232,13 @@ def decide(
         raise LoomError(
             "bad_state", f"{id} is {row.get('state')} already, by {row.get('by') or 'its session'}"
         )
+    session = str(row.get("session") or key.partition(b"\0")[0].decode())
+    to = str(row.get("actor") or f"{session}/team")
+    _reachable(batch, to)
     is_permission = row.get("kind") != "question"
     said = ("allow" if allow else "deny") if is_permission else ("answer" if allow else "deny")
     row.update(state="answered", allow=allow, by=by, scope=scope, answer=text, answered=batch.now)
     batch.txn.put("questions", key, codec.pack(row))
-    session = str(row.get("session") or key.partition(b"\0")[0].decode())
     batch.event(
         session,
         "permission_decided" if is_permission else "question_answered",
@@ -243,7 +247,7 @@ def decide(
         id_,
     )
     body = Decision(question=str(row["id"]), allow=allow, scope=scope, text=text, by=by)  # type: ignore[arg-type]
-    _mail(batch, str(row.get("actor") or f"{session}/team"), CONTROL, id_, body)
+    _mail(batch, to, CONTROL, id_, body)
     return {"id": id, "decision": said, "by": by}
 
 
@@ -344,6 +348,13 @@ def _session(batch: Batch, session: str) -> SessionRow:
 
 def no_such_session(session: str) -> LoomError:
     return LoomError("no_such_session", f"no session {session!r}", "see: loomctl sessions")
+
+
+def _reachable(batch: Batch, name: str) -> None:
+    row = batch.peek(name)
+    if row is None or row.wanted == "ended":
+        why = row.ended_reason if row is not None else "never started"
+        raise LoomError("bad_state", f"{name} is no more: {why}")
 
 
 def _mail(batch: Batch, to: str, lane: int, id: str, body: Body) -> None:

@@ -1,0 +1,647 @@
+"""The operations of clients: who may ask, what they may ask, and what they are answered.
+
+`OPS` is the whole list. Reads are answered at once from the state; journaled requests
+(`loomd.hub.requests`) become jobs of the writer; calls wait for the root or for an actor. Arguments
+are checked against the signature of the operation; unknown ones are ignored, so that a newer client
+can talk to an older hub. Every reply fits a frame.
+"""
+
+from __future__ import annotations
+
+import hmac
+import inspect
+import json
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, assert_never
+
+import msgspec
+import structlog
+
+from loomd.hub import boards, requests
+from loomd.hub.mail import DAEMON, OVER, Result
+from loomd.store import journal
+from loomd.store.schema import name_key, session_of
+from loomd.store.tables import SessionRow, dead_row
+from loomd.wire import codec, sockets
+from loomd.wire.bodies import Reload, Reloaded
+from loomd.wire.errors import LoomError
+from loomd.wire.messages import (
+    PROTOCOL,
+    Answered,
+    ClientHello,
+    ClientPing,
+    ClientPong,
+    ClientWelcome,
+    Failure,
+    Reply,
+    Request,
+)
+
+if TYPE_CHECKING:
+    from loomd.hub.process import Hub
+
+TURN: Final = 4
+"""Requests taken per turn of the loop: a page each, so that no client stalls the commits."""
+
+MAX_CLIENTS: Final = 10_000
+REMEMBERED: Final = 1000
+"""Calls whose outcome is kept for a resend."""
+
+PAGE_KB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
+
+log = structlog.get_logger()
+
+FROM_CLIENT: Final = b"\0c"
+"""Route of an ask that a client sent; names of actors never begin so."""
+
+Done = Callable[[Any], None]
+"""Ends a call: with its value, or with a LoomError."""
+
+
+class Clients:
+    """The clients' ROUTER and what it can be asked. Belongs to the hub's loop."""
+
+    def __init__(self, hub: Hub, socket: sockets.Socket) -> None:
+        self.hub = hub
+        self.socket = socket
+        self._known: OrderedDict[bytes, str] = OrderedDict()
+        self._asking: dict[str, Done] = {}
+        self._asks = 0
+        self._called: OrderedDict[tuple[str, str], list[Any]] = OrderedDict()
+
+    def turn(self) -> None:
+        """Takes a few frames."""
+        for _ in range(TURN):
+            frames = self.socket.receive_nowait()
+            if frames is None:
+                return
+            identity = frames[0]
+            if len(frames) != 2:
+                self._garbage(identity, "unknown_message", f"{len(frames) - 1} frames for one")
+                continue
+            try:
+                message = codec.from_client(frames[1])
+            except LoomError as error:
+                self._garbage(identity, error.code, error.message)
+                continue
+            match message:
+                case ClientHello():
+                    self._hello(identity, message)
+                case ClientPing():
+                    self._send(
+                        identity,
+                        codec.encode(ClientPong(nonce=message.nonce, epoch=self.hub.epoch)),
+                    )
+                case Request():
+                    self._request(identity, message)
+                case _:
+                    assert_never(message)
+
+    def _hello(self, identity: bytes, hello: ClientHello) -> None:
+        if not hmac.compare_digest(self.hub.client_token.encode(), hello.token.encode()):
+            self._garbage(identity, "auth", "the token is wrong", "read the token file again")
+            return
+        if hello.protocol != PROTOCOL:
+            self._garbage(
+                identity, "bad_request", f"protocol {hello.protocol}, this daemon has {PROTOCOL}"
+            )
+            return
+        if not hello.client or len(hello.client) > 200:
+            self._garbage(identity, "bad_request", "a client's id has 1 to 200 characters")
+            return
+        self._known[identity] = hello.client
+        self._known.move_to_end(identity)
+        if len(self._known) > MAX_CLIENTS:
+            self._known.popitem(last=False)
+        self._send(
+            identity,
+            codec.encode(
+                ClientWelcome(
+                    epoch=self.hub.epoch,
+                    version=self.hub.version,
+                    protocol=PROTOCOL,
+                    generation=self.hub.generation,
+                )
+            ),
+        )
+
+    def _request(self, identity: bytes, request: Request) -> None:
+        client = self._known.get(identity)
+        if client is None:
+            self.hub.counters["auth"] += 1
+            error = LoomError("auth", "say Hello first")
+            self._send(identity, requests.failure(request.id, error))
+            return
+        operation = OPS.get(request.op)
+        try:
+            if operation is None:
+                raise LoomError("unknown_op", f"no operation {request.op!r}")
+            args = operation.checked(request.args)
+            if request.op == "dead" and args["action"] == "list":
+                self._reply(identity, request.id, self.dead())
+            elif operation.journaled:
+                self._journal(identity, client, request, args)
+            elif operation.call:
+                self._call(identity, client, request, operation, args)
+            else:
+                self._reply(identity, request.id, operation.function(self, **args))
+        except LoomError as error:
+            self.hub.counters["failed_request"] += 1
+            self._send(identity, requests.failure(request.id, error))
+
+    # --- journaled -----------------------------------------------------------------------------
+
+    def _journal(
+        self, identity: bytes, client: str, request: Request, args: dict[str, Any]
+    ) -> None:
+        if request.op == "open_session":
+            args |= prepared(args["repo"])
+        request = Request(id=request.id, op=request.op, args=args)
+
+        def then(result: Result) -> None:
+            self._send(identity, result.reply)
+            self.hub.follow(result)
+
+        def failed(code: str, detail: str) -> None:
+            hint = "free some space" if code == "disk_full" else ""
+            self.hub.counters[code] += 1
+            self._send(identity, requests.failure(request.id, LoomError(code, detail, hint)))
+
+        self.hub.submit(
+            lambda batch: requests.perform(batch, client, request), then, request.op, failed
+        )
+
+    # --- calls ---------------------------------------------------------------------------------
+
+    def _call(
+        self,
+        identity: bytes,
+        client: str,
+        request: Request,
+        operation: Operation,
+        args: dict[str, Any],
+    ) -> None:
+        """Something that is answered later. A resend waits for the same outcome."""
+        key = client, request.id
+        entry = self._called.get(key)
+        if entry is not None:
+            entry[0] = identity
+            if entry[1] is not None:
+                self._send(identity, entry[1])
+            return
+        entry = self._called[key] = [identity, None]
+        if len(self._called) > REMEMBERED:
+            self._called.popitem(last=False)
+
+        def done(value: Any) -> None:
+            if isinstance(value, LoomError):
+                frame = requests.failure(request.id, value)
+            else:
+                frame = self._frame(request.id, value)
+            if operation.changes:
+                entry[1] = frame
+            else:
+                self._called.pop(key, None)
+            self._send(entry[0], frame)
+
+        try:
+            operation.function(self, done, **args)
+        except LoomError as error:
+            done(error)
+
+    def answered(self, answer: Answered) -> None:
+        """An actor's answer to a client's ask."""
+        done = self._asking.pop(answer.id, None)
+        if done is None:
+            return
+        if answer.error:
+            done(LoomError(answer.error, answer.detail or answer.error))
+        else:
+            done(codec.unpack(answer.body))
+
+    # --- out -----------------------------------------------------------------------------------
+
+    def _frame(self, id: str, value: Any) -> bytes:
+        raw = codec.encode(Reply(id=id, value=value))
+        if len(raw) > codec.SOFT_LIMIT:
+            error = LoomError("too_large", f"the reply has {len(raw)} bytes", "ask for less")
+            return requests.failure(id, error)
+        return raw
+
+    def _reply(self, identity: bytes, id: str, value: Any) -> None:
+        self._send(identity, self._frame(id, value))
+
+    def _garbage(self, identity: bytes, code: str, detail: str, hint: str = "") -> None:
+        self.hub.counters[code] += 1
+        log.warning("client.refused", peer=repr(identity[:80]), code=code, detail=detail[:200])
+        self._send(
+            identity, codec.encode(Failure(id="", code=code, message=detail[:500], hint=hint))
+        )
+
+    def _send(self, identity: bytes, frame: bytes) -> None:
+        try:
+            self.socket.send_to(identity, frame)
+        except sockets.Unreachable:  # it went away, or takes nothing: it will ask again
+            self.hub.counters["client_gone"] += 1
+
+    # --- reads ---------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        hub = self.hub
+        shown = [row for row in self._sessions() if row.state not in OVER]
+        return {
+            "version": hub.version,
+            "pid": hub.root_pid,
+            "hub_pid": os.getpid(),
+            "uptime_s": round(self._uptime(hub.root_pid), 3),
+            "state_dir": str(hub.places.state),
+            "runtime_dir": str(hub.places.runtime),
+            "protocol": PROTOCOL,
+            "sessions": len(shown),
+            "actors": len(hub.peers.by_name),
+            "generation": hub.generation,
+            "epoch": hub.epoch,
+            "counters": dict(hub.counters),
+            "transactions": hub.writer.transactions,
+            "jobs": hub.writer.jobs,
+            "store": hub.store.size(),
+        }
+
+    def events(self, session: str, after: int = 0, limit: int = 500) -> dict[str, Any]:
+        self._session(session)
+        with self.hub.store.reading() as txn:
+            return journal.events(txn, session, max(0, after), limit)
+
+    def sessions(self) -> list[dict[str, Any]]:
+        with self.hub.store.reading() as txn:
+            sums = boards.usage(boards.ledger(txn), "session")
+        costs = {line["key"]: line["cost_usd"] for line in sums}
+        rows = sorted(self._sessions(), key=lambda row: row.created)
+        return [
+            {
+                "session": row.session,
+                "repo": row.repo,
+                "state": row.state,
+                "kind": row.kind,
+                "goal": row.goal[:500],
+                "created": row.created,
+                "ended": row.ended,
+                "agents": len(self._agents(row.session)),
+                "cost_usd": costs.get(row.session, 0.0),
+            }
+            for row in rows[-500:]
+        ]
+
+    def session(self, session: str) -> dict[str, Any]:
+        row = self._session(session)
+        shown: dict[str, Any] = msgspec.to_builtins(row)
+        with self.hub.store.reading() as txn:
+            shown["tasks"] = boards.board(txn, row, "tasks")[:100]
+            shown["questions"] = boards.open_questions(txn, session)[:50]
+            used = boards.usage(boards.ledger(txn), "session", session)
+        shown["usage"] = (
+            used[0] if used else boards.usage([{"session": session}], "session")[0] | {"calls": 0}
+        )
+        shown["agents"] = [self._process(name) for name in self._agents(session)]
+        shown["hint"] = str(row.data.get("hint", ""))
+        return shown
+
+    def board(self, session: str, table: str) -> list[dict[str, Any]]:
+        row = self._session(session)
+        with self.hub.store.reading() as txn:
+            return boards.board(txn, row, table)
+
+    def waiting(self, session: str = "") -> list[dict[str, Any]]:
+        if session:
+            self._session(session)
+        with self.hub.store.reading() as txn:
+            return boards.open_questions(txn, session)
+
+    def usage(self, by: str = "session", session: str = "") -> list[dict[str, Any]]:
+        with self.hub.store.reading() as txn:
+            return boards.usage(boards.ledger(txn), by, session)
+
+    def dead(self) -> list[dict[str, Any]]:
+        with self.hub.store.reading() as txn:
+            found = [dead_row.decode(raw) for _, raw in txn.scan("dead", b"")]
+        return [requests.dead_json(row) for row in found[:500]]
+
+    def diff(self, session: str) -> dict[str, Any]:
+        self._session(session)
+        with self.hub.store.reading() as txn:
+            edits = [codec.unpack(raw) for _, raw in txn.scan("edits", name_key(session))]
+        return boards.diff(edits, self.hub.store.blob)
+
+    def fetch_state(self, name: str) -> dict[str, Any]:
+        row = self.hub.rules.actors.get(name)
+        if row is None:
+            raise LoomError("no_such_actor", f"no actor {name!r}")
+        if self.hub.rules.known[name].kind not in requests.TEST_KINDS:
+            raise LoomError("bad_request", f"{name} is not of a test kind")
+        return {
+            "name": name,
+            "step": row.step,
+            "incarnation": row.fence,
+            "restarts": row.restarts,
+            "wanted": row.wanted,
+            "status": row.status,
+            "mailbox": sum(row.boxed),
+            "log": row.log,
+            "state": None if row.state is None else codec.unpack(row.state),
+        }
+
+    # --- calls ---------------------------------------------------------------------------------
+
+    def ps(self, done: Done, session: str = "", memory: bool = False) -> None:
+        if session:
+            self._session(session)
+
+        def then(answer: dict[str, Any]) -> None:
+            workers = {str(row[0]): row for row in answer["children"]}
+            names = list(workers)
+            names += [
+                name
+                for name, row in self.hub.rules.actors.items()
+                if row.wanted != "ended" and name not in workers
+            ]
+            done(
+                [
+                    self._process(name, workers.get(name, ()), memory=memory)
+                    for name in sorted(names)
+                    if not session or session_of(name) == session
+                ]
+            )
+
+        self.hub.ask_which(then)
+
+    def tree(self, done: Done) -> None:
+        self.hub.call_root({"op": "tree"}, lambda answer: done(json.loads(answer["text"])))
+
+    def kill(self, done: Done, name: str, signal: int = 9) -> None:
+        if not 1 <= signal <= 64:
+            raise LoomError("usage", f"no signal {signal}")
+        self._root(done, {"op": "signal", "name": name, "signal": signal}, name)
+
+    def restart(self, done: Done, name: str) -> None:
+        self._root(done, {"op": "restart", "name": name}, name)
+
+    def child(self, done: Done, call: str, id: str) -> None:
+        if call not in ("start", "terminate", "restart", "delete"):
+            raise LoomError("usage", f"no such call: {call!r}")
+
+        def then(answer: dict[str, Any]) -> None:
+            done({"id": id, "result": answer.get("error") or "ok"})
+
+        self.hub.call_root({"op": "child", "call": call, "name": id}, then)
+
+    def _root(self, done: Done, message: dict[str, Any], name: str) -> None:
+        def then(answer: dict[str, Any]) -> None:
+            if answer.get("ok"):
+                done({"name": name, "pid": answer["pid"], "incarnation": answer["incarnation"]})
+                return
+            error = str(answer.get("error") or "failed")
+            if error == "not_found":
+                row = self.hub.rules.actors.get(name)
+                if row is not None and row.wanted != "ended":
+                    done(LoomError("not_running", f"{name} is {row.wanted} and has no process"))
+                else:
+                    done(LoomError("no_such_actor", f"no {name!r}", "see: loomctl ps"))
+            elif error == "not_running":
+                done(LoomError("not_running", f"{name} has no process now"))
+            else:
+                done(LoomError("failed", f"{message['op']} {name}: {error}"))
+
+        self.hub.call_root(message, then)
+
+    def ask(self, done: Done, actor: str, body: dict[str, Any]) -> None:
+        raw = codec.encode(body)
+        codec.body(raw)  # refused here, not in the actor
+        self._asks += 1
+        id = str(self._asks)
+        self._asking[id] = done
+        self.hub.ask(FROM_CLIENT, id, "user", actor, raw)
+
+    def reload(self, done: Done, what: str = "tools") -> None:
+        """Every tool host that runs forms a new generation; what came of it, together."""
+        if what not in ("tools", "all"):
+            raise LoomError(
+                "not_yet" if what in ("roles", "actors") else "usage",
+                f"`reload {what}` is not there yet",
+                "meanwhile: loomctl reload tools, or loomctl daemon restart",
+            )
+        known = self.hub.rules.known
+        hosts = [name for name in self.hub.peers.by_name if known[name].kind == "tools"]
+        total: dict[str, Any] = {"generation": 0, "loaded": [], "changed": [], "errors": []}
+        left = len(hosts)
+        if not hosts:
+            done(total)
+            return
+
+        def then(answer: Answered) -> None:
+            nonlocal left
+            left -= 1
+            if answer.error:
+                total["errors"].append(
+                    {"module": "", "error": f"{answer.error}: {answer.detail}".rstrip(": ")}
+                )
+            else:
+                said = codec.body(answer.body)
+                if isinstance(said, Reloaded):
+                    total["generation"] = max(total["generation"], said.generation)
+                    for field in ("loaded", "changed"):
+                        new = [one for one in getattr(said, field) if one not in total[field]]
+                        total[field] += new
+                    total["errors"] += [e for e in said.errors if e not in total["errors"]]
+            if left == 0:
+                done(total)
+
+        for name in hosts:
+            self.hub.ask_here(name, codec.encode(Reload(what="tools")), then)
+
+    def shutdown(self, done: Done) -> None:
+        done({"stopping": True, "pid": self.hub.root_pid})
+        self.hub.tell_root({"op": "shutdown"})
+
+    # --- shared --------------------------------------------------------------------------------
+
+    def _sessions(self) -> list[SessionRow]:
+        return [
+            row
+            for row in self.hub.rules.sessions.values()
+            if not row.removed and row.session != DAEMON
+        ]
+
+    def _session(self, session: str) -> SessionRow:
+        row = self.hub.rules.sessions.get(session)
+        if row is None or row.removed:
+            raise requests.no_such_session(session)
+        return row
+
+    def _agents(self, session: str) -> list[str]:
+        rules = self.hub.rules
+        names = [
+            name
+            for name in rules.members.get(session, ())
+            if rules.known[name].kind in ("agent", "echo")
+        ]
+        return sorted(names, key=lambda name: (rules.actors[name].created, name))
+
+    def _process(self, name: str, worker: Any = (), *, memory: bool = False) -> dict[str, Any]:
+        """One line of `ps`. `worker`: the root's row of it, if it has one."""
+        hub = self.hub
+        row = hub.rules.actors.get(name)
+        known = hub.rules.known.get(name)
+        child = hub.children.get(name)
+        pid = worker[2] if worker else child.pid if child is not None else None
+        incarnation = worker[1] if worker else row.fence if row is not None else 0
+        started = worker[5] if worker else child.started_at if child is not None else 0.0
+        if row is not None:
+            state = row.status if pid or row.wanted != "running" else "starting"
+        else:
+            state = str(worker[3]) if worker else ""
+        shown: dict[str, Any] = {
+            "name": name,
+            "kind": known.kind if known is not None else name.partition("-")[0],
+            "session": known.session if known is not None else session_of(name),
+            "role": hub.rules.spec(name).role if row is not None else "",
+            "pid": pid or None,
+            "incarnation": incarnation,
+            "generation": row.generation if row is not None else hub.generation,
+            "state": state,
+            "restarts": max(row.restarts if row is not None else 0, worker[4] if worker else 0),
+            "uptime_s": round(max(0.0, time.time() - started), 3) if pid and started else 0.0,
+            "rss_kb": _rss(pid) if pid else 0,
+            "mailbox": sum(row.boxed) if row is not None else 0,
+            "waiting_for": row.waiting_for if row is not None else "",
+        }
+        if memory:
+            shown["pss_kb"] = _pss(pid) if pid else 0
+        return shown
+
+    @staticmethod
+    def _uptime(pid: int) -> float:
+        try:
+            ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        except (OSError, ValueError, IndexError):
+            return 0.0
+        since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return max(0.0, since_boot - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _rss(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_KB
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _pss(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return 0
+
+
+def prepared(repo: str) -> dict[str, Any]:
+    """What must be looked up on disk before a session is journaled: {repo, base}. LoomError."""
+    path = Path(repo)
+    if not path.is_absolute():
+        raise LoomError("usage", f"{repo!r} is not an absolute path", "name the repo: --repo DIR")
+    if not path.is_dir():
+        what = "is not a directory" if path.exists() else "does not exist"
+        raise LoomError("usage", f"{repo} {what}", "name the repo: --repo DIR")
+    if not os.access(path, os.R_OK | os.X_OK):
+        raise LoomError("usage", f"{repo} is not readable", "check its permissions")
+    path = path.resolve()
+    return {"repo": str(path), "base": head(path)}
+
+
+def head(repo: Path) -> str:
+    """The commit that HEAD names; "" if this is no git repo, or one without a commit."""
+    git = repo / ".git"
+    try:
+        if git.is_file():  # a worktree: "gitdir: PATH"
+            git = (repo / git.read_text().partition(":")[2].strip()).resolve()
+        said = (git / "HEAD").read_text().strip()
+        if not said.startswith("ref:"):
+            return said[:64]
+        ref = said.partition(":")[2].strip()
+        common = git / "commondir"
+        roots = [git] + ([(git / common.read_text().strip()).resolve()] if common.exists() else [])
+        for root in roots:
+            if (root / ref).is_file():
+                return (root / ref).read_text().strip()[:64]
+            packed = root / "packed-refs"
+            if packed.is_file():
+                for line in packed.read_text().splitlines():
+                    commit, _, name = line.partition(" ")
+                    if name == ref:
+                        return commit[:64]
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return ""
+
+
+class Operation:
+    """One entry of OPS: its function, its arguments, and how it is answered."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        journaled: bool = False,
+        call: bool = False,
+        changes: bool = False,
+    ) -> None:
+        self.function = function
+        self.journaled = journaled
+        self.call = call
+        self.changes = changes
+        skipped = 2 if journaled or call else 1  # batch and id; self and done; self
+        signature = inspect.signature(function, eval_str=True)
+        fields: list[Any] = []
+        for parameter in list(signature.parameters.values())[skipped:]:
+            field: tuple[Any, ...] = parameter.name, parameter.annotation
+            if parameter.default is not parameter.empty:
+                field = (*field, parameter.default)
+            fields.append(field)
+        self._struct = msgspec.defstruct(function.__name__, fields, kw_only=True)
+
+    def checked(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The arguments, checked, with defaults. LoomError(bad_request)."""
+        try:
+            value = msgspec.convert(args, self._struct)
+        except msgspec.ValidationError as error:
+            raise LoomError("bad_request", f"arguments: {error}") from None
+        return {name: getattr(value, name) for name in self._struct.__struct_fields__}
+
+
+OPS: Final[dict[str, Operation]] = {
+    name: Operation(function, journaled=True) for name, function in requests.OPS.items()
+} | {
+    "status": Operation(Clients.status),
+    "events": Operation(Clients.events),
+    "sessions": Operation(Clients.sessions),
+    "session": Operation(Clients.session),
+    "board": Operation(Clients.board),
+    "waiting": Operation(Clients.waiting),
+    "usage": Operation(Clients.usage),
+    "diff": Operation(Clients.diff),
+    "fetch_state": Operation(Clients.fetch_state),
+    "ps": Operation(Clients.ps, call=True),
+    "tree": Operation(Clients.tree, call=True),
+    "kill": Operation(Clients.kill, call=True, changes=True),
+    "restart": Operation(Clients.restart, call=True, changes=True),
+    "child": Operation(Clients.child, call=True, changes=True),
+    "ask": Operation(Clients.ask, call=True),
+    "reload": Operation(Clients.reload, call=True, changes=True),
+    "shutdown": Operation(Clients.shutdown, call=True, changes=True),
+}
+"""Everything a client can ask for."""

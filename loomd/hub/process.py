@@ -1,0 +1,776 @@
+"""The hub's process: one loop over two ROUTERs, the XPUB, the link to the root and the writer.
+
+A frame becomes a job; when the writer has made it durable, the loop acknowledges, delivers and
+publishes what follows from it. The loop itself only reads the state.
+
+Exit statuses: 0 stopped in order, or the root is gone; 1 the store is broken (a successor starts
+from what is on disk); 73 no room to start; 74 this state cannot be served (newer, no permission).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import heapq
+import hmac
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NoReturn, assert_never
+
+import setproctitle
+import structlog
+
+from loomd.actor.behaviour import Spec
+from loomd.hub import mail, reconcile
+from loomd.hub.clients import FROM_CLIENT, Clients
+from loomd.hub.mail import Batch, Result, Rules
+from loomd.hub.peers import HELD_S, Asks, Held, Peer, Peers
+from loomd.hub.publish import Publisher
+from loomd.hub.writer import RETRY_S, Dethroned, Job, Writer, finish
+from loomd.store.env import DiskFull, Store, StoreError
+from loomd.store.migrate import NewerSchema
+from loomd.store.schema import session_of
+from loomd.supervise.crash import crash_point
+from loomd.supervise.link import LinkClosed, ProcessBirth, TooLarge
+from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, NORMAL
+from loomd.wire import codec, sockets, topics
+from loomd.wire.endpoints import Instance
+from loomd.wire.errors import LoomError
+from loomd.wire.messages import (
+    PROTOCOL,
+    Answer,
+    Answered,
+    Ask,
+    Asked,
+    Commit,
+    Fenced,
+    Hello,
+    Pong,
+    Publish,
+    Refused,
+    Retry,
+    TimerFired,
+)
+
+TURN: Final = 256
+"""Frames of actors taken per turn of the loop, before clients and the link have theirs."""
+
+TICK_S: Final = 1.0
+SWITCH_S: Final = 0.0005
+"""How long a thread may keep the interpreter: the writer must not wait 5 ms after each fsync."""
+
+FROM_HUB: Final = b"\0h"
+"""Route of an ask of the hub's own."""
+
+log = structlog.get_logger()
+
+
+def token_of(secret: str, name: str, incarnation: int) -> str:
+    """What an incarnation says in its Hello."""
+    message = f"{name}#{incarnation}".encode()
+    return hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()[:32]
+
+
+def client_token(secret: str) -> str:
+    """What clients say: the same for all hubs of one root, so that they outlive a hub."""
+    return hmac.new(secret.encode(), b"clients", hashlib.sha256).hexdigest()
+
+
+class CommitJob(Job):
+    """The hot path: no closures."""
+
+    __slots__ = ("commit", "hub", "identity")
+
+    def __init__(self, hub: Hub, identity: bytes, commit: Commit) -> None:
+        self.hub = hub
+        self.identity = identity
+        self.commit = commit
+        self.name = commit.actor
+        self.result = None
+        self.why = ("", "")
+
+    def apply(self, batch: Batch) -> Result:
+        return batch.commit(self.commit)
+
+    def then(self, result: Result) -> None:
+        self.hub.committed(self, result)
+
+    def failed(self, code: str, detail: str) -> None:
+        if code == "disk_full":
+            frame: Any = Retry(step=self.commit.step, reason="disk_full", after_s=RETRY_S)
+            self.hub.counters["disk_full"] += 1
+        else:
+            frame = Refused(code=code, detail=detail[:500], step=self.commit.step)
+            self.hub.counters["refused"] += 1
+        self.hub.say(self.identity, frame)
+
+
+class Hub:
+    """One incarnation of the hub. Everything in it belongs to the loop's thread."""
+
+    def __init__(self, birth: ProcessBirth, store: Store, rules: Rules, epoch: int) -> None:
+        args = birth.args
+        self.birth = birth
+        self.store = store
+        self.rules = rules
+        self.epoch = epoch
+        self.places = places_of(args)
+        self.secret = str(args.get("secret", ""))
+        self.client_token = client_token(self.secret)
+        self.version = str(args.get("version", "0"))
+        self.root_pid = int(args.get("root_pid") or os.getppid())
+        self.generation = int(args.get("package_generation") or 0)
+        self.started = time.time()
+        kept = ("state_dir", "runtime_dir", "config", "settings", "package_generation")
+        self.births = reconcile.Births(
+            entries=args.get("entries") or {}, args={k: args[k] for k in kept if k in args}
+        )
+        self.counters: Counter[str] = Counter()
+        self.peers = Peers()
+        self.asks = Asks()
+        self.children: dict[str, reconcile.Child] = {}
+        self.timers: dict[str, dict[str, tuple[float, bytes]]] = {}
+        self.heap: list[tuple[float, str, str]] = []
+        self.fired: set[tuple[str, str]] = set()
+        self.stopping = False
+        self._published: list[tuple[str, bytes]] = []
+        self._asked_here: dict[str, Callable[[Answered], None]] = {}
+        self._ids = 0
+        self._calls: dict[int, Callable[[dict[str, Any]], None]] = {}
+        self._pages: dict[Any, list[Any]] = {}
+        self._pieces: dict[Any, list[str]] = {}
+        self._check_readers = False
+        self._next_tick = 0.0
+        self._later: list[Callable[[], None]] = []
+
+        runtime = self.places.runtime
+        runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.actors = sockets.make_router(self.places.actors)
+        self.publisher = Publisher(sockets.make_xpub(self.places.events))
+        self.clients = Clients(self, sockets.make_router(self.places.clients))
+        self._write_token()
+        self.writer = Writer(store, rules)
+        self.writer.start()
+        with store.reading() as txn:
+            for name, key, due, body in mail.due_timers(txn):
+                self._arm(name, key, due, body)
+
+    def _write_token(self) -> None:
+        path = self.places.token_file
+        temporary = path.with_suffix(f".{os.getpid()}")
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(fd, "w") as file:
+            file.write(self.client_token)
+        os.rename(temporary, path)
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until the root says stop. Raises LinkClosed, StoreError, Dethroned."""
+        link = self.birth.link
+        link.send({"op": "epoch", "epoch": self.epoch})
+        self.ask_which(None)
+        poller = sockets.Poller()
+        for socket in (self.actors, self.publisher.socket, self.clients.socket):
+            poller.register(socket, sockets.POLLIN)
+        poller.register(self.writer.fd, sockets.POLLIN)
+        poller.register(link.fileno(), sockets.POLLIN)
+        waiting = False
+        while not self.stopping:
+            if link.waiting is not waiting:
+                waiting = link.waiting
+                poller.modify(link.fileno(), sockets.POLLIN | (sockets.POLLOUT if waiting else 0))
+            ready = dict(poller.poll(self._timeout()))
+            if self.writer.fd in ready:
+                self._results()
+            if self.actors in ready:
+                self._frames()
+            if link.fileno() in ready:
+                self._link()
+            if self.publisher.socket in ready:
+                self.publisher.subscriptions()
+            if self.clients.socket in ready:
+                self.clients.turn()
+            self._due()
+
+    def _timeout(self) -> int:
+        if not self.heap:
+            return int(TICK_S * 1000)
+        return max(0, min(int(TICK_S * 1000), int((self.heap[0][0] - time.time()) * 1000) + 1))
+
+    def close(self) -> None:
+        """After an orderly stop: everything queued is written and said."""
+        self.writer.stop()
+        with contextlib.suppress(StoreError):
+            self._results()
+        self.writer.close()
+        self.actors.close()
+        self.clients.socket.close()
+        self.publisher.socket.close()
+        with contextlib.suppress(FileNotFoundError):
+            self.places.token_file.unlink()
+        self.store.close()
+
+    # --- actors: in ----------------------------------------------------------------------------
+
+    def _frames(self) -> None:
+        receive = self.actors.receive_nowait
+        for _ in range(TURN):
+            frames = receive()
+            if frames is None:
+                return
+            identity = frames[0]
+            if len(frames) != 2:
+                self._garbage(identity, "unknown_message", f"{len(frames) - 1} frames for one")
+                continue
+            try:
+                message = codec.from_actor(frames[1])
+            except LoomError as error:
+                self._garbage(identity, error.code, error.message)
+                continue
+            if type(message) is Commit:
+                self._commit(identity, message)
+                continue
+            match message:
+                case Hello():
+                    self._hello(identity, message)
+                case Ask():
+                    self._ask(identity, message)
+                case Answer():
+                    self._answer(identity, message)
+                case Publish():
+                    self._publish(identity, message)
+                case Pong() | Commit():
+                    pass
+                case _:
+                    assert_never(message)
+
+    def _garbage(self, identity: bytes, code: str, detail: str) -> None:
+        self.counters[code] += 1
+        log.warning("frame.refused", peer=repr(identity[:80]), code=code, detail=detail[:200])
+        self.say(identity, Refused(code=code, detail=detail[:500]))
+
+    def _hello(self, identity: bytes, hello: Hello) -> None:
+        expected = token_of(self.secret, hello.actor, hello.incarnation)
+        if not hmac.compare_digest(expected.encode(), hello.token.encode()):
+            self._garbage(identity, "auth", f"the token of {hello.actor!r} is wrong")
+            return
+        if identity != f"{hello.actor}#{hello.incarnation}".encode():
+            self._garbage(identity, "auth", "the socket's identity is not name#incarnation")
+            return
+        if hello.protocol != PROTOCOL:
+            self._garbage(identity, "bad_request", f"protocol {hello.protocol}, not {PROTOCOL}")
+            return
+        self.submit(
+            lambda batch: batch.hello(hello),
+            lambda result: self._welcomed(identity, hello, result),
+            hello.actor,
+            # Unanswered: the host says it again.
+            failed=lambda code, detail: self._not_stored("hello", code, detail),
+        )
+
+    def _commit(self, identity: bytes, commit: Commit) -> None:
+        peer = self.peers.by_identity.get(identity)
+        if peer is None:
+            # Sent to a predecessor of this hub: the host says Hello and then this again.
+            self.counters["unwelcomed"] += 1
+            return
+        if commit.actor != peer.name or commit.incarnation != peer.incarnation:
+            self._garbage(identity, "auth", f"a commit of {commit.actor!r} from {peer.name}")
+            return
+        self.writer.put(CommitJob(self, identity, commit))
+
+    def _ask(self, identity: bytes, ask: Ask) -> None:
+        peer = self.peers.by_identity.get(identity)
+        if peer is None:
+            self.counters["unwelcomed"] += 1
+            return
+        if peer.session and session_of(ask.to) not in (peer.session, ""):
+            self.answered(
+                identity, Answered(id=ask.id, error="no_such_actor", detail="of another session")
+            )
+            return
+        self.ask(identity, ask.id, peer.name, ask.to, ask.body)
+
+    def _answer(self, identity: bytes, answer: Answer) -> None:
+        peer = self.peers.by_identity.get(identity)
+        if peer is None or not self.asks.answered(peer.name, answer.route, answer.id):
+            self.counters["late_answer"] += 1
+            return
+        self.answered(
+            answer.route,
+            Answered(id=answer.id, body=answer.body, error=answer.error, detail=answer.detail),
+        )
+
+    def _publish(self, identity: bytes, publish: Publish) -> None:
+        peer = self.peers.by_identity.get(identity)
+        if peer is None:
+            self.counters["unwelcomed"] += 1
+            return
+        topic = publish.topic
+        own = topics.deltas(peer.session) if peer.session else "d/"
+        if topic != topics.STATUS and not topic.startswith(own):
+            self._garbage(identity, "bad_request", f"{peer.name} may not publish {topic[:80]!r}")
+            return
+        self.publisher.delta(topic, peer.name, publish.data)
+
+    # --- actors: out ---------------------------------------------------------------------------
+
+    def say(self, identity: bytes, frame: Any) -> None:
+        """One frame to an actor. One that is gone hears nothing; its death is noted elsewhere."""
+        try:
+            self.actors.send_to(identity, codec.encode(frame))
+        except sockets.Unreachable:
+            self.counters["unreachable"] += 1
+
+    def _raw(self, peer: Peer, frame: bytes) -> None:
+        try:
+            self.actors.send_to(peer.identity, frame)
+        except sockets.Unreachable:
+            self.counters["unreachable"] += 1
+
+    def _welcomed(self, identity: bytes, hello: Hello, result: Result) -> None:
+        self.say(identity, result.reply)
+        if result.known is None:
+            log.info("hello.fenced", actor=hello.actor, incarnation=hello.incarnation)
+            self.follow(result)
+            return
+        name = hello.actor
+        before = self.peers.by_name.get(name)
+        if before is not None and before.incarnation != hello.incarnation:
+            self._asks_died(name, f"{name} was restarted")
+        peer = Peer(name, session_of(name), hello.incarnation, identity, result.known)
+        self.peers.add(peer)
+        self.fired = {fired for fired in self.fired if fired[0] != name}
+        self.follow(result)
+        self._fill(peer)
+        now = time.time()
+        for key, (due, _) in self.timers.get(name, {}).items():
+            if due <= now:
+                self._fire(name, key)
+        for held in self.asks.release(name):
+            self.ask(held.route, held.id, held.sender, name, held.body)
+
+    def _fill(self, peer: Peer) -> None:
+        """Sends what waits in the mailbox, control first, as far as the window allows."""
+        for lane in (0, 1):
+            room = peer.room(lane)
+            if not room:
+                continue
+            with self.store.reading() as txn:
+                waiting = mail.mailbox(txn, peer.name, lane, peer.cursor[lane], room)
+            peer.read(lane, [seq for seq, _ in waiting], room)
+            for _, frame in waiting:
+                self._raw(peer, frame)
+
+    def committed(self, job: CommitJob, result: Result) -> None:
+        """A commit is durable, or was refused."""
+        crash_point("hub.before_ack", job.name)
+        reply = result.reply
+        self.say(job.identity, reply)
+        if type(reply) is Refused:
+            self.counters["refused"] += 1
+            log.warning("commit.refused", actor=job.name, code=reply.code, detail=reply.detail)
+        elif type(reply) is Fenced:
+            self.counters["fenced"] += 1
+        self.follow(result)
+
+    def follow(self, result: Result) -> None:
+        """Says and does what follows from a durable job."""
+        by_name = self.peers.by_name
+        for to, lane, seq, frame in result.mails:
+            peer = by_name.get(to)
+            if peer is not None and peer.offered(lane, seq):
+                self._raw(peer, frame)
+        consumed = result.consumed
+        if consumed is not None:
+            peer = by_name.get(consumed[0])
+            if peer is not None:
+                peer.consumed(consumed[1])
+                if peer.room(0) or peer.room(1):
+                    self._fill(peer)
+        for name, key, due, body in result.timers:
+            self._arm(name, key, due, body)
+        if result.status is not None:
+            name, state, waiting_for, since = result.status
+            self.publisher.delta(
+                topics.STATUS,
+                name,
+                {"name": name, "state": state, "waiting_for": waiting_for, "since": since},
+            )
+        for name in result.wake:
+            self.ensure(name)
+        for name in result.ended:
+            self.end(name)
+        for session in result.over:
+            log.info("session.over", session=session)
+            self.tell_root({"op": "end_session", "session": session})
+            for name in self.rules.members.get(session, ()):
+                self._asks_died(name, f"{session} is over", held=False)
+        self._published += result.events
+
+    def _results(self) -> None:
+        for job in self.writer.results():
+            finish(job)
+        if self._published:
+            crash_point("hub.before_publish")
+            events, self._published = self._published, []
+            for session, frame in events:
+                self.publisher.event(session, frame)
+
+    # --- asks ----------------------------------------------------------------------------------
+
+    def ask(self, route: bytes, id: str, sender: str, to: str, body: bytes) -> None:
+        """Relays an ask. Its callee asleep or on its way: woken, and the ask is kept until then."""
+        peer = self.peers.by_name.get(to)
+        if peer is not None:
+            self.asks.asked(to, route, id)
+            self.say(peer.identity, Asked(route=route, id=id, sender=sender, body=body))
+            return
+        row = self.rules.actors.get(to)
+        if row is None or row.wanted == "ended":
+            self.answered(route, Answered(id=id, error="no_such_actor", detail=f"no actor {to!r}"))
+            return
+        held = Held(time.monotonic() + HELD_S, route, id, sender, body)
+        if not self.asks.hold(to, held):
+            self.answered(route, Answered(id=id, error="limit", detail="too many asks wait"))
+            return
+        if row.wanted == "asleep":
+            self.submit(lambda batch: batch.wake(to), self.follow, to)
+
+    def ask_here(self, to: str, body: bytes, then: Callable[[Answered], None]) -> None:
+        """The hub's own ask."""
+        self._ids += 1
+        id = f"h{self._ids}"
+        self._asked_here[id] = then
+        self.ask(FROM_HUB, id, mail.HUB, to, body)
+
+    def answered(self, route: bytes, answer: Answered) -> None:
+        """An answer to wherever its ask came from."""
+        if route == FROM_CLIENT:
+            self.clients.answered(answer)
+        elif route == FROM_HUB:
+            then = self._asked_here.pop(answer.id, None)
+            if then is not None:
+                then(answer)
+        else:
+            self.say(route, answer)
+
+    def _asks_died(self, name: str, why: str, *, held: bool = False) -> None:
+        for route, id in self.asks.died(name):
+            self.answered(route, Answered(id=id, error="actor_died", detail=why))
+        if held:
+            for one in self.asks.release(name):
+                self.answered(one.route, Answered(id=one.id, error="no_such_actor", detail=why))
+
+    # --- timers --------------------------------------------------------------------------------
+
+    def _arm(self, name: str, key: str, due: float | None, body: bytes) -> None:
+        self.fired.discard((name, key))
+        if due is None:
+            keys = self.timers.get(name)
+            if keys is not None:
+                keys.pop(key, None)
+                if not keys:
+                    del self.timers[name]
+            return
+        self.timers.setdefault(name, {})[key] = (due, body)
+        heapq.heappush(self.heap, (due, name, key))
+
+    def _due(self) -> None:
+        now = time.time()
+        while self.heap and self.heap[0][0] <= now:
+            due, name, key = heapq.heappop(self.heap)
+            armed = self.timers.get(name, {}).get(key)
+            if armed is not None and armed[0] == due:
+                self._fire(name, key)
+        if now >= self._next_tick:
+            self._next_tick = now + TICK_S
+            self._tick()
+
+    def _fire(self, name: str, key: str) -> None:
+        if (name, key) in self.fired:
+            return
+        peer = self.peers.by_name.get(name)
+        due, body = self.timers[name][key]
+        if peer is not None:
+            self.fired.add((name, key))
+            self.say(peer.identity, TimerFired(key=key, due=due, body=body))
+            return
+        row = self.rules.actors.get(name)  # not there: it gets them all when it is welcomed
+        if row is not None and row.wanted == "asleep":
+            self.submit(lambda batch: batch.due(name), self.follow, name)
+
+    def _tick(self) -> None:
+        for to, held in self.asks.expired(time.monotonic()):
+            self.answered(
+                held.route,
+                Answered(id=held.id, error="timeout", detail=f"{to} did not start in time"),
+            )
+        later, self._later = self._later, []
+        for submit in later:
+            submit()
+        if self._check_readers:
+            self._check_readers = False
+            self.store.reader_check()
+
+    # --- the root ------------------------------------------------------------------------------
+
+    def tell_root(self, message: dict[str, Any]) -> None:
+        try:
+            self.birth.link.send(message)
+        except TooLarge as error:
+            log.error("link.too_large", op=message.get("op"), error=str(error))
+
+    def ensure(self, name: str) -> None:
+        """Asks the root to run an actor that is wanted."""
+        row = self.rules.actors.get(name)
+        if row is None or row.wanted != "running":
+            return
+        spec = self.rules.spec(name)
+        if spec.session and spec.kind not in self.births.entries:
+            log.error("ensure.unknown_kind", actor=name, kind=spec.kind)
+        order = self.births.ensure(spec)
+        if order is not None:
+            self.tell_root(order)
+
+    def end(self, name: str) -> None:
+        """Asks the root to end an actor's process and forget it."""
+        if session_of(name):
+            self.tell_root({"op": "stop", "name": name})
+        row = self.rules.actors.get(name)
+        self._asks_died(name, f"{name} has ended", held=row is None or row.wanted == "ended")
+
+    def call_root(self, message: dict[str, Any], then: Callable[[dict[str, Any]], None]) -> None:
+        """A request that the root answers; `then` gets its `result`, `tree` or `which`, whole."""
+        self._ids += 1
+        self._calls[self._ids] = then
+        self.tell_root({**message, "id": self._ids})
+
+    def ask_which(self, then: Callable[[dict[str, Any]], None] | None) -> None:
+        if then is None:
+            self.call_root({"op": "which"}, lambda answer: self._reconcile(answer["children"]))
+        else:
+            self.call_root({"op": "which"}, then)
+
+    def _link(self) -> None:
+        while (note := self.birth.link.receive()) is not None:
+            try:
+                self._note(note)
+            except (KeyError, TypeError, ValueError) as error:
+                self.counters["bad_note"] += 1
+                log.error("note.bad", op=note.get("op"), error=repr(error))
+            if self.stopping:
+                return
+
+    def _note(self, note: dict[str, Any]) -> None:
+        match note.get("op"):
+            case "stop":
+                self.stopping = True
+            case "born":
+                name = str(note["name"])
+                self.children[name] = reconcile.Child(
+                    name, int(note["incarnation"]), int(note["pid"]), "running", 0, time.time()
+                )
+            case "exited":
+                self._exited(note)
+            case "gave_up":
+                log.error("supervisor.gave_up", supervisor=note.get("supervisor"))
+                supervisor = str(note["supervisor"])
+                self.submit(lambda batch: batch.gave_up(supervisor), self.follow, supervisor)
+            case "which":
+                pages = self._pages.setdefault(note.get("id"), [])
+                pages += note["children"]
+                if note.get("last", True):
+                    del self._pages[note.get("id")]
+                    self._root_said(note.get("id"), {"children": pages}, note)
+            case "tree":
+                pieces = self._pieces.setdefault(note.get("id"), [])
+                pieces.append(note["part"])
+                if note.get("last", True):
+                    del self._pieces[note.get("id")]
+                    self._root_said(note.get("id"), {"text": "".join(pieces)}, note)
+            case "result":
+                self._root_said(note.get("id"), note, note)
+            case "epoch" | "pid" | "ready":
+                pass
+            case op:
+                log.warning("note.unknown", op=op)
+
+    def _root_said(self, id: Any, answer: dict[str, Any], note: dict[str, Any]) -> None:
+        then = self._calls.pop(id, None)
+        if then is not None:
+            then(answer)
+        elif note["op"] == "which":
+            self._reconcile(answer["children"])  # we were too slow, and notes were lost
+
+    def _exited(self, note: dict[str, Any]) -> None:
+        name, incarnation = str(note["name"]), int(note["incarnation"])
+        child = self.children.get(name)
+        if child is not None and child.incarnation <= incarnation:
+            del self.children[name]
+        self.peers.drop(name, up_to=incarnation)
+        self._check_readers = True
+        reason = mail.exit_reason(note)
+        log.info(
+            "actor.exited",
+            actor=name,
+            incarnation=incarnation,
+            status=note.get("status"),
+            signal=note.get("signal"),
+            reason=reason,
+            final=bool(note.get("final")),
+        )
+        self.publisher.delta(
+            topics.OBITUARIES,
+            name,
+            {
+                "name": name,
+                "incarnation": incarnation,
+                "status": note.get("status"),
+                "reason": reason,
+            },
+        )
+        if name not in self.peers.by_name:
+            self._asks_died(name, f"{name}: {reason}")
+        self.submit(lambda batch: batch.exited(note), self.follow, name)
+
+    def _reconcile(self, rows: list[Any]) -> None:
+        """Makes what the root has what is wanted."""
+        have = reconcile.children(rows)
+        self.children = {name: child for name, child in have.items() if child.pid}
+        for name, peer in list(self.peers.by_name.items()):
+            if name in have and have[name].incarnation > peer.incarnation:
+                self.peers.drop(name)
+                self._asks_died(name, f"{name} was restarted")
+        wanted = {
+            name: (row.wanted, self.rules.spec(name))
+            for name, row in self.rules.actors.items()
+            if row.wanted == "running" or name in have
+        }
+        orders = reconcile.reconcile(wanted, have, self.births)
+        log.info("reconciled", children=len(have), wanted=len(wanted), orders=len(orders))
+        for order in orders:
+            self.tell_root(order)
+
+    # --- jobs ----------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        apply: Callable[[Batch], Result],
+        then: Callable[[Result], None],
+        name: str = "",
+        failed: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.writer.put(
+            Job(
+                apply,
+                then,
+                failed or (lambda code, detail: self._again(apply, then, name, code, detail)),
+                name,
+            )
+        )
+
+    def _again(
+        self,
+        apply: Callable[[Batch], Result],
+        then: Callable[[Result], None],
+        name: str,
+        code: str,
+        detail: str,
+    ) -> None:
+        """The hub's own jobs are repeated until there is room again."""
+        self._not_stored(name, code, detail)
+        if code == "disk_full":
+            self._later.append(lambda: self.submit(apply, then, name))
+
+    def _not_stored(self, what: str, code: str, detail: str) -> None:
+        self.counters[code] += 1
+        log.error("job.failed", job=what, code=code, detail=detail)
+
+
+def places_of(args: dict[str, Any]) -> Instance:
+    """The instance that a process was born into."""
+    return Instance(
+        config=Path(str(args.get("config", ""))),
+        state=Path(str(args["state_dir"])),
+        runtime=Path(str(args["runtime_dir"])),
+    )
+
+
+def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int]:
+    """Opens the state, begins a new epoch, makes the rows of the daemon's own actors."""
+    args = birth.args
+    settings = args.get("settings") or {}
+    crashes = (settings.get("supervision") or {}).get("poison_crashes", 3)
+    store = Store.writer(places_of(args), **(args.get("store") or {}))
+    rules = Rules(poison_crashes=int(crashes))
+    with store.writing() as txn:
+        rules.epoch = mail.begin_epoch(txn)
+        rules.load(txn)
+        batch = Batch(rules, txn, time.time())
+        batch.begin()
+        for value in args.get("daemon_specs") or ():
+            batch.respec(mail.read_spec({k: v for k, v in value.items() if k in SPEC_FIELDS}))
+        batch.flush()
+    rules.adopt(batch)
+    store.reader_check()
+    return store, rules, rules.epoch
+
+
+SPEC_FIELDS: Final = frozenset(Spec.__struct_fields__)
+
+
+def main(birth: ProcessBirth) -> None:
+    """The hub's whole life. Returns at an orderly stop, else exits the process."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    setproctitle.setproctitle("loomd: hub")
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        store, rules, epoch = open_state(birth)
+    except DiskFull as error:
+        _leave(birth, COULD_NOT_START, f"the disk is full: {error}")
+    except NewerSchema as error:
+        _leave(birth, CANNOT_START, f"{error.message}; {error.hint}")
+    except LoomError as error:
+        _leave(birth, CANNOT_START, error.message)
+    try:
+        hub = Hub(birth, store, rules, epoch)
+        birth.link.ready()
+        log.info("hub.ready", epoch=epoch, actors=len(rules.actors), sessions=len(rules.sessions))
+        hub.run()
+        hub.close()
+    except LinkClosed:
+        os._exit(NORMAL)
+    except (StoreError, Dethroned) as error:
+        _leave(birth, 1, f"{type(error).__name__}: {error}")
+    log.info("hub.stopped", epoch=epoch)
+    _flush()
+    os._exit(NORMAL)
+
+
+def _leave(birth: ProcessBirth, status: int, reason: str) -> NoReturn:
+    log.critical("hub.ends", status=status, reason=reason)
+    with contextlib.suppress(LinkClosed):
+        birth.link.send({"op": "crash", "traceback": reason[:16_000]})
+    _flush()
+    os._exit(status)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
