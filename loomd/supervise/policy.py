@@ -205,9 +205,14 @@ class Policy:
             self._arm(("stop", child.id), now_plus=shutdown)
 
     def _mark_all_down(self, sup: Supervisor) -> None:
-        for child in sup.children.values():
-            child.stop = True
+        for child in list(sup.children.values()):
             child.want = False
+            if child.state == "waiting":
+                self._cancel(("retry", child.id))
+                child.state = "down"
+            child.stop = child.state != "down"
+            if not child.stop:
+                self._answer(child, ("start", "restart", "bounce"), "terminated")
 
     def _kill_below(self, node: Child, reason: str) -> None:
         for worker in t.workers(node):
@@ -690,8 +695,9 @@ class Policy:
             if isinstance(node, Supervisor):
                 self._validate_supervisor(node)
             else:
-                assert (("start", node.id) in self.timers) == (node.state == "starting"), node
-                assert not node.stop or node.state in ("up", "stopping"), node
+                timed = node.state == "starting" and not node.timed_out
+                assert (("start", node.id) in self.timers) == timed, node
+                assert not node.stop or node.state in ("starting", "up", "stopping"), node
             assert (("retry", node.id) in self.timers) == (node.state == "waiting"), node
             if ("stop", node.id) in self.timers:
                 assert node.state == "stopping", node
@@ -702,7 +708,8 @@ class Policy:
         children = list(sup.children.values())
         if sup.state in ("down", "waiting"):
             assert not children, f"{sup.id} is {sup.state} and has children"
-        assert len(sup.attempts) <= sup.spec.intensity or sup.state == "stopping" or sup.failed
+        if sup.state in ("starting", "up"):
+            assert len(sup.attempts) <= sup.spec.intensity, sup.id
         if sup.state == "stopping":
             for child in children:
                 assert child.stop or child.state == "down", child

@@ -40,7 +40,7 @@ class Worker:
     """
 
     spec: WorkerSpec
-    parent: Supervisor
+    parent: Supervisor = field(repr=False)
     state: State = "down"
     want: bool = False
     stop: bool = False
@@ -71,7 +71,7 @@ class Supervisor:
     """
 
     spec: SupervisorSpec
-    parent: Supervisor | None
+    parent: Supervisor | None = field(repr=False)
     state: State = "down"
     want: bool = False
     stop: bool = False
@@ -84,7 +84,7 @@ class Supervisor:
     fatal: bool = False
     overdue: bool = False
     attempts: list[int] = field(default_factory=list)  # restart attempts, whole seconds
-    children: dict[str, Child] = field(default_factory=dict)  # in start order
+    children: dict[str, Child] = field(default_factory=dict, repr=False)  # in start order
     waiters: list[Waiter] = field(default_factory=list)
 
     @property
