@@ -77,9 +77,12 @@ _RENAME = re.compile(
     re.IGNORECASE,
 )
 _USES = re.compile(
-    _BEFORE
-    + r"(?:(?:find|list|show|search)\s+(?:me\s+)?(?:for\s+)?(?:all\s+)?(?:of\s+)?(?:the\s+|every\s+)?"
-    r"(?:uses?|usages?|references?|callers)\s+(?:of|to|for)\s+" + _KIND + _NAME.format("name") + ")"
+    _BEFORE + r"(?:(?:find|list|show|search)\s+(?:me\s+)?(?:for\s+)?(?:all\s+)?(?:of\s+)?"
+    r"(?:the\s+|every\s+)?"
+    r"(?:uses?|usages?|references?|callers)\s+(?:of|to|for)\s+"
+    + _KIND
+    + _NAME.format("name")
+    + ")"
     + _AFTER,
     re.IGNORECASE,
 )

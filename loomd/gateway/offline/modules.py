@@ -25,7 +25,7 @@ def folder(path: str) -> str:
 
 class Modules:
     """The Python files of a repo. A folder without `__init__.py` may be on the import path, so a
-    file has one dotted name for each such folder above it (`src/pkg/m.py`: `src.pkg.m`, `pkg.m`)."""
+    file has one dotted name for each such folder above it: `src.pkg.m` and `pkg.m`."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self.paths = {path for path in paths if is_python(path)}

@@ -487,15 +487,11 @@ class Project:
     def _mangling(
         self, path: str, record: Record, refs: set[str], candidate: Candidate
     ) -> list[str]:
-        private = [_private(self.old), _private(self.new)]
-        if not any(private) or (candidate.kind == "member" and private == [True, False]):
-            if len(candidate.classes) < 2:
-                return []
-        if not any(private) or (all(private) and len(candidate.classes) == 1):
+        was, will = _private(self.old), _private(self.new)
+        own = candidate.kind == "member" and len(candidate.classes) == 1
+        if not (was or will) or (own and was):
             return []
-        lines = [
-            p[0] for p in record["places"] if p[0] in record["mangled"] and chosen(p, refs)
-        ]
+        lines = [p[0] for p in record["places"] if p[0] in record["mangled"] and chosen(p, refs)]
         if not lines:
             return []
         return [

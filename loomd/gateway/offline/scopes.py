@@ -517,28 +517,28 @@ class _Walk:
             kind = "slots"
         else:
             return
-        for node in _elements(value):
+        for node, name in _elements(value):
             if kind == "all":
                 if self.reading.exported is None:
                     self.reading.exported = []
-                self.reading.exported.append(node.value)
-            if node.value in self.wanted:
-                self._string_name(kind, node, scope)
+                self.reading.exported.append(name)
+            if name in self.wanted:
+                self._string_name(kind, node, name, scope)
 
-    def _string_name(self, kind: str, node: ast.Constant, scope: Scope) -> None:
+    def _string_name(self, kind: str, node: ast.Constant, name: str, scope: Scope) -> None:
         start = self.text.start(node)
         token = next((t for t in self.text.tokens if t.start == start), None)
         end = self.text.end(node)
         if token is not None and token.type == tokenize.STRING and token.end == end:
             for prefix in ("", "r", "R", "u", "U"):
                 for quote in ("'", '"', "'''", '"""'):
-                    if token.text == f"{prefix}{quote}{node.value}{quote}":
+                    if token.text == f"{prefix}{quote}{name}{quote}":
                         at = (start[0], start[1] + len(prefix) + len(quote))
-                        use = Use(node.value, kind, at, len(node.value), scope)
+                        use = Use(name, kind, at, len(name), scope)
                         self.reading.uses.append(use)
                         return
         self.reading.problems.append(
-            f"line {start[0]}: `{node.value}` is listed in a string of an unusual form"
+            f"line {start[0]}: `{name}` is listed in a string of an unusual form"
         )
 
 
@@ -554,10 +554,10 @@ def _words(node: ast.AST) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _elements(value: ast.expr) -> Iterable[ast.Constant]:
+def _elements(value: ast.expr) -> Iterable[tuple[ast.Constant, str]]:
     """The string constants of a literal list, tuple, or sum of them."""
     if isinstance(value, ast.Constant) and isinstance(value.value, str):
-        yield value
+        yield value, value.value
     elif isinstance(value, ast.List | ast.Tuple | ast.Set):
         for element in value.elts:
             yield from _elements(element)

@@ -86,7 +86,9 @@ def read_talk(resolved: Resolved) -> Talk:
         if entry.role == "user" and not _peer(entry):
             talk.said.append(entry)
         elif entry.role == "assistant" and entry.calls:
-            talk.turns.append((entry, [_result(call, results.get(call.id)) for call in entry.calls]))
+            talk.turns.append(
+                (entry, [_result(call, results.get(call.id)) for call in entry.calls])
+            )
             talk.heard.append(len(talk.said))
     return talk
 
@@ -99,8 +101,10 @@ def _result(call: Call, entry: Entry | None) -> Result:
 
 def _peer(entry: Entry) -> bool:
     """Said by another agent; what the team itself says are tasks and review requests."""
-    return "/" in entry.sender and not entry.sender.endswith("/team") and not (
-        entry.text.startswith("Review request ")
+    return (
+        "/" in entry.sender
+        and not entry.sender.endswith("/team")
+        and not (entry.text.startswith("Review request "))
     )
 
 
@@ -138,10 +142,10 @@ def unpack(reasoning: str) -> Memory | None:
         return None
     try:
         raw = zlib.decompress(base64.b85decode(reasoning[len(_MARK) :]))
-        memory = json.loads(raw)
+        memory: Any = json.loads(raw)
     except (ValueError, zlib.error, binascii.Error):
         return None
-    return memory if isinstance(memory, dict) else None
+    return dict(memory) if isinstance(memory, dict) else None
 
 
 Step = Callable[[Memory, list[Result], list[str]], "Turn | FinalAnswer | Failed"]

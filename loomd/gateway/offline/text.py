@@ -1,7 +1,7 @@
 """Positions in Python source: lines, tokens, and the expressions inside f-strings. Pure.
 
 Lines count from 1, columns are characters from 0 (ast counts UTF-8 bytes: `Text.char`). Lines end
-at \\n, \\r\\n and \\r, as Python reads them, and not at form feeds or U+2028 as `str.splitlines` does.
+at \\n, \\r\\n and \\r, as Python reads them, not at form feeds or U+2028 as in `str.splitlines`.
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ class Text:
 
     def add_tokens(self, source: str) -> None:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            made = Token(
-                token.type, token.string, self.place(*token.start), self.place(*token.end)
-            )
+            made = Token(token.type, token.string, self.place(*token.start), self.place(*token.end))
             self.tokens.append(made)
             if token.type == tokenize.NAME:
                 self.names.append(made)

@@ -1,0 +1,368 @@
+"""Finds out: where a name is used, what a rename must change, what a module holds. Pure.
+
+A search for the word tells which files matter; each is read whole, described, and forgotten but
+for its record; then the records are joined (`project`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from loomd.gateway.offline.modules import Modules, is_python
+from loomd.gateway.offline.outline import outline
+from loomd.gateway.offline.project import Candidate, Conflict, Plan, Project
+from loomd.gateway.offline.rename import chosen, left_of
+from loomd.gateway.offline.results import cut_off, hit_paths, page, python_paths
+from loomd.gateway.offline.symbols import Record, describe
+from loomd.gateway.offline.talk import Memory, Result, Turn, data_of, plural, with_data
+from loomd.wire.bodies import Failed, FinalAnswer
+
+BATCH = 24
+"""Files read in one turn."""
+
+PAGE = 100_000
+ANSWER_LIMIT = 40_000
+SHOWN = 300
+
+
+def researcher(memory: Memory, results: list[Result], said: list[str]) -> Any:
+    if not memory:
+        return _begin(said)
+    if memory["job"] == "outline":
+        return _outline(memory, results)
+    return _search(memory, results)
+
+
+def _begin(said: list[str]) -> Turn | Failed:
+    for text in said:
+        for job in ("find_rename", "find_uses", "outline"):
+            task = data_of(text, job)
+            if task is not None:
+                return _first_turn(task)
+    return Failed(
+        kind="unknown_task",
+        detail="this researcher knows the tasks that the lead of offline/rules gives",
+    )
+
+
+def _first_turn(task: dict[str, Any]) -> Turn:
+    memory: Memory = {**task, "stage": "search"}
+    if task["job"] == "outline":
+        return Turn(
+            [("glob", {"pattern": "**/*.py"}), ("glob", {"pattern": "**/*.pyi"})],
+            f"Looking for `{task['target']}`.",
+            memory,
+        )
+    word = re.escape(task["old"])
+    return Turn(
+        [
+            ("grep", {"pattern": rf"\b{word}\b", "path": "."}),
+            ("grep", {"pattern": r"import\s+\*", "path": "."}),
+            ("glob", {"pattern": "**/*.py"}),
+            ("glob", {"pattern": "**/*.pyi"}),
+        ],
+        f"Looking for every `{task['old']}`.",
+        memory,
+    )
+
+
+# --- a name ------------------------------------------------------------------------------------
+
+
+def _search(memory: Memory, results: list[Result]) -> Turn | FinalAnswer | Failed:
+    if memory["stage"] == "search":
+        words, stars, *listings = results
+        if not words.ok and not _nothing(words.text):
+            return Failed(kind="search_failed", detail=words.text[:500])
+        listed = [path for result in listings for path in python_paths(result.text)]
+        hits, star_hits = hit_paths(words.text), hit_paths(stars.text)
+        wanted = {path for path in [*hits, *star_hits] if is_python(path)}
+        if cut_off(words.text) or cut_off(stars.text):
+            wanted |= set(listed)
+        memory = {
+            **memory,
+            "stage": "read",
+            "paths": sorted(set(listed) | wanted),
+            "todo": sorted(wanted),
+            "elsewhere": sorted(path for path in hits if not is_python(path)),
+            "records": {},
+            "parts": {},
+            "unread": [],
+        }
+    elif memory["stage"] == "read":
+        memory = _take(memory, results)
+    else:
+        found = {path for path in hit_paths(results[0].text) if is_python(path)}
+        memory = {
+            **memory,
+            "stage": "read",
+            "todo": sorted(found - set(memory["records"]) - set(memory["unread"])),
+            "heirs": True,
+        }
+    if memory["todo"]:
+        return _read_more(memory)
+    return _joined(memory)
+
+
+def _nothing(text: str) -> bool:
+    return not text.strip() or bool(re.search(r"\bno (match|hit|file)", text, re.IGNORECASE))
+
+
+def _read_more(memory: Memory) -> Turn:
+    calls = []
+    for path in memory["todo"][:BATCH]:
+        part = memory["parts"].get(path)
+        calls.append(("read", {"path": path, "offset": part[1] if part else 1, "limit": PAGE}))
+    n = len(memory["todo"])
+    return Turn(calls, f"{plural(n, 'file')} to read.", memory)
+
+
+def _take(memory: Memory, results: list[Result]) -> Memory:
+    records, parts = dict(memory["records"]), dict(memory["parts"])
+    todo, unread = list(memory["todo"]), list(memory["unread"])
+    for result in results:
+        path = result.args["path"]
+        if not result.ok:
+            todo.remove(path)
+            unread.append(path)
+            continue
+        read = page(result.text)
+        before, offset = parts.pop(path, ("", 1))
+        text = before + read.text
+        if read.next is not None and read.next > offset:
+            parts[path] = (text, read.next)
+            continue
+        todo.remove(path)
+        record = describe(path, text, memory["old"], memory.get("new", ""))
+        if _worth(record):
+            records[path] = record
+    return {**memory, "records": records, "parts": parts, "todo": todo, "unread": unread}
+
+
+def _worth(record: Record) -> bool:
+    return bool(
+        record.get("places")
+        or record.get("strings")
+        or record.get("stars")
+        or record.get("classes")
+        or record.get("mentions")
+    )
+
+
+def _project(memory: Memory) -> Project:
+    return Project(memory["records"], memory["paths"], memory["old"], memory.get("new", ""))
+
+
+def _joined(memory: Memory) -> Turn | FinalAnswer:
+    project = _project(memory)
+    if not memory.get("heirs"):
+        # A class may inherit a member without naming it, and its own heirs use it.
+        names = sorted({c[1].rpartition(".")[2] for f in project.families() for c in f})
+        if names:
+            words = "|".join(re.escape(name) for name in names)
+            return Turn(
+                [("grep", {"pattern": rf"class\s+\w+\(.*\b({words})\b", "path": "."})],
+                "Looking for classes that inherit from those that define it.",
+                {**memory, "stage": "heirs"},
+            )
+    if memory["job"] == "find_rename":
+        return _rename_answer(memory, project)
+    return _uses_answer(memory, project)
+
+
+def _notes(memory: Memory) -> list[str]:
+    notes = []
+    if memory["elsewhere"]:
+        shown = ", ".join(memory["elsewhere"][:8])
+        more = len(memory["elsewhere"]) - 8
+        notes.append(
+            f"other files mention `{memory['old']}` and were left: {shown}"
+            + (f" and {more} more" if more > 0 else "")
+        )
+    notes += [f"{path} could not be read and was left" for path in memory["unread"]]
+    return notes
+
+
+def _rename_answer(memory: Memory, project: Project) -> FinalAnswer:
+    old, new = memory["old"], memory["new"]
+    data: dict[str, Any] = {"job": "places", "old": old, "new": new, "files": [], "others": []}
+    data["notes"] = _notes(memory)
+    data["conflicts"] = []
+    try:
+        candidate = project.pick(memory.get("qualifier", ""), memory.get("kind", ""))
+        plan = project.plan(candidate)
+    except Conflict as conflict:
+        data["conflicts"] = [{"kind": conflict.kind, "text": conflict.text}]
+        return FinalAnswer(text=with_data(conflict.text, data))
+    data["label"], data["where"] = candidate.label, list(candidate.where)
+    data["notes"] += plan.notes
+    data["conflicts"] = [{"kind": "conflict", "text": t} for t in project.objections(plan)]
+    for path in sorted(project.records):
+        record, refs = project.records[path], plan.refs.get(path)
+        left = left_of(record, refs or ())
+        if refs:
+            data["files"].append(_file(path, record, refs, left))
+        elif left:
+            data["others"].append({"path": path, "skipped": left})
+    _fit(data)
+    return FinalAnswer(text=with_data(_told(data, candidate), data))
+
+
+def _file(path: str, record: Record, refs: set[str], left: list[dict[str, Any]]) -> dict[str, Any]:
+    places = [[p[0], p[1]] for p in record["places"] if chosen(p, refs)]
+    return {
+        "path": path,
+        "refs": sorted(refs),
+        "occurrences": places,
+        "count": len(places),
+        "first": places[0][0],
+        "last": places[-1][0],
+        "chars": record["chars"],
+        "skipped": left,
+    }
+
+
+def _fit(data: dict[str, Any]) -> None:
+    """Keeps an answer within what an agent may report: texts go first, then lists."""
+
+    def size() -> int:
+        return len(json.dumps(data, ensure_ascii=False).encode())
+
+    every = [*data["files"], *data["others"]]
+    data["left"] = sum(len(file["skipped"]) for file in every)
+    if size() > ANSWER_LIMIT:
+        for file in every:
+            for item in file["skipped"]:
+                item["text"] = item["text"][:40]
+    if size() > ANSWER_LIMIT:
+        for file in every:
+            file["skipped"] = file["skipped"][:3]
+    if size() > ANSWER_LIMIT:
+        data["others"] = data["others"][:10]
+        for file in data["files"]:
+            file["occurrences"] = file["occurrences"][:1]
+            file["skipped"] = []
+
+
+def _told(data: dict[str, Any], candidate: Candidate) -> str:
+    count = sum(file["count"] for file in data["files"])
+    lines = [
+        f"`{data['old']}` ({candidate.label}, defined at {', '.join(candidate.where)}) stands in "
+        f"{plural(count, 'place')} of {plural(len(data['files']), 'file')}."
+    ]
+    lines += [
+        f"- {file['path']}: {plural(file['count'], 'place')}, lines {file['first']}-{file['last']}"
+        for file in data["files"]
+    ]
+    if data["left"]:
+        lines.append(
+            f"{plural(data['left'], 'place')} of that word are not it (strings, comments, "
+            f"attributes of other objects, other scopes)."
+        )
+    lines += [f"Note: {note}" for note in data["notes"]]
+    lines += [f"Conflict: {conflict['text']}" for conflict in data["conflicts"]]
+    return "\n".join(lines)
+
+
+def _uses_answer(memory: Memory, project: Project) -> FinalAnswer:
+    old = memory["old"]
+    every = project.candidates()
+    if memory.get("qualifier"):
+        every = project._qualified(every, memory["qualifier"])
+    lines: list[str] = []
+    seen: set[tuple[str, int, int]] = set()
+    plans = [project.plan(candidate) for candidate in every]
+    for plan in plans:
+        lines += _uses_of(project, plan, seen)
+    if not plans:
+        lines.append(f"No definition of `{old}` was found in the repo.")
+    rest = []
+    for path, record in sorted(project.records.items()):
+        for place in record["places"]:
+            if (path, place[0], place[1]) not in seen:
+                rest.append(f"{path}:{place[0]}: {record['code'].get(str(place[0]), '')}")
+    if rest:
+        lines += ["", f"Other places of a name `{old}`, not told to be these:", *rest[:SHOWN]]
+    words = [
+        f"{path}:{n}: ({kind}) {text}"
+        for path, record in sorted(project.records.items())
+        for n, kind, text in record["strings"]
+    ]
+    if words:
+        lines += ["", "In strings and comments:", *words[:SHOWN]]
+    notes = [n for plan in plans for n in plan.notes] + _notes(memory)
+    if notes:
+        lines += ["", *(f"Note: {note}" for note in dict.fromkeys(notes))]
+    data = {"job": "uses", "old": old, "found": len(seen), "known": bool(plans)}
+    data["mentioned"] = bool(rest or words)
+    text = "\n".join(lines)
+    if len(text.encode()) > ANSWER_LIMIT:
+        text = text.encode()[:ANSWER_LIMIT].decode("utf-8", "ignore") + "\n(cut here)"
+    return FinalAnswer(text=with_data(text, data))
+
+
+def _uses_of(project: Project, plan: Plan, seen: set[tuple[str, int, int]]) -> list[str]:
+    lines = []
+    for path, refs in sorted(plan.refs.items()):
+        record = project.records[path]
+        for place in record["places"]:
+            if chosen(place, refs):
+                seen.add((path, place[0], place[1]))
+                word = " (definition)" if f"{path}:{place[0]}" in plan.candidate.where else ""
+                lines.append(f"{path}:{place[0]}: {record['code'].get(str(place[0]), '')}{word}")
+    label, count = plan.candidate.label, len(lines)
+    lines = list(dict.fromkeys(lines))
+    files = plural(len(plan.refs), "file")
+    return [f"`{label}`: {plural(count, 'place')} in {files}", *lines[:SHOWN], ""]
+
+
+# --- a module ----------------------------------------------------------------------------------
+
+
+def _outline(memory: Memory, results: list[Result]) -> Turn | FinalAnswer | Failed:
+    target = memory["target"]
+    if memory["stage"] == "search":
+        paths = [path for result in results for path in python_paths(result.text)]
+        path = _find(target, paths)
+        if path is None:
+            data = {"job": "outlined", "found": False}
+            close = [p for p in paths if target.rpartition(".")[2].rpartition("/")[2] in p][:5]
+            hint = f" Close: {', '.join(close)}." if close else ""
+            text = (
+                f"No module `{target}` was found among {plural(len(paths), 'Python file')}.{hint}"
+            )
+            return FinalAnswer(text=with_data(text, data))
+        memory = {**memory, "stage": "read", "path": path, "text": "", "offset": 1}
+    else:
+        if not results[0].ok:
+            data = {"job": "outlined", "found": False}
+            text = f"{memory['path']} cannot be read: {results[0].text[:300]}"
+            return FinalAnswer(text=with_data(text, data))
+        read = page(results[0].text)
+        memory = {**memory, "text": memory["text"] + read.text}
+        if read.next is None or read.next <= memory["offset"]:
+            text = outline(memory["path"], memory["text"])
+            if len(text.encode()) > ANSWER_LIMIT:
+                text = text.encode()[:ANSWER_LIMIT].decode("utf-8", "ignore") + "\n(cut here)"
+            data = {"job": "outlined", "found": True, "path": memory["path"]}
+            return FinalAnswer(text=with_data(text, data))
+        memory["offset"] = read.next
+    args = {"path": memory["path"], "offset": memory["offset"], "limit": PAGE}
+    return Turn([("read", args)], f"Reading {memory['path']}.", memory)
+
+
+def _find(target: str, paths: list[str]) -> str | None:
+    plain = target.removeprefix("./")
+    if plain in paths:
+        return plain
+    ending = [p for p in paths if p.endswith("/" + plain)]
+    if ending:
+        return min(ending, key=len)
+    modules = Modules(paths)
+    found = modules.resolve(plain.replace("/", ".").strip("."), "")
+    if found is not None:
+        return found
+    ending = [p for p in paths if any(n.endswith("." + plain) for n in modules.names(p))]
+    return min(ending, key=len) if ending else (plain if is_python(plain) and not paths else None)

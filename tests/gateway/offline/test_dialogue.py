@@ -1,0 +1,158 @@
+"""The jobs of `offline/rules`, played by a whole team in memory to the final answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from loomd.wire.bodies import Failed, FinalAnswer
+from tests.gateway.offline.team import Team
+
+REPO = {
+    "pkg/__init__.py": 'from .core import parse_cfg\n\n__all__ = ["parse_cfg"]\n',
+    "pkg/core.py": (
+        '"""Has parse_cfg."""\n\n\ndef parse_cfg(text):\n    """parse_cfg of text."""\n'
+        "    return dict(line.split('=') for line in text.split())\n\n\n"
+        "def twice(parse_cfg):\n    return parse_cfg, parse_cfg\n"
+    ),
+    "pkg/cli.py": (
+        "import pkg.core as core\nfrom pkg import parse_cfg as p\n\n\n"
+        "def main(text):\n    # parse_cfg does it\n"
+        "    return core.parse_cfg(text), p(text), other.parse_cfg, f'{core.parse_cfg} parse_cfg'\n"
+    ),
+    "tests/test_core.py": (
+        "from pkg.core import parse_cfg\n\n\ndef test_it():\n"
+        '    assert parse_cfg("a=1") == {"a": "1"}\n'
+    ),
+    "other.py": "def unrelated():\n    parse_cfg = 1\n    return parse_cfg\n",
+    "README.md": "Call parse_cfg.\n",
+}
+
+DONE = {
+    "pkg/__init__.py": 'from .core import parse_config\n\n__all__ = ["parse_config"]\n',
+    "pkg/core.py": REPO["pkg/core.py"].replace("def parse_cfg", "def parse_config"),
+    "pkg/cli.py": (
+        "import pkg.core as core\nfrom pkg import parse_config as p\n\n\n"
+        "def main(text):\n    # parse_cfg does it\n"
+        "    return core.parse_config(text), p(text), other.parse_cfg, "
+        "f'{core.parse_config} parse_cfg'\n"
+    ),
+    "tests/test_core.py": REPO["tests/test_core.py"].replace("parse_cfg", "parse_config"),
+    "other.py": REPO["other.py"],
+    "README.md": REPO["README.md"],
+}
+
+
+@pytest.mark.parametrize("forget", [False, True])
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_rename_changes_what_means_the_name_and_nothing_else(numbered, forget):
+    team = Team(dict(REPO), numbered=numbered, forget=forget)
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, FinalAnswer), outcome
+    assert team.files == DONE
+    assert all(verdict == "approve" for verdict, _ in team.verdicts)
+    assert "8 places in 4 files" in outcome.text
+    assert "README.md" in outcome.text
+    assert "other.py:2 (another variable of that name)" in outcome.text
+    assert "pkg/cli.py:6 (in a comment)" in outcome.text
+    assert "Tests before: 3 passed" in outcome.text
+
+
+def test_coders_work_side_by_side_and_claim_first():
+    team = Team(dict(REPO))
+    team.run("rename parse_cfg to parse_config")
+    assert team.names == {"researcher": 1, "coder": 2}
+    for coder in ("s-1/coder-1", "s-1/coder-2"):
+        names = [name for agent, name, _ in team.calls if agent == coder]
+        assert names == ["claim"] * 2 + ["read"] * 2 + ["edit"] * 2
+
+
+def test_what_left_the_view_is_not_missed():
+    team = Team(dict(REPO), view=4, page=2)
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, FinalAnswer), outcome
+    assert team.files == DONE
+
+
+def test_an_edit_that_met_a_change_is_made_anew():
+    team = Team(dict(REPO), spoil=2)
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, FinalAnswer), outcome
+    assert {p: t.replace("# moved\n", "") for p, t in team.files.items()} == DONE
+
+
+def test_a_coder_that_is_lost_is_followed_by_another():
+    team = Team(dict(REPO), kill=1)
+    assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
+    assert team.files == DONE
+
+
+def test_files_that_could_not_be_changed_are_no_success():
+    team = Team(dict(REPO), spoil=100)
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, Failed) and outcome.kind == "incomplete"
+
+
+def test_tests_that_fail_afterwards_are_no_success():
+    team = Team(dict(REPO), shell=["2 passed in 1s", "1 failed, 1 passed in 1s"])
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, Failed) and outcome.kind == "tests_failed"
+    assert "1 failed, 1 passed" in outcome.detail
+
+
+def test_tests_that_failed_before_are_said_and_not_blamed():
+    team = Team(dict(REPO), shell=["1 failed, 1 passed in 1s", "1 failed, 1 passed in 1s"])
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, FinalAnswer) and "1 failed" in outcome.text
+
+
+@pytest.mark.parametrize(
+    ("goal", "kind"),
+    [
+        ("rename parse_cfg to class", "bad_goal"),
+        ("rename parse_cfg to 2fast", "bad_goal"),
+        ("rename parse-cfg to x", "bad_goal"),
+        ("rename parse_cfg to twice", "conflict"),
+        ("rename nowhere to somewhere", "not_found"),
+        ("make it faster", "unknown_goal"),
+        ("rename parse_cfg to x and write tests", "unknown_goal"),
+        ("outline nothing.here", "not_found"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_nothing_changes(goal, kind):
+    team = Team(dict(REPO))
+    outcome = team.run(goal)
+    assert isinstance(outcome, Failed), outcome
+    assert outcome.kind == kind, outcome
+    assert team.files == REPO
+
+
+def test_an_unknown_goal_says_what_is_known_and_how_to_get_a_model():
+    outcome = Team(dict(REPO)).run("make it faster")
+    assert isinstance(outcome, Failed)
+    assert "rename parse_cfg to parse_config" in outcome.detail
+    assert "default" in outcome.hint and "api_key_env" in outcome.hint
+
+
+def test_the_uses_of_a_name_are_told_from_others_of_that_name():
+    outcome = Team(dict(REPO)).run("find the uses of parse_cfg")
+    assert isinstance(outcome, FinalAnswer)
+    assert "`pkg.core:parse_cfg`: 8 places in 4 files" in outcome.text
+    assert "pkg/core.py:4: def parse_cfg(text): (definition)" in outcome.text
+    assert "```" not in outcome.text
+
+
+def test_a_module_is_outlined():
+    for goal in ("outline pkg/core.py", "outline pkg.core", "Outline the module core, please"):
+        outcome = Team(dict(REPO), page=3).run(goal)
+        assert isinstance(outcome, FinalAnswer), outcome
+        assert "4  def parse_cfg(text)  # parse_cfg of text." in outcome.text
+
+
+def test_a_session_goes_on_with_the_next_goal():
+    team = Team(dict(REPO))
+    team.run("make it faster")
+    assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
+    assert isinstance(team.run("rename parse_config to parse_cfg"), FinalAnswer)
+    assert team.files == REPO
+    assert isinstance(team.run("rename nowhere to parse_cfg"), Failed)
+    assert isinstance(team.run("find the uses of twice"), FinalAnswer)
