@@ -57,9 +57,11 @@ WALL: Final = "wall"
 
 EVENT_TEXT: Final = 2_000
 ANSWER_TEXT: Final = 48_000
+REPORT_TEXT: Final = 60_000
 SAID_TEXT: Final = 600_000
 ARGS_BYTES: Final = 300_000
-"""Bytes of a text in an event, in a report and in one entry, and of one turn's arguments.
+"""Bytes of a text in an event, beside calls, in a report and in one entry, and of one turn's
+arguments.
 A commit carries an entry and the mails that follow from it, and must stay below the frame limit."""
 
 TASK_TEXT: Final = 6_000
@@ -603,7 +605,7 @@ class _Step:
         report = Report(
             task=task,
             state="done" if state == "done" else "failed",
-            text=cut(text, ANSWER_TEXT),
+            text=cut(text, REPORT_TEXT),
             kind=kind,
             hint=hint,
             usage=self.s.usage,
