@@ -967,11 +967,23 @@ class Tree(RuleBasedStateMachine):
             if isinstance(action, t.StartProcess):
                 assert action.name not in self.lives, "two processes of one name"
                 self.lives[action.name] = action.incarnation
+                self._in_order(self.stage.policy.nodes[action.name])
             elif isinstance(action, t.StopProcess | t.KillProcess):
                 assert self.lives.get(action.name) == action.incarnation
             elif isinstance(action, t.Finish):
                 assert not self.lives
         self.stage.policy.validate()
+
+    def _in_order(self, child: t.Child) -> None:
+        """A child starts only when every earlier one that is wanted has come up."""
+        parent = child.parent
+        if parent is None or parent.spec.dynamic:
+            return
+        if parent.spec.strategy != "one_for_one" or parent.state == "starting":
+            siblings = list(parent.children.values())
+            for earlier in siblings[: siblings.index(child)]:
+                assert earlier.state == "up" or not earlier.want
+            self._in_order(parent)
 
     def tell(self, event: t.Event) -> None:
         self._settle_actions(self.stage.policy.handle(event, self.stage.now))
