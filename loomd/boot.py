@@ -83,6 +83,7 @@ ENTRIES = {
     "models": "loomd.models.process:main",
     "gateway": "loomd.gateway.process:main",
     "echo": "loomd.actor.echo:main",
+    "echo-performer": "loomd.actor.echo:main_performer",
 }
 """The entry point of each kind of actor, for what the hub starts."""
 

@@ -12,7 +12,12 @@ from typing import Any, Final
 
 from loomd.actor.behaviour import Spec
 
-GROUPS: Final = {"agent": "agents", "echo": "agents", "keeper": "keepers"}
+GROUPS: Final = {
+    "agent": "agents",
+    "echo": "agents",
+    "echo-performer": "agents",
+    "keeper": "keepers",
+}
 """Kind -> the dynamic supervisor that it stands under; others: the session itself."""
 
 SHUTDOWN_S: Final = 5.0

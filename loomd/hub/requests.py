@@ -31,7 +31,7 @@ from loomd.wire.errors import LoomError
 from loomd.wire.messages import CONTROL, WORK, Failure, Reply, Request
 
 ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
-TEST_KINDS: Final = frozenset({"echo"})
+TEST_KINDS: Final = frozenset({"echo", "echo-performer"})
 """Kinds that `spawn`, `unspawn`, `post` and `fetch_state` are for: bench and tests."""
 
 Op = Callable[..., Any]
