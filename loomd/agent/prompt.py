@@ -124,7 +124,8 @@ def pinned(
         blocks.append(f"Task {task[0]}: {cut(task[1], TASK_LIMIT)}")
     if index:
         blocks.append(
-            "Held by keepers, not lost (ask with recall):\n"
+            "Held by keepers, not lost: recall(query) searches all of it, "
+            'recall("keeper-N:FROM-TO") gives entries word for word.\n'
             + "\n".join(f"- {line}" for line in index)
         )
     return tuple(blocks)

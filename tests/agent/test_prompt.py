@@ -77,7 +77,7 @@ def test_pinned_blocks_come_in_a_fixed_order_and_only_where_there_is_something()
         "Project rules (AGENTS.md)",
         "Goal of the session",
         "Task t-1",
-        "Held by keepers, not lost (ask with recall)",
+        "Held by keepers, not lost",
     ]
     assert "Team size: 2" in blocks[1] and "Repo: /r" in blocks[1]
     assert len(pinned(role, "s-1/coder-1", {}, None, [])) == 2
