@@ -46,3 +46,8 @@ class Notify:
 
     def watchdog(self) -> None:
         self.send("WATCHDOG=1")
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

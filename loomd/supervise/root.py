@@ -175,6 +175,7 @@ class Root:
         finally:
             self._release_signals()
             self._selector.close()
+            self._notify.close()
         level = "info" if self.finish.ok else "error"
         self.log.line(level, "ended", reason=self.finish.reason)
         return 0 if self.finish.ok else 1

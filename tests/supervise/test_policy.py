@@ -983,7 +983,6 @@ class Tree(RuleBasedStateMachine):
             siblings = list(parent.children.values())
             for earlier in siblings[: siblings.index(child)]:
                 assert earlier.state == "up" or not earlier.want
-            self._in_order(parent)
 
     def tell(self, event: t.Event) -> None:
         self._settle_actions(self.stage.policy.handle(event, self.stage.now))

@@ -1,0 +1,140 @@
+"""Settings: what is right, and what an error says about what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from loomd import settings as s
+
+GOOD = """
+[models]
+default = "openai/gpt-5-mini"
+fast = "offline/rules"
+[models.roles]
+reviewer = "anthropic/claude"
+[models.fallback]
+"openai/gpt-5-mini" = ["openrouter/meta/llama", "offline/rules"]
+[providers.openai]
+api_base = "http://127.0.0.1:8000/v1"
+api_key_env = "OPENAI_API_KEY"
+[providers.other]
+api_key_file = "/run/key"
+[budget]
+session_usd = 5
+[limits]
+iterations = 7
+wall_s = 60
+[permissions]
+mode = "never"
+[review]
+required = false
+[supervision]
+intensity = 0
+period_s = 2.5
+"""
+
+
+def test_without_a_file_everything_has_its_default(tmp_path):
+    made = s.load(tmp_path / "config.toml")
+    assert made == s.Settings()
+    assert made.as_dict() == {
+        "models": {"default": "offline/rules", "fast": "", "roles": {}, "fallback": {}},
+        "providers": {},
+        "budget": {"session_usd": None},
+        "limits": {
+            "iterations": 30,
+            "tokens": None,
+            "wall_s": 1800,
+            "repeats": 3,
+            "view_tokens": 24000,
+            "call_s": 120,
+        },
+        "permissions": {"mode": "on-request"},
+        "review": {"required": True},
+        "supervision": {"intensity": 10, "period_s": 5, "heartbeat_s": 5, "poison_crashes": 3},
+    }
+    assert not made.needs_provider
+
+
+def test_everything_that_is_in_force_is_read(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(GOOD)
+    made = s.load(path)
+    assert made.needs_provider
+    plain = made.as_dict()
+    assert json.loads(json.dumps(plain)) == plain
+    assert plain["models"]["fallback"]["openai/gpt-5-mini"][1] == "offline/rules"
+    assert plain["providers"]["openai"]["api_base"] == "http://127.0.0.1:8000/v1"
+    assert plain["providers"]["other"]["api_key_file"] == "/run/key"
+    assert (plain["budget"]["session_usd"], plain["limits"]["iterations"]) == (5.0, 7)
+    assert (made.permissions.mode, made.review.required) == ("never", False)
+    assert (made.supervision.intensity, made.supervision.period_s) == (0, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[modles]\n", ":1: modles: unknown key"),
+        ("\n[limits]\niteratons = 3\n", ":3: limits.iteratons: unknown key"),
+        ('[limits]\niterations = "30"\n', ":2: limits.iterations: must be a whole number"),
+        ("[limits]\niterations = 0\n", ":2: limits.iterations: must be a whole number"),
+        ("[limits]\niterations = true\n", ":2: limits.iterations: must be a whole number"),
+        ("[limits]\nwall_s = nan\n", ":2: limits.wall_s: must be a time in seconds"),
+        ("[budget]\n# a comment\nsession_usd = -1\n", ":3: budget.session_usd: must be an amount"),
+        ("budget.session_usd = 'x'\n", ":1: budget.session_usd: must be an amount"),
+        ("budget = 5\n", ":1: budget: must be a table"),
+        ('[permissions]\nmode = "ask"\n', ":2: permissions.mode: must be one of 'never'"),
+        ('[permissions]\nsandbox = "full"\n', ":2: permissions.sandbox: not yet in force"),
+        ('[permissions]\nallow = ["x"]\n', ":2: permissions.allow: not yet in force"),
+        ('[[supervisor]]\nid = "x"\n', ":1: supervisor: not yet in force"),
+        ('[review]\nrequired = "yes"\n', ":2: review.required: must be true or false"),
+        ('[models]\ndefault = "gpt 5"\n', ":2: models.default: must be a model such as"),
+        ('[models]\ndefault = "offline/gpt"\n', ':2: models.default: must be "offline/rules"'),
+        ("[models.roles]\nlead = 3\n", ":2: models.roles.lead: must be a model"),
+        ('[models.fallback]\n"a/b" = "c"\n', ":2: models.fallback.a/b: must be a list"),
+        ('[providers.x]\napi_base = "localhost"\n', ":2: providers.x.api_base: must be an address"),
+        ('[providers]\nx = {api_bas = "y"}\n', ":2: providers.x.api_bas: unknown key"),
+        (
+            '[providers.x]\napi_key_env = "sk-12 3"\n',
+            ":2: providers.x.api_key_env: must be the name of an environment variable",
+        ),
+        (
+            '[providers.x]\napi_key_env = "A"\napi_key_file = "/b"\n',
+            ":3: providers.x.api_key_file: must be one of",
+        ),
+        ("[supervision]\nheartbeat_s = 0\n", ":2: supervision.heartbeat_s: must be a time"),
+        ("[limits\n", ":1: not TOML"),
+        ("[limits]\nx = \n", ":2: not TOML"),
+    ],
+)
+def test_an_error_names_file_line_key_and_what_would_be_right(text, said):
+    with pytest.raises(s.ConfigError) as wrong:
+        s.parse(text, "/c/config.toml")
+    assert wrong.value.message.startswith("/c/config.toml:")
+    assert said in wrong.value.message
+    assert wrong.value.exit_code == 8
+
+
+def test_a_near_miss_gets_a_hint():
+    with pytest.raises(s.ConfigError) as wrong:
+        s.parse("[limits]\niteratons = 3\n")
+    assert wrong.value.hint.startswith("did you mean 'iterations'?")
+
+
+def test_a_key_by_mistake_is_not_repeated():
+    with pytest.raises(s.ConfigError) as wrong:
+        s.parse('[providers.openai]\napi_key_env = "sk-proj-123"\n')
+    assert "sk-proj" not in wrong.value.message
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content):
+    path = tmp_path / "config.toml"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(s.ConfigError, match="cannot be read"):
+        s.load(path)
