@@ -225,31 +225,38 @@ def lock(places: Instance, log: Log) -> tuple[int, int]:
     Shared with the hub by inheritance, so they are free only when both are gone. Raises LoomError
     if another daemon holds one for `LOCK_WAIT_S`.
     """
-    held = []
     end = time.monotonic() + LOCK_WAIT_S
-    said = False
-    for path in (places.state, places.runtime):
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise LoomError("failed", f"cannot lock {path}: {error}") from error
-            if time.monotonic() > end:
-                raise LoomError(
-                    "daemon_failed",
-                    f"another loomd{_holder(places)} holds {path}",
-                    "stop it (`loomctl daemon stop`), or give this one its own LOOM_STATE_DIR "
-                    "and LOOM_RUNTIME_DIR",
-                )
-            if not said:
-                said = True
-                log.line("info", "waiting_for_lock", path=str(path))
-            time.sleep(0.02)
-        held.append(fd)
+    with contextlib.ExitStack() as undo:
+        held = []
+        for path in (places.state, places.runtime):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            undo.callback(os.close, fd)
+            _lock_one(fd, path, places, end, log)
+            held.append(fd)
+        undo.pop_all()
     return held[0], held[1]
+
+
+def _lock_one(fd: int, path: Path, places: Instance, end: float, log: Log) -> None:
+    said = False
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise LoomError("failed", f"cannot lock {path}: {error}") from error
+        if time.monotonic() > end:
+            raise LoomError(
+                "daemon_failed",
+                f"another loomd{_holder(places)} holds {path}",
+                "stop it (`loomctl daemon stop`), or give this one its own LOOM_STATE_DIR "
+                "and LOOM_RUNTIME_DIR",
+            )
+        if not said:
+            said = True
+            log.line("info", "waiting_for_lock", path=str(path))
+        time.sleep(0.02)
 
 
 def _holder(places: Instance) -> str:
