@@ -270,8 +270,23 @@ class _Step:
 
     def _timer(self, timer: act.TimerDue) -> None:
         if timer.key == WALL and timer.due == self.s.wall:
-            self.s.wall = 0.0
-            self._exceeded(lim.wall(self.agent.limits))
+            if self.s.paused or self._asking():
+                self._arm()  # a person's time is not the agent's
+            else:
+                self.s.wall = 0.0
+                self._exceeded(lim.wall(self.agent.limits))
+
+    def _asking(self) -> bool:
+        """Is a person's answer all that it waits for?"""
+        return bool(self.s.calls) and all(
+            call.name == "ask" for call in self.s.calls if call.result is None
+        )
+
+    def _arm(self) -> None:
+        wall = self.agent.limits.wall_s
+        if wall is not None:
+            self.s.wall = self.now + wall
+            self.out.append(act.SetTimer(WALL, self.s.wall))
 
     def _controlled(self, body: Control) -> None:
         s = self.s
@@ -287,11 +302,21 @@ class _Step:
                     self._request()
             case "cancel" | "stop":
                 kind = "cancelled" if body.op == "cancel" else "stopped"
-                if s.phase not in AT_REST or s.task is not None:
-                    s.tasks.clear()
-                    self._fail(kind, body.reason or kind)
+                self._cancelled(kind, body.reason or kind)
             case _:
                 assert_never(body.op)
+
+    def _cancelled(self, kind: str, reason: str) -> None:
+        """Ends the task in hand and those that wait; each gets its report."""
+        s = self.s
+        tasks, s.tasks = s.tasks, []
+        if s.phase not in AT_REST:
+            self._fail(kind, reason)
+        elif kind == "stopped":  # whoever stops an agent waits for its last word
+            self._report("", "failed", reason, kind)
+        for task in tasks:
+            s.arrived.append(task.entry)
+            self._report(task.id, "failed", reason, kind)
 
     def _undelivered(self, body: Undelivered) -> None:
         """What was refused counts as failed, so that nobody waits for ever."""
@@ -330,10 +355,7 @@ class _Step:
         """From rest to work: everything that limits an agent counts from here."""
         self.s.counters = type(self.s.counters)()
         self.s.kind = ""
-        wall = self.agent.limits.wall_s
-        if wall is not None:
-            self.s.wall = self.now + wall
-            self.out.append(act.SetTimer(WALL, self.s.wall))
+        self._arm()
         self._think()
 
     def _think(self) -> None:

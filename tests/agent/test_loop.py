@@ -293,10 +293,25 @@ def test_cancel_while_acting_leaves_a_complete_conversation():
     assert called == {entry.call for entry in talk.seen() if entry.role == "tool"}
 
 
-def test_cancel_at_rest_is_nothing():
+def test_cancel_at_rest_is_nothing_and_stop_has_a_last_word():
     talk = Talk()
     talk.put(act.Init())
     assert talk.hears(Control(op="cancel")) == []
+    talk.hears(Control(op="stop"))
+    assert [(r.task, r.kind) for r in talk.sent(Report)] == [("", "stopped")]
+
+
+def test_cancel_ends_the_tasks_that_wait_too():
+    talk = Talk()
+    talk.assigned("one", "t-1")
+    talk.assigned("two", "t-2")
+    talk.hears(Control(op="cancel"))
+    assert [(r.task, r.kind) for r in talk.sent(Report)] == [
+        ("t-1", "cancelled"),
+        ("t-2", "cancelled"),
+    ]
+    talk.assigned("three", "t-3")
+    assert talk.read() == ["one", "two", "three"]
 
 
 # --- failures and limits -----------------------------------------------------------------------
@@ -366,6 +381,23 @@ def test_wall_time_ends_in_a_limit_and_a_timer_of_an_earlier_task_does_not():
     assert talk.put(act.TimerDue(9, "wall", timer.due)) == []
     talk.put(act.TimerDue(9, "wall", again.due))
     assert [(r.task, r.kind) for r in talk.sent(Report)] == [("t-2", "limit")]
+
+
+def test_a_persons_time_is_not_the_agents():
+    talk = Talk(limits={"wall_s": 60})
+    talk.assigned()
+    talk.calls(Call(id="x", name="ask", args={"question": "which?"}))
+    talk.put(act.TimerDue(9, "wall", 1061.0))
+    assert talk.told(Report) == []
+    talk.hears(Control(op="pause"))
+    (timer,) = [c for c in talk.changes if isinstance(c, act.SetTimer)][-1:]
+    talk.put(act.TimerDue(9, "wall", timer.due))
+    assert talk.told(Report) == []
+    talk.hears(Control(op="resume"))
+    talk.result("s-1/coder-1:1.1", "that one")
+    (timer,) = [c for c in talk.changes if isinstance(c, act.SetTimer)][-1:]
+    talk.put(act.TimerDue(9, "wall", timer.due))
+    assert talk.told(Report)[0].kind == "limit"
 
 
 @pytest.mark.parametrize("cycle", [[0], [0, 1], [0, 1, 2]])
