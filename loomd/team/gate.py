@@ -1,0 +1,231 @@
+"""From a proposal to the disk: claims, review, one apply at a time, the author's answer."""
+
+from __future__ import annotations
+
+from loomd.actor import behaviour as act
+from loomd.team import edits as ed
+from loomd.team import review
+from loomd.team.claims import BadRegion, clean_path
+from loomd.team.edits import Edit, EditState
+from loomd.team.roster import Agent, short
+from loomd.team.turn import Turn
+from loomd.wire.bodies import Applied, Apply, Propose
+
+
+def propose(turn: Turn, sender: str, body: Propose) -> None:
+    """A new edit. Refused before the disk is touched if it breaks into another's claim."""
+    team = turn.team
+    if sender != team.tools:
+        turn.ignored("propose", sender, "only the tool host proposes")
+        return
+    if body.agent not in turn.s.agents or turn.s.phase != "running":
+        turn.ignored("propose", body.agent, "its author is not at work any more")
+        return
+    if any(edit.call == body.call for edit in team.edits.values()):
+        turn.ignored("propose", body.agent, f"{body.call} has proposed already")
+        return
+    if not body.files:
+        turn.answer(body.agent, body.call, body.note or "nothing changed")
+        return
+    edit = ed.from_proposal(turn.number("edit"), body, turn.now)
+    team.edits[edit.id] = edit
+    turn.emit(
+        "edit_proposed",
+        edit=edit.id,
+        author=edit.author,
+        files=list(edit.paths),
+        reason=edit.reason,
+        diff=ed.cut(edit.diff, ed.EVENT_DIFF),
+    )
+    for change in body.files:
+        try:
+            clean = clean_path(change.path)
+        except BadRegion as error:
+            _end(turn, edit, "refused", str(error))
+            return
+        if clean != change.path:
+            _end(turn, edit, "refused", f"{change.path} is not a plain path within the checkout")
+            return
+        held = team.claims.guarding(edit.author, change, team.related)
+        if held is not None:
+            why = f"{held.place} is claimed by {short(held.agent)} ({held.id})"
+            _end(turn, edit, "refused", why)
+            return
+    _advance(turn, edit)
+
+
+def _advance(turn: Turn, edit: Edit) -> None:
+    """On from `proposed`: parked, to a reviewer, or straight to the disk."""
+    if ed.in_the_way(edit, turn.team.edits.values()) is not None:
+        turn.put_edit(edit)
+    elif turn.team.review:
+        _send_to_review(turn, edit)
+    else:
+        _approve(turn, edit)
+
+
+def _send_to_review(turn: Turn, edit: Edit) -> None:
+    name = review.choose(turn.s.agents.values(), edit.author)
+    if not name:
+        name = turn.agent("reviewer", gate=True).name
+    edit.state, edit.reviewer = "reviewing", name
+    turn.put_edit(edit)
+    turn.out.append(act.Send(name, review.request(edit)))
+
+
+def verdict(turn: Turn, reviewer: str, call: str, id: str, said: str, reason: str) -> None:
+    """The call `review(edit, verdict, reason)` of the reviewer that was asked."""
+    edit = turn.team.edits.get(id)
+    if edit is None:
+        fate = turn.team.ended.get(id)
+        text = f"{id} has ended: {fate}" if fate else f"there is no edit {id}"
+        turn.answer(reviewer, call, text, "not_found")
+        return
+    if edit.state != "reviewing" or edit.reviewer != reviewer:
+        why = f"{id} is {edit.state}" if edit.state != "reviewing" else f"{id} is another's"
+        turn.answer(reviewer, call, f"{why}: no verdict of yours is awaited", "denied")
+        return
+    word = review.verdict(said)
+    if not word:
+        text = f"verdict {said!r} is none of approve, revise, refuse"
+        turn.answer(reviewer, call, text, "bad_args")
+        return
+    reason = ed.cut(reason, review.REASON_LIMIT)
+    turn.answer(reviewer, call, f"{id}: {word}")
+    if word == "approve":
+        edit.detail = reason
+        _approve(turn, edit)
+    elif word == "revise":
+        _end(turn, edit, "revise", reason or "no reason given")
+    else:
+        _end(turn, edit, "refused", reason or "no reason given")
+
+
+def _approve(turn: Turn, edit: Edit) -> None:
+    edit.state = "approved"
+    turn.emit("edit_approved", edit=edit.id, author=edit.author, reviewer=edit.reviewer)
+    if not _apply_next(turn) or edit.state == "approved":
+        turn.put_edit(edit)
+
+
+def _apply_next(turn: Turn) -> bool:
+    """Sends the oldest approved edit to the tool host, unless one is there."""
+    edits = turn.team.edits.values()
+    if any(edit.state == "applying" for edit in edits):
+        return False
+    edit = next((edit for edit in edits if edit.state == "approved"), None)
+    if edit is None:
+        return False
+    edit.state = "applying"
+    turn.put_edit(edit)
+    turn.out.append(act.Send(turn.team.tools, Apply(edit=edit.id, files=edit.files)))
+    return True
+
+
+def applied(turn: Turn, sender: str, body: Applied) -> None:
+    """How the one edit that was being applied has ended."""
+    edit = turn.team.edits.get(body.edit)
+    if sender != turn.team.tools or edit is None or edit.state != "applying":
+        turn.ignored("applied", sender, f"{body.edit} is not being applied")
+        return
+    finish(turn, edit, body)
+
+
+def finish(turn: Turn, edit: Edit, body: Applied) -> None:
+    if body.state == "applied":
+        for path, spans in edit.spans.items():
+            for claim in turn.team.claims.moved(edit.author, path, spans):
+                turn.put_claim(claim)
+        _draw(turn, edit)
+        _end(turn, edit, "applied", edit.detail)
+        _overtake(turn, edit)
+    elif body.state == "conflict":
+        _end(turn, edit, "conflict", body.detail or "the file has changed; read it again")
+    else:
+        _end(turn, edit, "refused", body.detail or "it could not be written", error="failed")
+    _apply_next(turn)
+    for other in list(turn.team.edits.values()):
+        if other.state == "proposed":
+            _advance(turn, other)
+
+
+def _draw(turn: Turn, edit: Edit) -> None:
+    """The action and its outcome, below the goal."""
+    graph = turn.graph()
+    task = turn.team.tasks.get(edit.task)
+    title = edit.reason.partition("\n")[0] or (task.title if task else f"change {edit.what}")
+    action = graph.node("action", f"{edit.id}: {title}", turn.now, edit.author)
+    by = f", approved by {short(edit.reviewer)}" if edit.reviewer else ""
+    outcome = graph.node("outcome", f"applied {edit.what}{by}", turn.now, turn.team.name)
+    rows = [action, outcome]
+    if turn.s.goal:
+        rows.append(graph.edge("leads_to", turn.s.goal, action["id"], turn.now, edit.author))
+    rows.append(graph.edge("leads_to", action["id"], outcome["id"], turn.now, turn.team.name))
+    turn.record(graph, rows)
+
+
+def _overtake(turn: Turn, edit: Edit) -> None:
+    """Edits made from a content that is gone go back now: nobody need judge them."""
+    for other in list(turn.team.edits.values()):
+        path = ed.overtaken(other, edit)
+        if path and other.state != "applying":
+            _end(
+                turn,
+                other,
+                "conflict",
+                f"{edit.id} by {short(edit.author)} has changed {path} meanwhile: "
+                "read it again and propose anew",
+            )
+
+
+def _end(turn: Turn, edit: Edit, state: EditState, detail: str, error: str = "") -> None:
+    """The fate of an edit: row, event, and the answer to its author, once."""
+    edit.state, edit.detail, edit.ended = state, detail, turn.now
+    turn.put_edit(edit)
+    turn.team.forget(edit)
+    turn.emit(
+        f"edit_{state}",
+        edit=edit.id,
+        author=edit.author,
+        files=list(edit.paths),
+        reviewer=edit.reviewer,
+        reason=detail,
+    )
+    wrong = "" if state == "applied" else error or str(state)
+    turn.answer(edit.author, edit.call, ed.answer_text(edit), wrong, edit=edit.id)
+
+
+# --- ends --------------------------------------------------------------------------------------
+
+
+def author_ended(turn: Turn, agent: str) -> None:
+    """Proposals of an agent that has ended are withdrawn; what is being applied goes on."""
+    for edit in list(turn.team.edits.values()):
+        if edit.author == agent and edit.state != "applying":
+            _end(turn, edit, "refused", "its author has ended")
+
+
+def reviewer_ended(turn: Turn, agent: Agent, reason: str) -> None:
+    """Edits that waited for this reviewer get another one, or are refused after two."""
+    for edit in list(turn.team.edits.values()):
+        if edit.state != "reviewing" or edit.reviewer != agent.name:
+            continue
+        edit.failures += 1
+        if edit.failures >= review.PATIENCE:
+            _end(turn, edit, "refused", f"no reviewer came to a verdict: {reason}")
+        else:
+            _send_to_review(turn, edit)
+
+
+def tools_ended(turn: Turn, reason: str) -> None:
+    """Nobody will say how the edit that was being applied has ended."""
+    for edit in list(turn.team.edits.values()):
+        if edit.state == "applying":
+            _end(turn, edit, "refused", f"the tool host has ended: {reason}", error="failed")
+
+
+def withdraw(turn: Turn, why: str) -> None:
+    """The session ends: only what is being applied goes on."""
+    for edit in list(turn.team.edits.values()):
+        if edit.state != "applying":
+            _end(turn, edit, "refused", why, error="cancelled")

@@ -1,0 +1,42 @@
+"""What agents ask a person. The hub takes the answer and writes it into the row. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+TEXT_LIMIT: Final = 8_000
+
+
+class Question(msgspec.Struct, kw_only=True):
+    """A row of `questions`, as clients see it. `id` is unique among all sessions."""
+
+    id: str
+    session: str
+    actor: str  # who gets the Decision: the team
+    agent: str
+    call: str
+    text: str
+    kind: str = "question"
+    tool: str = "ask"
+    args: dict[str, Any] = msgspec.field(default_factory=dict)
+    state: str = "open"
+    asked: float = 0.0
+    by: str = ""
+    allow: bool | None = None
+
+
+def question_id(session: str, number: int) -> str:
+    """`ask-4f2a1c-1` for the first question of session `s-4f2a1c`."""
+    return f"ask-{session.removeprefix('s-')}-{number}"
+
+
+def row(question: Question) -> dict[str, Any]:
+    plain = msgspec.to_builtins(question)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def from_row(value: Any) -> Question:
+    return msgspec.convert(value, Question)

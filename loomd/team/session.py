@@ -1,0 +1,310 @@
+"""The life of the session: what a person says, reports, ends of agents, pause, stop, the end.
+
+A session's end is a phase: the agents are told to stop and report, what is being applied and the
+keepers that are being started are waited for, and only then the session is said to be over, so that
+nothing wakes it afterwards.
+"""
+
+from __future__ import annotations
+
+from loomd.actor import behaviour as act
+from loomd.team import board, gate, memory, roster
+from loomd.team.edits import cut
+from loomd.team.roster import Agent
+from loomd.team.state import Outcome
+from loomd.team.tasks import Task, TaskState, title_of
+from loomd.team.turn import Turn
+from loomd.wire.bodies import Control, Report, Say
+from loomd.wire.messages import CONTROL
+
+DEADLINE = "deadline"
+CLOSING = "closing"
+AGAIN = "again"
+
+CLOSING_S = 10.0
+"""How long the end waits for agents and keepers; for an edit on its way to the disk it waits on."""
+
+ANSWER_LIMIT = 24_000
+"""Characters of the session's answer: it lies in the saved state while the session ends."""
+
+MAX_LATER = 20
+
+
+# --- what a person says ------------------------------------------------------------------------
+
+
+def said(turn: Turn, sender: str, body: Say) -> None:
+    by = body.sender or sender
+    if turn.s.phase == "ending":
+        if len(turn.s.later) >= MAX_LATER:
+            turn.ignored("say", by, "too much was said while the session was ending")
+            return
+        task = turn.new_task(body.text, state="queued")
+        turn.put_task(task)
+        turn.s.later.append(task.id)
+        return
+    if turn.s.phase == "running":
+        name = turn.s.lead
+        if body.to and body.to != "lead":
+            name = body.to if "/" in body.to else f"{turn.team.session}/{body.to}"
+        if name not in turn.s.agents:
+            turn.ignored("say", by, f"{name} is not at work; the lead gets it")
+            name = turn.s.lead
+        turn.out.append(act.Send(name, Say(text=body.text, sender=by)))
+        return
+    begin(turn, turn.new_task(body.text), by)
+
+
+def begin(turn: Turn, task: Task, by: str) -> None:
+    """A task of the session itself: a goal in the graph, and the lead at work."""
+    s = turn.s
+    s.phase, s.task, s.outcome, s.forced, s.paused = "running", task.id, None, False, False
+    graph = turn.graph()
+    goal = graph.node("goal", title_of(task.text), turn.now, by, task.text)
+    turn.record(graph, [goal], say=True)
+    s.goal = goal["id"]
+    lead = s.agents.get(s.lead)
+    if lead is None:
+        lead = turn.agent("lead", task=task.id)
+        s.lead = lead.name
+    else:
+        lead.stopping, lead.task = False, task.id
+        turn.start(lead)
+    turn.assign(task, lead, task.text, by)
+    timeout = turn.team.args.get("timeout_s")
+    if timeout:
+        turn.out.append(act.SetTimer(DEADLINE, turn.now + float(timeout)))
+
+
+def again(turn: Turn) -> None:
+    """What was said while the last task was ending."""
+    if turn.s.phase != "over" or not turn.s.later:
+        return
+    first, *others = (turn.team.tasks[id] for id in turn.s.later)
+    turn.s.later = []
+    begin(turn, first, "user")
+    for task in others:
+        turn.end_task(task, "cancelled", "joined")
+        turn.out.append(act.Send(turn.s.lead, Say(text=task.text, sender="user")))
+
+
+# --- reports and ends of agents ----------------------------------------------------------------
+
+
+def report(turn: Turn, sender: str, body: Report) -> None:
+    agent = turn.s.agents.get(sender)
+    if agent is None:
+        turn.ignored("report", sender, f"not an agent at work ({body.task})")
+        return
+    turn.keep_log(agent, body)
+    if agent.gate:
+        _reviewer_reported(turn, agent, body)
+        return
+    task = turn.team.tasks.get(body.task)
+    if task is None or task.owner != sender or agent.task != body.task:
+        turn.ignored("report", sender, f"{body.task!r} is not its task")
+        return
+    agent.task = ""
+    if sender == turn.s.lead:
+        state: TaskState = "done" if body.state == "done" else "failed"
+        turn.end_task(task, state, body.kind)
+        if turn.s.phase == "running":
+            outcome = Outcome(
+                state=state, kind=body.kind, answer=cut(body.text, ANSWER_LIMIT), hint=body.hint
+            )
+            end(turn, outcome)
+        return
+    text = body.text or body.kind
+    error = "" if body.state == "done" else body.kind or "failed"
+    _end_agent(turn, agent, body.state, text, error, stop=True)
+
+
+def _reviewer_reported(turn: Turn, agent: Agent, body: Report) -> None:
+    """A reviewer reports only that it has failed. Another one takes its place."""
+    if body.state == "failed" and not agent.stopping:
+        agent.stopping = True
+        turn.out.append(act.Stop(agent.name, reason=f"failed: {body.kind}"))
+        _gone(turn, agent, body.kind or "failed")
+        gate.reviewer_ended(turn, agent, body.text or body.kind)
+
+
+def ended(turn: Turn, name: str, reason: str) -> None:
+    """The hub says that an actor has ended for good."""
+    if name == turn.team.tools:
+        gate.tools_ended(turn, reason)
+        if turn.s.phase == "running":
+            text = f"the tool host has ended: {reason}"
+            end(turn, Outcome(state="failed", kind="supervision", answer=text))
+        return
+    if memory.ended(turn, name, reason):
+        return
+    agent = turn.s.agents.get(name)
+    if agent is None:
+        turn.ignored("ended", name, reason)
+        return
+    lost(turn, agent, reason)
+
+
+def lost(turn: Turn, agent: Agent, reason: str) -> None:
+    """An agent that will never report: its claims are free, its call is answered."""
+    if agent.gate:
+        agent.stopping = True
+        _gone(turn, agent, reason)
+        gate.reviewer_ended(turn, agent, reason)
+    elif agent.name == turn.s.lead:
+        _gone(turn, agent, reason)
+        turn.s.lead = ""
+        if turn.s.phase == "running":
+            text = f"the lead has ended: {reason}"
+            end(turn, Outcome(state="failed", kind="supervision", answer=text))
+    else:
+        text = f"{roster.short(agent.name)} has ended without a report: {reason}"
+        _end_agent(turn, agent, "failed", text, "crashed")
+
+
+def _end_agent(
+    turn: Turn, agent: Agent, state: TaskState, text: str, error: str, stop: bool = False
+) -> None:
+    """A spawned agent is through: its task ends, who spawned it gets the answer."""
+    tasks = turn.team.tasks.values()
+    task = next((one for one in tasks if one.owner == agent.name and one.open), None)
+    if stop:
+        turn.out.append(act.Stop(agent.name, reason=state))
+    _gone(turn, agent, error or state)
+    if task is not None:
+        turn.end_task(task, state, error)
+        turn.answer(
+            task.asker,
+            task.call,
+            text,
+            error,
+            agent=agent.name,
+            task=task.id,
+        )
+    board.grant(turn)
+
+
+def _gone(turn: Turn, agent: Agent, reason: str) -> None:
+    """What an agent held and awaited ends with it; whom it had spawned is told to stop."""
+    turn.s.agents.pop(agent.name, None)
+    turn.emit("agent_ended", name=agent.name, role=agent.role, reason=reason)
+    board.release(turn, agent.name)
+    board.close_questions(turn, agent.name)
+    memory.forget(turn, agent.name)
+    gate.author_ended(turn, agent.name)
+    for child in list(turn.s.agents.values()):
+        if child.parent == agent.name:
+            stop(turn, child, f"{roster.short(agent.name)}, who asked for it, has ended")
+    board.grant(turn)
+
+
+def stop(turn: Turn, agent: Agent, reason: str) -> None:
+    """Tells an agent to give up what it does; its report ends it."""
+    if not agent.stopping:
+        agent.stopping = True
+        turn.out.append(act.Send(agent.name, Control(op="stop", reason=reason), lane=CONTROL))
+
+
+# --- control -----------------------------------------------------------------------------------
+
+
+def control(turn: Turn, sender: str, body: Control) -> None:
+    if turn.s.phase in ("over", "ending"):
+        turn.ignored(f"control {body.op}", sender, "the session is ending or over")
+        return
+    match body.op:
+        case "stop":
+            end(turn, Outcome(state="stopped", answer=body.reason))
+        case "cancel":
+            end(turn, Outcome(state="stopped", kind="cancelled", answer=body.reason))
+        case "pause" | "resume" | "step":
+            if body.op != "step":
+                turn.s.paused = body.op == "pause"
+            names = tuple(turn.s.agents)
+            if names:
+                turn.out.append(act.Send(names, body, lane=CONTROL))
+
+
+def timed_out(turn: Turn) -> None:
+    if turn.s.phase == "running":
+        limit = float(turn.team.args.get("timeout_s") or 0.0)
+        text = f"stopped after {limit:g} seconds"
+        end(turn, Outcome(state="failed", kind="timeout", answer=text))
+
+
+# --- the end -----------------------------------------------------------------------------------
+
+
+def end(turn: Turn, outcome: Outcome) -> None:
+    """Begins the end. `settle` finishes it, in this step if nothing is left to wait for."""
+    s = turn.s
+    s.phase, s.outcome, s.paused = "ending", outcome, False
+    turn.out.append(act.CancelTimer(DEADLINE))
+    turn.out.append(act.SetTimer(CLOSING, turn.now + CLOSING_S))
+    for agent in list(s.agents.values()):
+        if agent.task:
+            stop(turn, agent, f"the session has {outcome.state}")
+    board.close_questions(turn)
+    gate.withdraw(turn, "the session has ended")
+    memory.forget(turn)
+    for name in list(s.agents):
+        board.release(turn, name)
+
+
+def closing(turn: Turn) -> None:
+    """Enough waited: what has not answered is stopped without."""
+    if turn.s.phase == "ending":
+        turn.s.forced = True
+
+
+def settle(turn: Turn) -> None:
+    """After every step of an ending session: is there anything left to wait for?"""
+    s, team = turn.s, turn.team
+    if s.phase != "ending" or any(edit.state == "applying" for edit in team.edits.values()):
+        return
+    at_work = [agent for agent in s.agents.values() if agent.task]
+    starting = [keeper for keeper in team.keepers.values() if keeper.state == "starting"]
+    if (at_work or starting) and not s.forced:
+        return
+    assert s.outcome is not None
+    outcome = s.outcome
+    for agent in list(s.agents.values()):
+        if not agent.gate and agent.name != s.lead:
+            turn.out.append(act.Stop(agent.name, reason=outcome.state))
+            _gone(turn, agent, outcome.state)
+        agent.task = ""
+    for task in team.tasks.values():
+        if task.open and task.id not in s.later:
+            state: TaskState = "failed" if outcome.state == "failed" else "cancelled"
+            turn.end_task(task, state, outcome.kind)
+    _draw(turn, outcome)
+    turn.out.append(act.CancelTimer(CLOSING))
+    s.phase, s.task, s.goal = "over", "", ""
+    s.outcome, s.forced = None, False
+    turn.emit(
+        "session_ended",
+        state=outcome.state,
+        kind=outcome.kind,
+        answer=outcome.answer,
+        hint=outcome.hint,
+    )
+    s.shown = outcome.state
+    turn.out.append(
+        act.Session(
+            state=outcome.state,
+            kind=outcome.kind,
+            answer=outcome.answer,
+            data={"hint": outcome.hint},
+        )
+    )
+    if s.later:
+        turn.out.append(act.SetTimer(AGAIN, turn.now))
+
+
+def _draw(turn: Turn, outcome: Outcome) -> None:
+    if turn.s.goal:
+        graph = turn.graph()
+        title = f"{outcome.state}: {title_of(outcome.answer or outcome.kind)}"
+        node = graph.node("outcome", title, turn.now, turn.team.name, outcome.answer)
+        edge = graph.edge("leads_to", turn.s.goal, node["id"], turn.now, turn.team.name)
+        turn.record(graph, [node, edge], say=True)
