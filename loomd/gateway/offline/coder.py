@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loomd.gateway.offline.rename import Renamed, block, rename
+from loomd.gateway.offline.rename import Renamed, edit_of, fits, rename
 from loomd.gateway.offline.results import page
 from loomd.gateway.offline.talk import Memory, Result, Talk, Turn, data_of, plural, with_data
 from loomd.gateway.offline.text import CannotRead
@@ -13,10 +13,10 @@ from loomd.wire.bodies import Failed, FinalAnswer
 BATCH = 12
 """Files read, then changed, in one turn each."""
 
-TURN_LIMIT = 60_000
+TURN_LIMIT = 150_000
 """Characters of all edits of one turn; one that is longer goes alone."""
 
-EDIT_LIMIT = 65_000
+EDIT_LIMIT = 110_000
 TRIES = 3
 PAGE = 100_000
 
@@ -47,11 +47,10 @@ def _begin(talk: Talk, said: list[str]) -> Turn | FinalAnswer | Failed:
         "refs": {file["path"]: file["refs"] for file in task["files"]},
         "todo": [file["path"] for file in task["files"]],
         "tries": {},
-        "sent": {},
         "done": [],
         "failed": [],
         "parts": {},
-        "waiting": [],
+        "open": {},  # per path: changes still to be made, and how many of them the edit out makes
     }
     if not talk.has("claim"):
         return _next(talk, memory)
@@ -69,24 +68,23 @@ def _next(talk: Talk, memory: Memory) -> Turn | FinalAnswer:
     calls: list[tuple[str, dict[str, Any]]] = []
     for path in batch:
         part = memory["parts"].get(path)
-        # Each try reads with another limit: the same call again and again is taken for a loop.
-        limit = PAGE + memory["tries"].get(path, 0)
+        # Each time another limit: the same call again and again is taken for a loop.
+        limit = PAGE + len(memory["done"]) + sum(memory["tries"].values())
+        limit += sum(len(plan["changes"]) for plan in memory["open"].values())
         calls.append(("read", {"path": path, "offset": part[1] if part else 1, "limit": limit}))
     return Turn(calls, "", {**memory, "stage": "read"})
 
 
 def _edit(talk: Talk, memory: Memory, results: list[Result]) -> Turn | FinalAnswer:
-    """Files read whole are changed; of those that are longer the next page is read."""
-    old, new = memory["old"], memory["new"]
-    memory = {**memory, "stage": "edit", "sent": {}, "parts": dict(memory["parts"])}
-    memory["failed"], memory["done"] = list(memory["failed"]), list(memory["done"])
-    memory["todo"] = list(memory["todo"])
+    """One edit for each file that was read whole; of one that is longer the next page is read."""
+    memory = {**memory, "stage": "edit", "parts": dict(memory["parts"])}
+    reason = f"rename `{memory['old']}` to `{memory['new']}`"
     calls: list[tuple[str, dict[str, Any]]] = []
     size = 0
     for result in results:
         path = result.args["path"]
         if not result.ok:
-            _give_up(memory, path, result.text)
+            memory = _given_up(memory, path, result.text)
             continue
         read = page(result.text)
         before, offset = memory["parts"].pop(path, ("", 1))
@@ -94,60 +92,94 @@ def _edit(talk: Talk, memory: Memory, results: list[Result]) -> Turn | FinalAnsw
         if read.next is not None and read.next > offset:
             memory["parts"][path] = (text, read.next)
             continue
-        try:
-            renamed = rename(text, old, new, set(memory["refs"][path]), path)
-        except CannotRead as error:
-            _give_up(memory, path, str(error))
+        planned = _planned(memory, path, text)
+        if path not in planned["open"]:
+            memory = planned
             continue
-        if not renamed.places:
-            memory["todo"].remove(path)
-            memory["done"].append({"path": path, "places": 0, "notes": ["nothing was left to do"]})
-            continue
-        before_block, after_block = block(text, renamed.source)
-        length = len(before_block) + len(after_block)
-        if length > EDIT_LIMIT * 2:
-            _give_up(memory, path, "the change spans too much text for one edit")
-            continue
-        if calls and size + length > TURN_LIMIT:
-            continue  # stays in todo: the next round reads it again
-        size += length
-        args: dict[str, Any] = {"path": path, "old": before_block, "new": after_block}
+        old, new, n = edit_of(text, planned["open"][path]["changes"], EDIT_LIMIT)
+        size += len(old) + len(new)
+        if calls and size > TURN_LIMIT:
+            continue  # stays in todo, and is read again
+        memory = planned
+        memory["open"][path]["n"] = n
+        args: dict[str, Any] = {"path": path, "old": old, "new": new}
         if talk.takes("edit", "reason"):
-            args["reason"] = f"rename `{old}` to `{new}`"
+            args["reason"] = reason
         calls.append(("edit", args))
-        memory["sent"][path] = _summary(path, renamed)
-    if calls:
-        return Turn(calls, f"Rename `{old}` to `{new}` in {plural(len(calls), 'file')}.", memory)
-    return _next(talk, memory)
+    if not calls:
+        return _next(talk, memory)
+    return Turn(calls, f"R{reason[1:]} in {plural(len(calls), 'file')}.", memory)
+
+
+def _planned(memory: Memory, path: str, text: str) -> Memory:
+    """What is to be changed in a file as it stands."""
+    left = memory["open"].get(path)
+    if left is not None:
+        # Half of it is done, so that its scopes are of two minds: only the rest, as planned.
+        if fits(text, left["changes"], memory["old"]):
+            return memory
+        return _given_up(memory, path, "it was changed by another when half of it was done")
+    try:
+        renamed = rename(text, memory["old"], memory["new"], set(memory["refs"][path]), path)
+    except CannotRead as error:
+        return _given_up(memory, path, str(error))
+    if not renamed.changes:
+        nothing = {"path": path, "places": 0, "notes": ["nothing was left to do"]}
+        return _done(memory, path, nothing)
+    opened = {
+        "changes": [list(change) for change in renamed.changes],
+        "begun": False,
+        "summary": _summary(path, renamed),
+    }
+    return {**memory, "open": {**memory["open"], path: opened}}
 
 
 def _summary(path: str, renamed: Renamed) -> dict[str, Any]:
     return {
         "path": path,
-        "places": len(renamed.places),
-        "lines": sorted({line for line, _ in renamed.places})[:50],
+        "places": len(renamed.changes),
+        "lines": sorted({change[0] for change in renamed.changes})[:50],
         "left": len(renamed.left),
         "notes": list(renamed.notes)[:5],
     }
 
 
-def _give_up(memory: Memory, path: str, why: str) -> None:
-    memory["todo"].remove(path)
-    memory["failed"].append({"path": path, "why": why.strip()[:300]})
+def _done(memory: Memory, path: str, summary: dict[str, Any]) -> Memory:
+    return {**_closed(memory, path), "done": [*memory["done"], summary]}
+
+
+def _given_up(memory: Memory, path: str, why: str) -> Memory:
+    failed = {"path": path, "why": why.strip()[:300]}
+    return {**_closed(memory, path), "failed": [*memory["failed"], failed]}
+
+
+def _closed(memory: Memory, path: str) -> Memory:
+    return {
+        **memory,
+        "todo": [other for other in memory["todo"] if other != path],
+        "open": {other: plan for other, plan in memory["open"].items() if other != path},
+    }
 
 
 def _edited(talk: Talk, memory: Memory, results: list[Result]) -> Turn | FinalAnswer:
-    memory = {**memory, "tries": dict(memory["tries"]), "todo": list(memory["todo"])}
-    memory["done"], memory["failed"] = list(memory["done"]), list(memory["failed"])
     for result in results:
         path = result.args["path"]
-        tries = memory["tries"][path] = memory["tries"].get(path, 0) + 1
+        plan = memory["open"][path]
         if result.ok:
-            memory["todo"].remove(path)
-            memory["done"].append(memory["sent"][path])
-        elif tries >= TRIES:
-            _give_up(memory, path, result.text)
-    memory["sent"] = {}
+            rest = plan["changes"][plan["n"] :]
+            if rest:
+                opened = {**plan, "changes": rest, "begun": True}
+                memory = {**memory, "open": {**memory["open"], path: opened}}
+            else:
+                memory = _done(memory, path, plan["summary"])
+            continue
+        tries = memory["tries"].get(path, 0) + 1
+        memory = {**memory, "tries": {**memory["tries"], path: tries}}
+        if tries >= TRIES:
+            memory = _given_up(memory, path, result.text)
+        elif not plan["begun"]:
+            others = {other: p for other, p in memory["open"].items() if other != path}
+            memory = {**memory, "open": others}
     return _next(talk, memory)
 
 

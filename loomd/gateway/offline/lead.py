@@ -318,6 +318,7 @@ _WHY = {
     "string": "in a string",
     "docstring": "in a docstring",
     "comment": "in a comment",
+    "annotation": "in an annotation that is a string",
     "attribute": "an attribute of another object",
     "keyword": "a keyword argument",
     "other-scope": "another variable of that name",

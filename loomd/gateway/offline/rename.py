@@ -16,14 +16,16 @@ from typing import Any
 from loomd.gateway.offline.symbols import Record, describe
 from loomd.gateway.offline.text import CannotRead, split_lines
 
+Change = tuple[int, int, int, str]
+"""line, column, width of what goes, what comes. Columns in characters from 0."""
+
 
 @dataclass(frozen=True)
 class Renamed:
-    """`places`: (line, column) of each change, columns in characters from 0. `left`: places that
-    keep the old name, as {line, kind, text}."""
+    """`changes` in order. `left`: places that keep the old name, as {line, kind, text}."""
 
     source: str
-    places: tuple[tuple[int, int], ...]
+    changes: tuple[Change, ...]
     left: tuple[dict[str, Any], ...]
     notes: tuple[str, ...]
 
@@ -87,29 +89,34 @@ def rename(source: str, old: str, new: str, refs: Collection[str], path: str = "
         raise CannotRead(record["error"])
     if said := collisions(record, refs):
         raise CannotRead("; ".join(said))
-    lines = split_lines(source)
-    places: list[tuple[int, int]] = []
-    for place in reversed(record["places"]):
-        if not chosen(place, refs):
-            continue
-        line, col, width = place[:3]
-        text = lines[line - 1]
-        lines[line - 1] = text[:col] + replacement(place, refs, old, new) + text[col + width :]
-        places.append((line, col))
-    result = "".join(lines)
-    if places:
+    changes: list[Change] = [
+        (place[0], place[1], place[2], replacement(place, refs, old, new))
+        for place in record["places"]
+        if chosen(place, refs)
+    ]
+    result = changed(source, changes)
+    if changes:
         _check(result, path)
+    lines = {change[0] for change in changes}
     notes = [
         f"line {line}: {{{old}=}} prints the name, so its output changes"
         for line in record["printed"]
-        if any(place[0] == line for place in places)
+        if line in lines
     ]
     notes += record["problems"]
     if any(place[3] == "all" and chosen(place, refs) for place in record["places"]):
         notes.append("the string in `__all__` was changed with it")
     if any(place[3] == "slots" and chosen(place, refs) for place in record["places"]):
         notes.append("the string in `__slots__` or `__match_args__` was changed with it")
-    return Renamed(result, tuple(reversed(places)), tuple(left_of(record, refs)), tuple(notes))
+    return Renamed(result, tuple(changes), tuple(left_of(record, refs)), tuple(notes))
+
+
+def changed(source: str, changes: Sequence[Change]) -> str:
+    lines = split_lines(source)
+    for line, col, width, text in reversed(changes):
+        was = lines[line - 1]
+        lines[line - 1] = was[:col] + text + was[col + width :]
+    return "".join(lines)
 
 
 def _check(source: str, path: str) -> None:
@@ -122,27 +129,53 @@ def _check(source: str, path: str) -> None:
         raise CannotRead(f"the result would not compile: {error}") from error
 
 
-# --- the smallest block of whole lines that holds a change ----------------------------------------
+# --- the block of whole lines that holds the changes ----------------------------------------------
 
 
-def block(before: str, after: str) -> tuple[str, str]:
-    """(old, new): contiguous whole lines from the first to the last change, `old` grown upwards
-    and downwards until it stands in `before` exactly once."""
-    a, b = split_lines(before), split_lines(after)
-    first = 0
-    while first < min(len(a), len(b)) and a[first] == b[first]:
-        first += 1
-    tail = 0
-    while tail < min(len(a), len(b)) - first and a[-1 - tail] == b[-1 - tail]:
-        tail += 1
+def edit_of(source: str, changes: Sequence[Change], limit: int) -> tuple[str, str, int]:
+    """(old, new, n): an edit that makes the first n changes, all of them unless the lines from the
+    first to the last are more than `limit` characters, old and new together. `old` stands exactly
+    once in the source."""
+    a = split_lines(source)
+    first = changes[0][0]
+    n, size = 0, 0
+    last = first - 1
+    for change in changes:
+        size += 2 * sum(len(line) for line in a[last : change[0]])
+        if n and size > limit and change[0] != last:
+            break
+        n, last = n + 1, change[0]
+    b = split_lines(changed(source, changes[:n]))
+    old, new = _unique(a, b, first - 1, last - 1)
+    return old, new, n
+
+
+def fits(source: str, changes: Sequence[Change], name: str) -> bool:
+    """Does the name stand where the changes expect it?"""
+    lines = split_lines(source)
+    return all(
+        line <= len(lines) and lines[line - 1][col : col + width] == name
+        for line, col, width, _ in changes
+    )
+
+
+def _unique(a: list[str], b: list[str], first: int, last: int) -> tuple[str, str]:
+    """Lines first..last, grown upwards and downwards until they stand in the text only once."""
+    whole = "".join(a)
+    above, below = first, last + 1
     while True:
-        old = "".join(a[first : len(a) - tail])
-        if (old and before.count(old) == 1 and _lined(before, old)) or (first == 0 and tail == 0):
-            return old, "".join(b[first : len(b) - tail])
-        first, tail = max(0, first - 1), max(0, tail - 1)
+        old = _bare("".join(a[above:below]))
+        if _once(whole, old) or (above == 0 and below == len(a)):
+            new = [*a[above:first], *b[first : last + 1], *a[last + 1 : below]]
+            return old, _bare("".join(new))
+        above, below = max(0, above - 1), min(len(a), below + 1)
 
 
-def _lined(text: str, part: str) -> bool:
-    """`str.count` does not see overlapping finds."""
-    at = text.find(part)
-    return text.find(part, at + 1) == -1
+def _bare(text: str) -> str:
+    """Without the last line's end: whether a file's last line has one is not always shown."""
+    return re.sub(r"(?:\r\n|\r|\n)\Z", "", text)
+
+
+def _once(text: str, part: str) -> bool:
+    at = text.find(part) if part.strip() else -1
+    return at >= 0 and text.find(part, at + 1) == -1

@@ -125,6 +125,7 @@ class Reading:
     exported: list[str] | None  # __all__, as far as it is literal
     problems: list[str]
     debug: list[int]  # lines with {name=}: what is printed changes with the name
+    notes: set[tuple[int, int]]  # where strings stand that are annotations
     given: list[tuple[ast.Attribute, ast.expr | None, ast.expr | None, Scope]]
     """What is assigned to attributes: target, value, annotation, where."""
 
@@ -146,7 +147,7 @@ class _Walk:
         self.wanted = wanted
         self.name = name
         top = Scope("module", "", None)
-        self.reading = Reading(text, top, [top], [], [], None, [], [], [])
+        self.reading = Reading(text, top, [top], [], [], None, [], [], set(), [])
         self.quals: dict[str, int] = {}
 
     def run(self) -> None:
@@ -247,7 +248,7 @@ class _Walk:
 
     def visit_AnnAssign(self, node: ast.AnnAssign, scope: Scope) -> None:
         self.visit(node.value, scope)
-        self.visit(node.annotation, scope)
+        self._annotation(node.annotation, scope)
         if isinstance(node.target, ast.Name):
             bind = Bind("assign", node.lineno, value=node.value, note=node.annotation)
             self.bind(scope, node.target.id, bind)
@@ -309,7 +310,7 @@ class _Walk:
                 node.lineno,
                 dotted=join + normal(alias.name),
                 module=module,
-                plain=alias.asname is None,
+                plain=alias.asname in (None, alias.name),  # `X as X` gives X on like X
             )
             self.bind(scope, alias.asname or alias.name, bind)
             if normal(alias.name) in self.wanted:
@@ -405,8 +406,14 @@ class _Walk:
 
     def _annotations(self, args: ast.arguments, returns: ast.expr | None, scope: Scope) -> None:
         every = [*args.posonlyargs, *args.args, args.vararg, *args.kwonlyargs, args.kwarg]
-        self.block([a.annotation for a in every if a is not None and a.annotation], scope)
-        self.visit(returns, scope)
+        for note in [*(a.annotation for a in every if a is not None), returns]:
+            self._annotation(note, scope)
+
+    def _annotation(self, note: ast.expr | None, scope: Scope) -> None:
+        for node in ast.walk(note) if note is not None else ():
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                self.reading.notes.add(self.text.start(node))
+        self.visit(note, scope)
 
     def _types(self, node: ast.AST, scope: Scope) -> Scope:
         """Type parameters (3.12) live in a scope of their own around the definition."""

@@ -316,7 +316,7 @@ class _Description:
     # -- what is not code
 
     def _strings(self) -> list[list[Any]]:
-        """[line, kind, text]: string comment docstring, where the word stands in text."""
+        """[line, kind, text] where the word stands in one: string comment docstring annotation."""
         word = re.compile(rf"\b{re.escape(self.old)}\b")
         named = {u.token for u in self.reading.uses if u.kind in ("all", "slots")}
         docs = _docstrings(self.reading)
@@ -331,6 +331,8 @@ class _Description:
             text = literal_text(token) if is_fstring(token) else token.text
             if token.start in docs:
                 kind = "docstring"
+            elif token.start in self.reading.notes:
+                kind = "annotation"
             for n, line in enumerate(text.split("\n")):
                 if not word.search(line):
                     continue

@@ -145,7 +145,7 @@ def unpack(reasoning: str) -> Memory | None:
         memory: Any = json.loads(raw)
     except (ValueError, zlib.error, binascii.Error):
         return None
-    return dict(memory) if isinstance(memory, dict) else None
+    return memory if isinstance(memory, dict) else None
 
 
 Step = Callable[[Memory, list[Result], list[str]], "Turn | FinalAnswer | Failed"]
@@ -204,12 +204,10 @@ def calls(
 _FENCE = re.compile(r"```json\n(.*?)\n```", re.DOTALL)
 
 
-def data_of(text: str, job: str) -> dict[str, Any] | None:
+def data_of(text: str, job: str) -> Memory | None:
     """The last fenced JSON object of that job in a text."""
-    for found in reversed(list(_blocks(text))):
-        if found.get("job") == job:
-            return found
-    return None
+    found = [block for block in _blocks(text) if block.get("job") == job]
+    return found[-1] if found else None
 
 
 def _blocks(text: str) -> Iterator[dict[str, Any]]:
