@@ -10,12 +10,13 @@ number), `wrong` (numbers that came twice, out of order or too late) and the own
     loop n               n steps by mail to itself
     broadcast to n       one mail to many
     start spec · stop name asleep · timer key after · effect id do · cancel id · emit type
-    crash · hang · exit · segv · allocate mb · burn s     misbehaves in this very step
+    crash · hang · exit · segv · allocate mb · burn s · collect     misbehaves in this very step
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -217,6 +218,8 @@ def misbehave(op: str, data: dict[str, Any]) -> None:
             os._exit(int(data.get("status", 3)))
         case "segv":
             os.kill(os.getpid(), signal.SIGSEGV)
+        case "collect":
+            gc.collect()
         case "allocate":
             _hoard.append(bytearray(int(data["mb"]) << 20))
         case "burn":

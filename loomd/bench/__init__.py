@@ -1,0 +1,9 @@
+"""The figures of this machine: `python -m loomd.bench [NAME..] [--agents N] [--json]`.
+
+`instance`  a daemon of its own in temporary folders, and a small client
+`figures`   one function per figure: drives echo actors, yields samples
+`floors`    what the bare mechanism costs here, measured in the same run
+`report`    samples -> {name, unit, n, p50, p95, p99, max, goal, missed, floor, note}
+
+A figure that misses its goal is reported as missed. Nothing here is an assertion.
+"""
