@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from loomd.hub import boards, requests
-from loomd.hub.mail import DAEMON, OVER, Result
+from loomd.hub.mail import DAEMON, OVER, TEST_KINDS, Result
 from loomd.store import journal
 from loomd.store.schema import name_key, session_of
 from loomd.store.tables import SessionRow, dead_row
@@ -340,7 +340,7 @@ class Clients:
         row = self.hub.rules.actors.get(name)
         if row is None:
             raise LoomError("no_such_actor", f"no actor {name!r}")
-        if self.hub.rules.known[name].kind not in requests.TEST_KINDS:
+        if self.hub.rules.known[name].kind not in TEST_KINDS:
             raise LoomError("bad_request", f"{name} is not of a test kind")
         return {
             "name": name,
@@ -486,7 +486,7 @@ class Clients:
         names = [
             name
             for name in rules.members.get(session, ())
-            if rules.known[name].kind in ("agent", "echo")
+            if rules.known[name].kind in ("agent", *TEST_KINDS)
         ]
         return sorted(names, key=lambda name: (rules.actors[name].created, name))
 

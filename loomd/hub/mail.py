@@ -102,7 +102,10 @@ ANSWERS: Final = frozenset(
 NOT_BY_SESSION: Final = frozenset({"ledger", "queue", "decisions"})
 """Tables with an owner whose keys do not begin with a session."""
 
-STARTERS: Final = frozenset({"team", "echo"})
+TEST_KINDS: Final = frozenset({"echo", "echo-performer"})
+"""Kinds that exist for bench and tests."""
+
+STARTERS: Final = TEST_KINDS | {"team"}
 """Kinds whose commits may start and stop other actors of their session."""
 
 
@@ -709,7 +712,7 @@ class Batch:
         for event in commit.events:
             if event.session and session and event.session != session:
                 raise _bad(f"event for session {event.session!r} from {name}")
-        if commit.session is not None and known.kind not in ("team", "echo"):
+        if commit.session is not None and known.kind not in STARTERS:
             raise _bad(f"{known.kind} may not change its session")
 
     def _check_child(self, child: ChildChange, name: str, known: Known) -> None:

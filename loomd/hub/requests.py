@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from loomd.actor.behaviour import Spec
-from loomd.hub.mail import LIVE, OVER, Batch, Result, read_spec, tag_of
+from loomd.hub.mail import LIVE, OVER, TEST_KINDS, Batch, Result, read_spec, tag_of
 from loomd.store.schema import mail_key, session_of, text_key
 from loomd.store.tables import (
     MAX_KEY,
@@ -31,9 +31,6 @@ from loomd.wire.errors import LoomError
 from loomd.wire.messages import CONTROL, WORK, Failure, Reply, Request
 
 ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
-TEST_KINDS: Final = frozenset({"echo", "echo-performer"})
-"""Kinds that `spawn`, `unspawn`, `post` and `fetch_state` are for: bench and tests."""
-
 Op = Callable[..., Any]
 
 

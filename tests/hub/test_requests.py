@@ -1,0 +1,154 @@
+"""Clients' requests that change the state: done once, refused without a trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loomd.hub.requests import perform
+from loomd.store.schema import text_key
+from loomd.wire import codec
+from loomd.wire import messages as m
+from loomd.wire.bodies import Control, Decision, Note, Say
+from tests.hub.desk import Desk, exit_note
+
+
+def ask(
+    desk: Desk,
+    op: str,
+    args: dict[str, Any] | None = None,
+    id: str = "1",
+    client: str = "c",
+    **kw: Any,
+) -> Any:
+    """The value of a request, or its Failure. `id`: of the request."""
+    request = m.Request(id=id, op=op, args=kw if args is None else args)
+    result = desk.do(lambda batch: perform(batch, client, request))[0]
+    reply = codec.to_client(result.reply)
+    return reply.value if isinstance(reply, m.Reply) else reply
+
+
+def test_opening_a_session_makes_its_team_and_tools_and_says_the_goal() -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r", goal="rename a to b", yes=True)["session"]
+    assert session.startswith("s-") and len(session) == 8
+    assert desk.rules.members[session] == {f"{session}/team", f"{session}/tools"}
+    assert desk.rules.spec(f"{session}/team").args["yes"] is True
+    said = codec.body(desk.box(f"{session}/team")[0].body)
+    assert said == Say(text="rename a to b", sender="user")
+    assert [e["type"] for e in desk.events(session)] == ["session_opened", "said"]
+
+
+def test_a_resent_request_gets_the_same_reply_and_changes_nothing() -> None:
+    desk = Desk()
+    first = ask(desk, "open_session", repo="/r", goal="g")
+    again = ask(desk.restarted(), "open_session", repo="/r", goal="g")
+    assert first == again
+    assert len(desk.restarted().rules.sessions) == 1
+    assert ask(desk, "open_session", id="2", repo="/r")["session"] != first["session"]
+    assert ask(desk, "open_session", client="d", repo="/r")["session"] != first["session"]
+
+
+def test_saying_something_wakes_a_session_that_is_over() -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r")["session"]
+    desk.hello(f"{session}/team", 1)
+    desk.commit(f"{session}/team", session=m.SessionChange(state="done"))
+    request = m.Request(id="9", op="say", args={"session": session, "text": "go on"})
+    result = desk.do(lambda b: perform(b, "c", request))[0]
+    assert result.wake == [f"{session}/team"]
+    assert desk.rules.sessions[session].state == "running"
+    assert result.value["message"] == "c/9"
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "code"),
+    [
+        ("say", {"session": "s-nobody", "text": "x"}, "no_such_session"),
+        ("say", {"session": "SESSION", "text": " "}, "usage"),
+        ("say", {"session": "SESSION", "text": "x", "to": "nobody"}, "no_such_actor"),
+        ("say", {"session": "SESSION", "text": "x" * 70_000}, "too_large"),
+        ("control", {"session": "SESSION", "op": "jump"}, "usage"),
+        ("remove", {"session": "SESSION"}, "bad_state"),
+        ("decide", {"id": "q-9"}, "not_found"),
+        ("dead", {"action": "retry", "id": "x"}, "not_found"),
+        ("spawn", {"spec": {"name": "s-1/a", "kind": "agent", "session": "s-1"}}, "bad_request"),
+        ("spawn", {"spec": {"name": "s-1/a", "kind": "echo", "session": "s-2"}}, "bad_request"),
+        ("post", {"to": "SESSION/team", "body": {"t": "note"}}, "bad_request"),
+        ("unspawn", {"name": "x"}, "no_such_actor"),
+    ],
+)
+def test_a_refused_request_leaves_no_trace(op: str, args: dict[str, Any], code: str) -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", id="0", repo="/r")["session"]
+    before = {table: dict(rows) for table, rows in desk.memory.tables.items()}
+    args = {
+        key: value.replace("SESSION", session) if isinstance(value, str) else value
+        for key, value in args.items()
+    }
+    failure = ask(desk, op, args)
+    assert isinstance(failure, m.Failure)
+    assert failure.code == code
+    assert desk.memory.tables == before
+
+
+def test_a_control_goes_to_the_team_before_its_work() -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r")["session"]
+    assert ask(desk, "control", {"session": session, "op": "pause"}, id="2")["state"] == "paused"
+    (mail,) = desk.box(f"{session}/team", 0)
+    assert codec.body(mail.body) == Control(op="pause")
+
+
+def test_stopping_what_is_over_is_no_error_and_it_can_be_removed() -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r")["session"]
+    desk.hello(f"{session}/team", 1)
+    desk.commit(f"{session}/team", session=m.SessionChange(state="stopped"))
+    assert ask(desk, "control", {"session": session, "op": "stop"}, id="2")["state"] == "stopped"
+    assert ask(desk, "control", {"session": session, "op": "pause"}, id="3").code == "bad_state"
+    assert ask(desk, "remove", id="4", session=session)["state"] == "removed"
+    assert ask(desk, "say", id="5", session=session, text="x").code == "no_such_session"
+    assert desk.row(f"{session}/team").wanted == "ended"
+
+
+def test_the_first_answer_to_a_question_wins() -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r")["session"]
+    tools = f"{session}/tools"
+    row = {
+        "id": "q-1",
+        "session": session,
+        "actor": tools,
+        "kind": "permission",
+        "text": "may I?",
+        "state": "open",
+    }
+    desk.hello(tools, 1)
+    put = m.Row(table="questions", key=text_key(session, "q-1"), value=codec.pack(row))
+    desk.commit(tools, rows=(put,))
+    first = ask(desk, "decide", {"id": "q-1", "by": "me", "scope": "session"}, id="2")
+    assert first == {"id": "q-1", "decision": "allow", "by": "me"}
+    second = ask(desk, "decide", {"id": "q-1", "by": "you", "allow": False}, id="3")
+    assert (second.code, "me" in second.message) == ("bad_state", True)
+    (mail,) = desk.box(tools, 0)
+    said = codec.body(mail.body)
+    assert said == Decision(question="q-1", allow=True, scope="session", by="me")
+    assert desk.events(session)[-1]["type"] == "permission_decided"
+
+
+def test_a_dead_letter_can_be_tried_again_or_dropped() -> None:
+    desk = Desk(poison_crashes=1)
+    for n in (1, 2):
+        ask(desk, "spawn", id=f"s{n}", spec={"name": "s-1/a", "kind": "echo", "session": "s-1"})
+        desk.hello("s-1/a", n)
+        ask(desk, "post", id=f"p{n}", to="s-1/a", body={"t": "note", "data": n})
+        blame = {"kind": "mail", "lane": 1, "seq": n}
+        desk.do(lambda b, i=n, bl=blame: b.exited(exit_note("s-1/a", i, blame=bl)))
+    first, second = (key.decode() for key in sorted(desk.memory.tables["dead"]))
+    assert ask(desk, "dead", {"action": "retry", "id": first}, id="r")["id"] == first
+    assert ask(desk, "dead", {"action": "drop", "id": second}, id="d")["id"] == second
+    assert [codec.body(mail.body) for mail in desk.box("s-1/a")] == [Note(data=1)]
+    assert desk.box("s-1/a")[0].attempt == 1
+    assert desk.memory.tables["dead"] == {}
