@@ -243,9 +243,10 @@ class Claims:
                 granted.append(claim)
         return granted
 
-    def guarding(self, author: str, change: FileChange, related: Related) -> Claim | None:
-        """The claim of another that this change of a file would break into."""
-        spans = spans_of(change)
+    def guarding(
+        self, author: str, change: FileChange, spans: Sequence[Span], related: Related
+    ) -> Claim | None:
+        """The claim of another that this change of a file (extents: `spans`) would break into."""
         own = any(
             claim.state == "held"
             and (claim.path == change.path or _within(change.path, claim.path))

@@ -46,19 +46,28 @@ def propose(turn: Turn, sender: str, body: Propose) -> None:
         if clean != change.path:
             _end(turn, edit, "refused", f"{change.path} is not a plain path within the checkout")
             return
-        held = team.claims.guarding(edit.author, change, team.related)
+    if not _guarded(turn, edit):
+        turn.put_edit(edit)  # `settle` takes it on
+
+
+def _guarded(turn: Turn, edit: Edit) -> bool:
+    """Refuses an edit that would break into another's claim."""
+    team = turn.team
+    for change in edit.files:
+        spans = edit.spans.get(change.path, [])
+        held = team.claims.guarding(edit.author, change, spans, team.related)
         if held is not None:
             why = f"{held.place} is claimed by {short(held.agent)} ({held.id})"
             _end(turn, edit, "refused", why)
-            return
-    _advance(turn, edit)
+            return True
+    return False
 
 
 def _advance(turn: Turn, edit: Edit) -> None:
     """On from `proposed`: parked, to a reviewer, or straight to the disk."""
     if ed.in_the_way(edit, turn.team.edits.values()) is not None:
-        turn.put_edit(edit)
-    elif turn.team.review:
+        return
+    if turn.team.review:
         _send_to_review(turn, edit)
     else:
         _approve(turn, edit)
@@ -102,24 +111,25 @@ def verdict(turn: Turn, reviewer: str, call: str, id: str, said: str, reason: st
 
 
 def _approve(turn: Turn, edit: Edit) -> None:
+    if _guarded(turn, edit):  # claimed by another while it was judged
+        return
     edit.state = "approved"
-    turn.emit("edit_approved", edit=edit.id, author=edit.author, reviewer=edit.reviewer)
-    if not _apply_next(turn) or edit.state == "approved":
-        turn.put_edit(edit)
-
-
-def _apply_next(turn: Turn) -> bool:
-    """Sends the oldest approved edit to the tool host, unless one is there."""
-    edits = turn.team.edits.values()
-    if any(edit.state == "applying" for edit in edits):
-        return False
-    edit = next((edit for edit in edits if edit.state == "approved"), None)
-    if edit is None:
-        return False
-    edit.state = "applying"
     turn.put_edit(edit)
-    turn.out.append(act.Send(turn.team.tools, Apply(edit=edit.id, files=edit.files)))
-    return True
+    turn.emit("edit_approved", edit=edit.id, author=edit.author, reviewer=edit.reviewer)
+
+
+def settle(turn: Turn) -> None:
+    """After every step: parked edits whose way is free go on, and the next one to the disk."""
+    for edit in list(turn.team.edits.values()):
+        if edit.state == "proposed":
+            _advance(turn, edit)
+    edits = turn.team.edits.values()
+    if not any(edit.state == "applying" for edit in edits):
+        next_ = next((edit for edit in edits if edit.state == "approved"), None)
+        if next_ is not None:
+            next_.state = "applying"
+            turn.put_edit(next_)
+            turn.out.append(act.Send(turn.team.tools, Apply(edit=next_.id, files=next_.files)))
 
 
 def applied(turn: Turn, sender: str, body: Applied) -> None:
@@ -143,10 +153,6 @@ def finish(turn: Turn, edit: Edit, body: Applied) -> None:
         _end(turn, edit, "conflict", body.detail or "the file has changed; read it again")
     else:
         _end(turn, edit, "refused", body.detail or "it could not be written", error="failed")
-    _apply_next(turn)
-    for other in list(turn.team.edits.values()):
-        if other.state == "proposed":
-            _advance(turn, other)
 
 
 def _draw(turn: Turn, edit: Edit) -> None:

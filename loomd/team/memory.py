@@ -172,7 +172,7 @@ def undelivered(turn: Turn, to: str, body: Recall) -> None:
 
 def forget(turn: Turn, agent: str | None = None) -> None:
     """Drops the recalls of an agent that has ended, or all."""
-    before = len(turn.s.recalls)
+    first = turn.s.recalls[:1]
     turn.s.recalls = [r for r in turn.s.recalls if agent is not None and r.agent != agent]
-    if len(turn.s.recalls) != before:
+    if first and turn.s.recalls[:1] != first:
         _done(turn)

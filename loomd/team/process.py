@@ -57,6 +57,8 @@ class TeamBehaviour:
                 turn.ignored("effect", input.effect, "the team opens none")
             case _:
                 assert_never(input)
+        board.grant(turn)
+        gate.settle(turn)
         session.settle(turn)
         _show(turn)
         return state, turn.out

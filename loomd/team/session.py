@@ -106,11 +106,14 @@ def report(turn: Turn, sender: str, body: Report) -> None:
         return
     agent.task = ""
     if sender == turn.s.lead:
-        state: TaskState = "done" if body.state == "done" else "failed"
-        turn.end_task(task, state, body.kind)
+        stopped = turn.s.outcome is not None and turn.s.outcome.state == "stopped"
+        turn.end_task(task, "cancelled" if stopped else body.state, body.kind)
         if turn.s.phase == "running":
             outcome = Outcome(
-                state=state, kind=body.kind, answer=cut(body.text, ANSWER_LIMIT), hint=body.hint
+                state=body.state,
+                kind=body.kind,
+                answer=cut(body.text, ANSWER_LIMIT),
+                hint=body.hint,
             )
             end(turn, outcome)
         return
@@ -121,7 +124,7 @@ def report(turn: Turn, sender: str, body: Report) -> None:
 
 def _reviewer_reported(turn: Turn, agent: Agent, body: Report) -> None:
     """A reviewer reports only that it has failed. Another one takes its place."""
-    if body.state == "failed" and not agent.stopping:
+    if body.state == "failed" and turn.s.phase == "running":
         agent.stopping = True
         turn.out.append(act.Stop(agent.name, reason=f"failed: {body.kind}"))
         _gone(turn, agent, body.kind or "failed")
@@ -181,7 +184,6 @@ def _end_agent(
             agent=agent.name,
             task=task.id,
         )
-    board.grant(turn)
 
 
 def _gone(turn: Turn, agent: Agent, reason: str) -> None:
@@ -195,7 +197,6 @@ def _gone(turn: Turn, agent: Agent, reason: str) -> None:
     for child in list(turn.s.agents.values()):
         if child.parent == agent.name:
             stop(turn, child, f"{roster.short(agent.name)}, who asked for it, has ended")
-    board.grant(turn)
 
 
 def stop(turn: Turn, agent: Agent, reason: str) -> None:
@@ -244,6 +245,11 @@ def end(turn: Turn, outcome: Outcome) -> None:
     for agent in list(s.agents.values()):
         if agent.task:
             stop(turn, agent, f"the session has {outcome.state}")
+    # Reviewers have no task: what they think about is called off, nobody waits for it.
+    judging = {edit.reviewer for edit in turn.team.edits.values() if edit.state == "reviewing"}
+    for name in sorted(judging):
+        call_off = Control(op="stop", reason="the session has ended")
+        turn.out.append(act.Send(name, call_off, lane=CONTROL))
     board.close_questions(turn)
     gate.withdraw(turn, "the session has ended")
     memory.forget(turn)
