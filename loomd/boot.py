@@ -106,7 +106,12 @@ def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, 
         "children": [
             {
                 "id": "template",
-                "start": {"serves": "actors", "preload": ACTOR_CODE, "ready_s": 60},
+                "start": {
+                    "serves": "actors",
+                    "preload": ACTOR_CODE,
+                    "without": ["rich", "pygments"],  # structlog would take them: 5 MB an image
+                    "ready_s": 60,
+                },
             },
             {
                 "id": "hub",

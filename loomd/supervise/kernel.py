@@ -17,8 +17,17 @@ MAX_OUTPUT = 4 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
+_fork = ctypes.PyDLL(None).fork  # PyDLL: the interpreter's lock stays held over it
 _prctl = _libc.prctl
 _prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+
+
+def plain_fork() -> int:
+    """libc's fork without what Python does around it, -1 if there can be no process.
+
+    Only for a single-threaded process, and for a child that does next to nothing.
+    """
+    return int(_fork())
 
 
 def become_subreaper() -> None:

@@ -359,6 +359,7 @@ class Root:
                     "root": self.pid,
                     "slot": process.slot,
                     "preload": list(start.preload),
+                    "without": list(start.without),
                 }
             )
         else:

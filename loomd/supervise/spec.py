@@ -63,6 +63,7 @@ class Start:
     command: tuple[str, ...] = ()
     serves: str = ""  # of a template: the name that `template` refers to
     preload: tuple[str, ...] = ()  # of a template: the modules it imports
+    without: tuple[str, ...] = ()  # and those that these shall not find
     nice: int = 0
     ready: Literal["link", "none"] = "link"
     ready_s: float = READY_S
@@ -192,9 +193,9 @@ def _start(spec: Mapping[str, Any]) -> Start:
     if not isinstance(value, Mapping):
         raise SpecError("invalid_start", value)
     command = value.get("command", ())
-    preload = value.get("preload", ())
+    preload, without = value.get("preload", ()), value.get("without", ())
     template, entry, serves = (value.get(key, "") for key in ("template", "entry", "serves"))
-    for words in (command, preload):
+    for words in (command, preload, without):
         if isinstance(words, str) or not isinstance(words, Sequence):
             raise SpecError("invalid_start", words)
         if not all(isinstance(word, str) and "\0" not in word for word in words):
@@ -218,6 +219,7 @@ def _start(spec: Mapping[str, Any]) -> Start:
         command=tuple(command),
         serves=serves,
         preload=tuple(preload),
+        without=tuple(without),
         nice=nice,
         ready=_one_of("ready", value.get("ready", "link"), ("link", "none")),
         ready_s=_positive("ready_s", value.get("ready_s", READY_S)),

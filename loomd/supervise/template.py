@@ -18,6 +18,7 @@ import contextlib
 import gc
 import importlib
 import os
+import select
 import socket
 import sys
 import traceback
@@ -51,7 +52,7 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
     if not kernel.die_with(root):
         os._exit(COULD_NOT_START)
     setproctitle(f"loomd: {setup['name']}")
-    _preload(link, setup["preload"])
+    _preload(link, setup["preload"], setup["without"])
     threads = os.listdir("/proc/self/task")
     if len(threads) != 1:
         _report(link, f"{len(threads)} threads after the imports: a fork would lose them")
@@ -60,7 +61,9 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
     gc.collect()
     gc.freeze()  # a collection in a child would otherwise copy the whole heap
     link.ready()
+    middles: list[int] = []
     while True:
+        _reap(middles, sock)
         try:
             data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4, socket.MSG_CMSG_CLOEXEC)
         except OSError:
@@ -76,14 +79,30 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
             continue
         slot.begin(LOOP)
         crash_point("template.before_fork", order["name"])
-        _fork_twice(order, fds, root, slots)
+        middle = _fork_twice(order, fds, root, slots)
+        if middle > 0:
+            middles.append(middle)
         for fd in fds:
             os.close(fd)
         slot.end()
 
 
-def _preload(link: ChildLink, modules: list[str]) -> None:
-    """Imports what can be imported. What cannot ends only those who need it, with its reason."""
+def _preload(link: ChildLink, modules: list[str], without: list[str]) -> None:
+    """Imports what can be imported. What cannot ends only those who need it, with its reason.
+
+    Modules in `without` are not to be found meanwhile: optional imports of libraries that would
+    only make the image larger, and so every fork slower.
+    """
+    hidden = [name for name in without if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        _import_all(link, modules)
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+def _import_all(link: ChildLink, modules: list[str]) -> None:
     for name in modules:
         try:
             importlib.import_module(name)
@@ -94,20 +113,34 @@ def _preload(link: ChildLink, modules: list[str]) -> None:
                 link.send({"op": "warning", "text": f"preload of {name}: {error!r}"[:2000]})
 
 
-def _fork_twice(order: dict[str, Any], fds: list[int], root: int, slots: SlotMap) -> None:
-    try:
-        middle = os.fork()
-    except OSError:
-        return  # no processes left: the link ends, and the root counts a failed start
+def _fork_twice(order: dict[str, Any], fds: list[int], root: int, slots: SlotMap) -> int:
+    """The pid of the process in between; -1 if no process can be made (the root sees the link end).
+
+    The one in between is forked by libc alone: it runs nothing but the second fork, and Python's
+    own work after a fork would touch, and so copy, pages for a process that ends at once.
+    """
+    middle = kernel.plain_fork()
     if middle:
-        os.waitpid(middle, 0)
-        return
+        return middle
     try:
         between = os.getpid()
         if os.fork() == 0:
             _child(order, fds, root, between, slots)
     finally:
         os._exit(NORMAL)
+
+
+def _reap(middles: list[int], sock: socket.socket) -> None:
+    """Reaps what has ended; waits for it only when there is no order to go on with.
+
+    Waiting for each before the next order would make a burst of births three times as long.
+    """
+    if not middles:
+        return
+    idle = not select.select([sock], [], [], 0)[0]
+    for pid in list(middles):
+        if os.waitpid(pid, 0 if idle else os.WNOHANG)[0]:
+            middles.remove(pid)
 
 
 def _child(
