@@ -6,7 +6,7 @@ from typing import Any
 
 from loomd.gateway.offline.rename import Renamed, edit_of, fits, rename
 from loomd.gateway.offline.results import page
-from loomd.gateway.offline.talk import Memory, Result, Talk, Turn, data_of, plural, with_data
+from loomd.gateway.offline.talk import Memory, Move, Result, Talk, Turn, data_of, plural, with_data
 from loomd.gateway.offline.text import CannotRead
 from loomd.wire.bodies import Failed, FinalAnswer
 
@@ -21,7 +21,7 @@ TRIES = 3
 PAGE = 100_000
 
 
-def coder(talk: Talk, memory: Memory, results: list[Result], said: list[str]) -> Any:
+def coder(talk: Talk, memory: Memory, results: list[Result], said: list[str]) -> Move:
     if not memory:
         return _begin(talk, said)
     match memory["stage"]:

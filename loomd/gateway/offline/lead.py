@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from loomd.gateway.offline import goals
+from loomd.gateway.offline.coder import coder
+from loomd.gateway.offline.researcher import researcher
 from loomd.gateway.offline.results import Tests, tests
 from loomd.gateway.offline.talk import (
     Memory,
+    Move,
     Result,
     Talk,
     Turn,
@@ -29,7 +32,53 @@ HINT = (
 )
 
 
-def lead(talk: Talk, memory: Memory, results: list[Result], said: list[str]) -> Any:
+def lead(talk: Talk, memory: Memory, results: list[Result], said: list[str]) -> Move:
+    """In a team of one nobody can be spawned: the lead does their tasks by their rules."""
+    alone = memory.get("alone")
+    if alone is None:
+        move = _lead(talk, memory, results, said)
+    else:
+        move = _alone(talk, {**alone, "said": [*alone["said"], *said]}, results)
+    while isinstance(move, Turn) and talk.team_size == 1 and "alone" not in move.memory:
+        spawns = [args for name, args in move.calls if name == "spawn"]
+        if not spawns:
+            break
+        others = [(name, args) for name, args in move.calls if name != "spawn"]
+        alone = {"base": move.memory, "queue": spawns, "done": [], "said": [], "mine": {}}
+        alone["others"] = len(others)
+        begun = _alone(talk, alone, [])
+        if isinstance(begun, Turn) and "alone" in begun.memory:
+            begun = Turn([*others, *begun.calls], move.text, begun.memory)
+        move = begun
+    return move
+
+
+def _alone(talk: Talk, alone: Memory, results: list[Result]) -> Move:
+    """One step of a task that the lead does itself. `base`: what the lead remembers, `done`: the
+    results for it, `mine`: what the role in hand remembers, `others`: calls of the lead's own."""
+    count = alone["others"] if results else 0
+    done = [*alone["done"], *([r.name, r.args, r.text, r.ok] for r in results[:count])]
+    mine, results = alone["mine"], results[count:]
+    queue = list(alone["queue"])
+    while queue:
+        role, task = queue[0]["role"], queue[0]["task"]
+        said = [] if mine else [task]
+        if role == "coder":
+            move = coder(talk, mine, results, said)
+        else:
+            move = researcher(mine, results, said)
+        if isinstance(move, Turn):
+            begun = not results and not alone["mine"]
+            memory = {**alone, "queue": queue, "done": done, "mine": move.memory}
+            memory["others"] = alone["others"] if begun else 0
+            return Turn(move.calls, move.text, {"alone": memory})
+        text = move.text if isinstance(move, FinalAnswer) else f"{move.kind}: {move.detail}"
+        done.append(["spawn", queue.pop(0), text, isinstance(move, FinalAnswer)])
+        mine, results = {}, []
+    return _lead(talk, alone["base"], [Result(*one) for one in done], alone["said"])
+
+
+def _lead(talk: Talk, memory: Memory, results: list[Result], said: list[str]) -> Move:
     """Goals are done one after the other; what is said meanwhile waits if it is one."""
     waiting = [text for text in said if goals.parse(text) is not None]
     if not memory:
@@ -341,8 +390,9 @@ def _left(data: dict[str, Any]) -> list[str]:
 
 def partition(files: list[dict[str, Any]], team_size: int) -> list[list[dict[str, Any]]]:
     """Files over coders, about evenly by places; the team's others are lead, researcher and
-    reviewer. At least two coders where there are two files, so that they work at once."""
-    count = max(1, min(MAX_CODERS, max(team_size - 3, 2), len(files)))
+    reviewer. Two coders where there are two files and places for them (the researcher has ended by
+    then, and the reviewer is not counted), so that they work at once."""
+    count = max(1, min(MAX_CODERS, max(team_size - 3, 2), team_size - 1, len(files)))
     parts: list[list[dict[str, Any]]] = [[] for _ in range(count)]
     loads = [0] * count
     for file in sorted(files, key=lambda f: (-f["count"], f["path"])):

@@ -132,17 +132,24 @@ def _check(source: str, path: str) -> None:
 # --- the block of whole lines that holds the changes ----------------------------------------------
 
 
+DIFF_LIMIT = 60_000
+"""Characters of the diff of one edit, about: a reviewer must get it whole."""
+
+
 def edit_of(source: str, changes: Sequence[Change], limit: int) -> tuple[str, str, int]:
     """(old, new, n): an edit that makes the first n changes, all of them unless the lines from the
-    first to the last are more than `limit` characters, old and new together. `old` stands exactly
-    once in the source."""
+    first to the last are more than `limit` characters, old and new together, or the diff would be
+    too long. `old` stands exactly once in the source."""
     a = split_lines(source)
     first = changes[0][0]
-    n, size = 0, 0
+    n, size, diff = 0, 0, 0
     last = first - 1
     for change in changes:
-        size += 2 * sum(len(line) for line in a[last : change[0]])
-        if n and size > limit and change[0] != last:
+        line = change[0]
+        size += 2 * sum(map(len, a[last:line]))
+        if line != last:
+            diff += sum(map(len, a[max(last, line - 4) : line + 3])) + len(a[line - 1])
+        if n and line != last and (size > limit or diff > DIFF_LIMIT):
             break
         n, last = n + 1, change[0]
     b = split_lines(changed(source, changes[:n]))

@@ -16,7 +16,7 @@ from loomd.gateway.offline.project import Candidate, Conflict, Plan, Project
 from loomd.gateway.offline.rename import chosen, left_of
 from loomd.gateway.offline.results import cut_off, hit_paths, page, python_paths
 from loomd.gateway.offline.symbols import Record, describe
-from loomd.gateway.offline.talk import Memory, Result, Turn, data_of, plural, with_data
+from loomd.gateway.offline.talk import Memory, Move, Result, Turn, data_of, plural, with_data
 from loomd.wire.bodies import Failed, FinalAnswer
 
 BATCH = 24
@@ -27,7 +27,7 @@ ANSWER_LIMIT = 40_000
 SHOWN = 300
 
 
-def researcher(memory: Memory, results: list[Result], said: list[str]) -> Any:
+def researcher(memory: Memory, results: list[Result], said: list[str]) -> Move:
     if not memory:
         return _begin(said)
     if memory["job"] == "outline":

@@ -246,7 +246,7 @@ def _not_a_rename(hunks: Sequence[Hunk], old: str, new: str) -> list[str]:
 
 def apply(base: str, hunks: Sequence[Hunk]) -> str | None:
     """The file after the hunks; None if they do not fit."""
-    lines = re.split(r"\r\n|\r|\n", base)
+    lines = [line.removesuffix("\r") for line in base.split("\n")]  # as diffs count lines
     made: list[str] = []
     at = 0
     for hunk in hunks:

@@ -24,6 +24,9 @@ Memory = dict[str, Any]
 MEMORY_LIMIT = 46_000
 """Bytes of memory in one turn's reasoning: agents keep 48,000."""
 
+TASK_START = 1000
+"""Characters of a task by which its entry is known: what is pinned may be cut."""
+
 _MARK = "offline/rules:"
 
 
@@ -83,7 +86,7 @@ def read_talk(resolved: Resolved) -> Talk:
         task=_pinned_task(resolved),
     )
     for entry in entries:
-        if entry.role == "user" and not _peer(entry):
+        if entry.role == "user" and (resolved.role != "lead" or not _peer(entry, talk.task)):
             talk.said.append(entry)
         elif entry.role == "assistant" and entry.calls:
             talk.turns.append(
@@ -99,13 +102,11 @@ def _result(call: Call, entry: Entry | None) -> Result:
     return Result(call.name, call.args, entry.text, entry.ok)
 
 
-def _peer(entry: Entry) -> bool:
-    """Said by another agent; what the team itself says are tasks and review requests."""
-    return (
-        "/" in entry.sender
-        and not entry.sender.endswith("/team")
-        and not (entry.text.startswith("Review request "))
-    )
+def _peer(entry: Entry, task: str) -> bool:
+    """Said by another agent, and not the task in hand: no goal, whatever it looks like."""
+    if "/" not in entry.sender or entry.sender.endswith("/team"):
+        return False
+    return not task or entry.text[:TASK_START] != task[:TASK_START]
 
 
 def _pinned_task(resolved: Resolved) -> str:
@@ -120,7 +121,7 @@ def _current(resolved: Resolved) -> Sequence[Entry]:
     nothing in the log says that the earlier task has ended)."""
     entries = resolved.entries
     start = 0
-    task = _pinned_task(resolved)[:2000]
+    task = _pinned_task(resolved)[:TASK_START]
     for i, entry in enumerate(entries):
         if entry.role == "assistant" and not entry.calls:
             start = i + 1
@@ -148,7 +149,8 @@ def unpack(reasoning: str) -> Memory | None:
     return memory if isinstance(memory, dict) else None
 
 
-Step = Callable[[Memory, list[Result], list[str]], "Turn | FinalAnswer | Failed"]
+Move = Turn | FinalAnswer | Failed
+Step = Callable[[Memory, list[Result], list[str]], Move]
 """(memory, results of the last turn, what was said since) -> what to do. Memory {}: the start."""
 
 
@@ -176,7 +178,7 @@ def follow(step: Step, talk: Talk, request: str = "") -> Outcome:
     return _outcome(move, request)
 
 
-def _outcome(move: Turn | FinalAnswer | Failed, request: str) -> Outcome:
+def _outcome(move: Move, request: str) -> Outcome:
     if not isinstance(move, Turn):
         return move
     reasoning = pack(move.memory)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from loomd.gateway.offline.lead import TESTS
 from loomd.gateway.offline.results import tests
-from loomd.gateway.offline.talk import Memory, Result, Talk, Turn, with_data
+from loomd.gateway.offline.talk import Memory, Move, Result, Talk, Turn, with_data
 from loomd.wire.bodies import Failed, FinalAnswer
 
 
-def tester(talk: Talk, memory: Memory, results: list[Result], said: list[str]) -> Any:
+def tester(talk: Talk, memory: Memory, results: list[Result], said: list[str]) -> Move:
     """Runs the command that stands in backquotes in the task, else pytest."""
     if not memory:
         if not talk.has("shell"):

@@ -49,6 +49,9 @@ class Team:
     shell: list[str] = field(default_factory=list)
     spoil: int = 0
     kill: int = 0  # spawned coders that fail
+    interrupt: str = ""  # said to the lead after its first turn
+    interrupter: str = "user"
+    task_sender: str = "s-1/team"
     calls: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)
     verdicts: list[tuple[str, str]] = field(default_factory=list)
@@ -62,7 +65,7 @@ class Team:
         return self.assign(self.lead, goal)
 
     def assign(self, agent: Agent, task: str) -> FinalAnswer | Failed:
-        agent.entries.append(Entry(role="user", text=task, sender="s-1/team"))
+        agent.entries.append(Entry(role="user", text=task, sender=self.task_sender))
         agent.task = task
         return self.work(agent)
 
@@ -110,6 +113,10 @@ class Team:
             ok, text = self.answer(agent, call)
             agent.entries.append(Entry(role="tool", call=call.id, name=call.name, ok=ok, text=text))
 
+        if self.interrupt and agent is self.lead:
+            agent.entries.append(Entry(role="user", text=self.interrupt, sender=self.interrupter))
+            self.interrupt = ""
+
     def answer(self, agent: Agent, call: Call) -> tuple[bool, str]:
         return getattr(self, f"tool_{call.name}")(agent, **call.args)
 
@@ -118,7 +125,7 @@ class Team:
     def tool_read(self, agent, path, offset=1, limit=2000):
         if path not in self.files:
             return False, f"{path}: no such file"
-        lines = self.files[path].splitlines(keepends=True)
+        lines = self.lines(self.files[path])
         count = min(limit, self.page)
         shown = lines[offset - 1 : offset - 1 + count]
         if self.numbered:
@@ -127,6 +134,10 @@ class Team:
         if offset - 1 + count < len(lines):
             text += f"[more: go on with offset={offset + count}]"
         return True, text
+
+    @staticmethod
+    def lines(text):
+        return re.findall(r"[^\n]*\n|[^\n]+\Z", text)
 
     def tool_grep(self, agent, pattern, path):
         hits = [
@@ -153,6 +164,7 @@ class Team:
 
     def tool_spawn(self, agent, role, task):
         n = self.names[role] = self.names.get(role, 0) + 1
+        assert self.size > 1
         if role == "coder" and self.kill:
             self.kill -= 1
             return False, "the agent gave up: crashed"
@@ -177,10 +189,10 @@ class Team:
         return True, "applied"
 
     def review(self, edit, author, path, before, after, reason):
+        made = difflib.unified_diff(self.lines(before), self.lines(after), path, path)
         diff = "".join(
-            difflib.unified_diff(
-                before.splitlines(keepends=True), after.splitlines(keepends=True), path, path
-            )
+            line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+            for line in made
         )
         if self.reviewer is None:
             self.reviewer = Agent("s-1/reviewer", "reviewer")

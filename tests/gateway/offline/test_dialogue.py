@@ -156,3 +156,55 @@ def test_a_session_goes_on_with_the_next_goal():
     assert team.files == REPO
     assert isinstance(team.run("rename nowhere to parse_cfg"), Failed)
     assert isinstance(team.run("find the uses of twice"), FinalAnswer)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize("forget", [False, True])
+def test_a_team_of_any_size_does_it(size, forget):
+    team = Team(dict(REPO), size=size, forget=forget)
+    assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
+    assert team.files == DONE
+    assert team.names.get("coder", 0) == {1: 0, 2: 1, 3: 2, 4: 2, 6: 3, 12: 4}[size]
+    assert isinstance(team.run("find the uses of parse_config"), FinalAnswer)
+    assert isinstance(team.run("outline pkg.core"), FinalAnswer)
+    failed = team.run("rename nowhere to somewhere")
+    assert isinstance(failed, Failed) and failed.kind == "not_found"
+
+
+def test_a_goal_said_meanwhile_is_done_next():
+    team = Team(dict(REPO), interrupt="rename twice to double")
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, FinalAnswer), outcome
+    assert "`parse_cfg`" in outcome.text and "`twice`" in outcome.text
+    assert team.files["pkg/core.py"] == DONE["pkg/core.py"].replace("twice", "double")
+
+
+def test_what_another_agent_says_is_no_goal():
+    team = Team(dict(REPO), interrupt="rename twice to double", interrupter="s-1/coder-9")
+    assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
+    assert team.files == DONE
+
+
+def test_a_large_file_is_changed_in_several_edits():
+    line = "    print(parse_cfg('x'), 'parse_cfg', " + "1 + " * 100 + "1)\n"
+    source = "def parse_cfg(text):\n    return text\n\n\ndef f():\n" + line * 400
+    team = Team({"big.py": source, "small.py": "from big import parse_cfg\n"}, spoil=1)
+    assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
+    after = source.replace("parse_cfg(", "parse_config(")
+    assert team.files["big.py"].replace("# moved\n", "") == after
+    assert team.edits > 3
+
+
+def test_a_spawned_agent_takes_its_task_from_whoever_gave_it():
+    team = Team(dict(REPO), task_sender="s-1/lead")
+    assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
+    assert team.files == DONE
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\r"])
+def test_line_ends_stay_as_they_are(end):
+    files = {"a.py": "def parse_cfg():\n    pass\n\n\nparse_cfg()\n".replace("\n", end)}
+    team = Team(files)
+    assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
+    wanted = "def parse_config():\n    pass\n\n\nparse_config()\n".replace("\n", end)
+    assert team.files["a.py"] == wanted
