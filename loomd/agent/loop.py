@@ -309,6 +309,7 @@ class _Step:
     def _cancelled(self, kind: str, reason: str) -> None:
         """Ends the task in hand and those that wait; each gets its report."""
         s = self.s
+        s.paused = False
         tasks, s.tasks = s.tasks, []
         if s.phase not in AT_REST:
             self._fail(kind, reason)
@@ -571,7 +572,7 @@ class _Step:
         """Ends what is out and reports the failure with its kind."""
         self._abandon(kind)
         self.s.kind = kind
-        if self.s.task is None and self.s.reviews:
+        if self.s.task is None and (self.s.reviews or kind == "stopped"):
             # Reviews have no task: the team must hear that no verdict will come.
             self._report("", "failed", text, kind=kind, hint=hint)
         self.s.reviews.clear()

@@ -301,6 +301,24 @@ def test_cancel_at_rest_is_nothing_and_stop_has_a_last_word():
     assert [(r.task, r.kind) for r in talk.sent(Report)] == [("", "stopped")]
 
 
+def test_a_reviewer_told_to_stop_always_has_a_last_word():
+    talk = reviewer()
+    talk.hears(REVIEW)
+    talk.calls(verdict())
+    talk.result("s-1/reviewer:1.1")
+    talk.hears(Control(op="stop"))  # while it thinks of nothing in particular
+    assert [(r.task, r.kind) for r in talk.sent(Report)] == [("", "stopped")]
+
+
+def test_stop_ends_a_pause_too():
+    talk = Talk()
+    talk.assigned()
+    talk.hears(Control(op="pause"))
+    talk.hears(Control(op="stop"))
+    talk.assigned("something else", "t-2")
+    assert talk.shown() == ("thinking", "models")
+
+
 def test_cancel_ends_the_tasks_that_wait_too():
     talk = Talk()
     talk.assigned("one", "t-1")
