@@ -110,6 +110,7 @@ def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, 
                     "serves": "actors",
                     "preload": ACTOR_CODE,
                     "without": ["rich", "pygments"],  # structlog would take them: 5 MB an image
+                    "spares": 2,
                     "ready_s": 60,
                 },
             },

@@ -360,6 +360,7 @@ class Root:
                     "slot": process.slot,
                     "preload": list(start.preload),
                     "without": list(start.without),
+                    "spares": start.spares,
                 }
             )
         else:
@@ -789,19 +790,22 @@ class Root:
             ]
             if not unknown:
                 return
-            # A child that is being born is in no table either. Until it has told its pid it is in
-            # its template's session: look at the session first, at its message second.
+            # A spare, and a child that is being born, are in no table either. Until such a one has
+            # told its pid it is in its template's session: look at the session first, at its
+            # message second.
             sessions = {pid: _session_of(pid) for pid in unknown}
-            half_born = [p for p in self.processes.values() if not p.pid and p.theirs is None]
-            for process in half_born:
-                self._read_link(process)
+            for process in list(self.processes.values()):
+                if not process.pid and process.theirs is None:
+                    self._read_link(process)
             templates = {p.pid for p in self.processes.values() if p.spec.start.serves}
-            waiting = any(not p.pid and not p.dead for p in half_born)
             reaped = False
             for pid in unknown:
-                if pid in self._by_pid or (waiting and sessions[pid] in templates):
+                if pid in self._by_pid:
                     continue
-                reaped |= self._kill_orphan(pid)
+                if sessions[pid] in templates:
+                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)  # a dead one is reaped
+                else:
+                    reaped |= self._kill_orphan(pid)
             if not reaped:
                 return
 

@@ -64,6 +64,7 @@ class Start:
     serves: str = ""  # of a template: the name that `template` refers to
     preload: tuple[str, ...] = ()  # of a template: the modules it imports
     without: tuple[str, ...] = ()  # and those that these shall not find
+    spares: int = 0  # and the processes that it keeps forked ahead of their orders
     nice: int = 0
     ready: Literal["link", "none"] = "link"
     ready_s: float = READY_S
@@ -209,6 +210,9 @@ def _start(spec: Mapping[str, Any]) -> Start:
     args = value.get("args", {})
     if not isinstance(args, Mapping):
         raise SpecError("invalid_args", args)
+    spares = value.get("spares", 0)
+    if isinstance(spares, bool) or not isinstance(spares, int) or not 0 <= spares <= 16:
+        raise SpecError("invalid_spares", spares)
     nice = value.get("nice", 0)
     if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
         raise SpecError("invalid_nice", nice)
@@ -220,6 +224,7 @@ def _start(spec: Mapping[str, Any]) -> Start:
         serves=serves,
         preload=tuple(preload),
         without=tuple(without),
+        spares=spares,
         nice=nice,
         ready=_one_of("ready", value.get("ready", "link"), ("link", "none")),
         ready_s=_positive("ready_s", value.get("ready_s", READY_S)),

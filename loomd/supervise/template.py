@@ -3,6 +3,8 @@
     root --order, one end of the link--> template --fork--> middle --fork--> child
                                                     middle exits at once; the root adopts the child
 
+A few children are forked ahead of their orders (`spares`) and are handed theirs by the template.
+
 The child waits until the root is its parent (and exits if it ever is another), arranges to die with
 it, tells its pid on its link (the kernel vouches for it), takes a session of its own, closes every
 descriptor but its own, and only then calls its entry point `main(birth)`. Nothing is opened here
@@ -22,6 +24,8 @@ import select
 import socket
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 from loomd.supervise import kernel
@@ -32,6 +36,7 @@ from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, NORMAL
 
 MAX_ORDER = 256 * 1024
 MAX_REPORT = 32 * 1024
+MAX_MIDDLES = 64
 
 try:
     from setproctitle import setproctitle
@@ -62,8 +67,15 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
     gc.freeze()  # a collection in a child would otherwise copy the whole heap
     link.ready()
     middles: list[int] = []
+    spares: list[socket.socket] = []
     while True:
-        _reap(middles, sock)
+        while not select.select([sock], [], [], 0)[0] and (
+            middles or len(spares) < setup["spares"]
+        ):
+            if middles:
+                os.waitpid(middles.pop(), 0)
+            else:
+                middles += _make_spare(spares, root, slots)
         try:
             data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4, socket.MSG_CMSG_CLOEXEC)
         except OSError:
@@ -79,9 +91,10 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
             continue
         slot.begin(LOOP)
         crash_point("template.before_fork", order["name"])
-        middle = _fork_twice(order, fds, root, slots)
-        if middle > 0:
-            middles.append(middle)
+        if not _use_spare(spares, data, fds):
+            middles += _fork_twice(partial(_child, order, fds, root, slots))
+        if len(middles) > MAX_MIDDLES:
+            middles = [pid for pid in middles if not os.waitpid(pid, os.WNOHANG)[0]]
         for fd in fds:
             os.close(fd)
         slot.end()
@@ -113,38 +126,27 @@ def _import_all(link: ChildLink, modules: list[str]) -> None:
                 link.send({"op": "warning", "text": f"preload of {name}: {error!r}"[:2000]})
 
 
-def _fork_twice(order: dict[str, Any], fds: list[int], root: int, slots: SlotMap) -> int:
-    """The pid of the process in between; -1 if no process can be made (the root sees the link end).
+def _fork_twice(child: Callable[[int], NoReturn]) -> list[int]:
+    """Forks a process that the root adopts and that runs `child(pid of the one in between)`.
 
-    The one in between is forked by libc alone: it runs nothing but the second fork, and Python's
-    own work after a fork would touch, and so copy, pages for a process that ends at once.
+    The pid of the one in between, to be reaped: not at once, which would make a burst of births
+    three times as long. Empty if no process can be made: the root then sees the link end. The one
+    in between is forked by libc alone: it runs nothing but the second fork, and Python's own work
+    after a fork would touch, and so copy, pages for a process that ends at once.
     """
     middle = kernel.plain_fork()
     if middle:
-        return middle
+        return [middle] if middle > 0 else []
     try:
         between = os.getpid()
         if os.fork() == 0:
-            _child(order, fds, root, between, slots)
+            child(between)
     finally:
         os._exit(NORMAL)
 
 
-def _reap(middles: list[int], sock: socket.socket) -> None:
-    """Reaps what has ended; waits for it only when there is no order to go on with.
-
-    Waiting for each before the next order would make a burst of births three times as long.
-    """
-    if not middles:
-        return
-    idle = not select.select([sock], [], [], 0)[0]
-    for pid in list(middles):
-        if os.waitpid(pid, 0 if idle else os.WNOHANG)[0]:
-            middles.remove(pid)
-
-
 def _child(
-    order: dict[str, Any], fds: list[int], root: int, between: int, slots: SlotMap
+    order: dict[str, Any], fds: list[int], root: int, slots: SlotMap, between: int
 ) -> NoReturn:
     status = 1
     try:
@@ -154,6 +156,45 @@ def _child(
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _make_spare(spares: list[socket.socket], root: int, slots: SlotMap) -> list[int]:
+    """Forks, while nothing else is to do, a process that waits for an order.
+
+    Most of the time of a birth is two forks and the first touch of the pages; a spare has that
+    behind it. Until its order it stays in the template's session, by which the root knows it.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    spares.append(ours)
+    middle = _fork_twice(partial(_spare, theirs, root, slots))
+    theirs.close()
+    return middle
+
+
+def _spare(sock: socket.socket, root: int, slots: SlotMap, between: int) -> NoReturn:
+    status = NORMAL
+    try:
+        if kernel.wait_for_parent(root, between) and kernel.die_with(root):
+            kernel.close_all_but([sock.fileno()])
+            data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4, socket.MSG_CMSG_CLOEXEC)
+            order = decode(data)
+            sock.close()
+            if order is not None:  # None: the template is gone
+                status = _live(order, fds, slots)
+    except BaseException:  # noqa: BLE001 - as above
+        traceback.print_exc()
+        status = 1
+    finally:
+        os._exit(status)
+
+
+def _use_spare(spares: list[socket.socket], order: bytes, fds: list[int]) -> bool:
+    """Gives the order to a living spare; False if there is none."""
+    while spares:
+        with spares.pop(0) as spare, contextlib.suppress(OSError):
+            socket.send_fds(spare, [order], fds)
+            return True
+    return False
 
 
 def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:

@@ -20,7 +20,10 @@ import pytest
 from tests.support import BOUND_S, eventually, processes_naming
 
 REPO = Path(__file__).parents[2]
-TEMPLATE = {"id": "template", "start": {"serves": "actors", "preload": ["tests.children.toys"]}}
+TEMPLATE = {
+    "id": "template",
+    "start": {"serves": "actors", "preload": ["tests.children.toys"], "spares": 2},
+}
 
 
 class Rooted:
@@ -365,6 +368,42 @@ def test_a_burst_of_births_and_an_order_all_arrive(rooted):
         rooted.wait_started(name)
     assert sorted(rooted.births()) == sorted(names)
     assert rooted.stop() == 0
+
+
+def spares(rooted) -> list[int]:
+    """Children of the root that nobody has ordered yet."""
+    known = {line["pid"] for line in rooted.lines("started")}
+    children = psutil.Process(rooted.process.pid).children()
+    template = rooted.lines("started", name="template")[-1]["pid"]
+    return [c.pid for c in children if c.pid not in known and os.getsid(c.pid) == template]
+
+
+def test_spares_are_made_in_advance_replaced_and_gone_with_their_template(rooted):
+    rooted.start(TEMPLATE, rooted.hub_spec(), group("services", dynamic=True))
+    template = rooted.wait_started("template")
+    eventually(lambda: len(spares(rooted)) == 2, what="two spares")
+    first = spares(rooted)
+    rooted.tell(op="ensure", name="x", session="", group="", spec=rooted.toy("x"))
+    assert rooted.wait_started("x") in first
+    eventually(lambda: len(spares(rooted)) == 2, what="two spares again")
+    for pid in spares(rooted):
+        os.kill(pid, signal.SIGKILL)
+    for name in ("y", "z"):
+        rooted.tell(op="ensure", name=name, session="", group="", spec=rooted.toy(name))
+    assert {rooted.wait_started("y"), rooted.wait_started("z")}.isdisjoint(first)
+    eventually(lambda: len(spares(rooted)) == 2, what="two spares at last")
+    last = spares(rooted)
+    os.kill(template, signal.SIGKILL)
+    rooted.wait_started("template", 2)
+    eventually(lambda: not any(alive(pid) for pid in last), what="old spares gone")
+
+
+def test_without_spares_every_child_is_forked_on_its_order(rooted):
+    start = {k: v for k, v in TEMPLATE["start"].items() if k != "spares"}
+    rooted.start({"id": "template", "start": start}, rooted.toy("a"), rooted.toy("b"))
+    os.kill(rooted.wait_started("a"), signal.SIGKILL)
+    rooted.wait_started("a", 2)
+    assert spares(rooted) == []
 
 
 def test_a_child_has_no_descriptors_but_its_own(rooted):
