@@ -186,7 +186,7 @@ def test_what_another_agent_says_is_no_goal():
 
 
 def test_a_large_file_is_changed_in_several_edits():
-    line = "    print(parse_cfg('x'), 'parse_cfg', " + "1 + " * 100 + "1)\n"
+    line = f"    print(parse_cfg('x'), 'parse_cfg', '{'y' * 400}')\n"
     source = "def parse_cfg(text):\n    return text\n\n\ndef f():\n" + line * 400
     team = Team({"big.py": source, "small.py": "from big import parse_cfg\n"}, spoil=1)
     assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
