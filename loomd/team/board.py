@@ -13,6 +13,7 @@ from loomd.team.decisions import LINKS
 from loomd.team.edits import cut
 from loomd.team.questions import Question
 from loomd.team.roster import Agent, short
+from loomd.team.tasks import Task
 from loomd.team.turn import Turn
 from loomd.wire.bodies import Decision, Say, TeamCall
 
@@ -59,24 +60,65 @@ def call(turn: Turn, sender: str, body: TeamCall) -> None:
 
 
 def _spawn(turn: Turn, agent: Agent, body: TeamCall, wanted: calls.Spawn) -> None:
-    """Answered by the report of the new agent."""
+    """Answered by the report of the new agent. Over the team size it waits for a place."""
     role = wanted.role.strip().lower()
     wrong = roster.bad_role(role)
     if wrong:
         turn.answer(agent.name, body.id, wrong, "bad_args")
         return
-    most = roster.team_size(turn.team.args)
-    if roster.size(turn.s.agents) >= most:
+    size, queued = roster.team_size(turn.team.args), len(_queued(turn))
+    deep = roster.depth(turn.s.agents, agent.name) >= roster.DEPTH
+    if deep or len(turn.s.agents) + queued >= size + roster.SPARE:
         there = roster.listed(turn.s.agents)
         text = (
-            f"the team is full: {most} agents may work beside each other. There are: {there}. "
-            "Wait for a report, or do it yourself"
+            f"the team is full: {size} agents may work beside each other, a chain of those that "
+            f"wait for each other is at most {roster.DEPTH} long, and {queued} spawns wait for a "
+            f"place. There are: {there}. Wait for a report, or do it yourself"
         )
         turn.answer(agent.name, body.id, text, "refused")
         return
-    task = turn.new_task(wanted.task, parent=agent.task, call=body.id, asker=agent.name, owner="")
-    new = turn.agent(role, parent=agent.name, task=task.id)
-    turn.assign(task, new, wanted.task, agent.name)
+    task = turn.new_task(
+        wanted.task,
+        state="queued",
+        parent=agent.task,
+        call=body.id,
+        asker=agent.name,
+        role=role,
+    )
+    if not fill(turn, task):
+        turn.put_task(task)
+        turn.emit("spawn_queued", agent=agent.name, role=role, task=task.id)
+
+
+def _queued(turn: Turn) -> list[Task]:
+    return [task for task in turn.team.tasks.values() if task.state == "queued" and task.call]
+
+
+def fill(turn: Turn, new: Task | None = None) -> bool:
+    """Starts queued spawns, oldest first, as long as there is room; after every step.
+
+    Who waits (for a report, a place or a claim) takes no place, so that whoever could free one is
+    never itself in the queue. True if `new` was started.
+    """
+    size = roster.team_size(turn.team.args)
+    queued = _queued(turn)
+    for task in queued:
+        waiting = {other.asker for other in _queued(turn)}
+        waiting |= {
+            claim.agent for claim in turn.team.claims.items.values() if claim.state == "queued"
+        }
+        if len(roster.working(turn.s.agents, waiting)) >= size:
+            return False
+        agent = turn.agent(task.role, parent=task.asker, task=task.id)
+        turn.assign(task, agent, task.text, task.asker)
+    return new is not None and new.owner != ""
+
+
+def drop_queued(turn: Turn, asker: str | None = None) -> None:
+    """Spawns that wait for a place end with who asked for them, or all."""
+    for task in _queued(turn):
+        if asker is None or task.asker == asker:
+            turn.end_task(task, "cancelled")
 
 
 def _resolve(turn: Turn, agent: Agent, to: str) -> str | None:

@@ -58,6 +58,7 @@ class TeamBehaviour:
             case _:
                 assert_never(input)
         board.grant(turn)
+        board.fill(turn)
         gate.settle(turn)
         session.settle(turn)
         _show(turn)

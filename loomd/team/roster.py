@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +14,12 @@ ONE_OF_A_KIND: Final = frozenset({"lead", "reviewer"})
 """Roles whose first agent is called like the role; the others count from 1."""
 
 NICE: Final = 10
+
+DEPTH: Final = 4
+"""How long a chain of agents that wait for each other's report may be."""
+
+SPARE: Final = 20
+"""Agents and queued spawns beyond the team size at which further ones are refused."""
 
 _ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _RESERVED: Final = frozenset({"lead", "team", "tools", "user", "all", "hub", "keeper"})
@@ -53,9 +59,23 @@ def short(name: str) -> str:
     return name.rpartition("/")[2]
 
 
-def size(agents: Mapping[str, Agent]) -> int:
-    """How many count: everybody but the gate's reviewers."""
-    return sum(1 for agent in agents.values() if not agent.gate)
+def working(agents: Mapping[str, Agent], waiting: Collection[str]) -> list[str]:
+    """Who works: neither reviews for the gate nor waits for a report, nor is among `waiting`."""
+    asking = {agent.parent for agent in agents.values()}
+    return [
+        agent.name
+        for agent in agents.values()
+        if not agent.gate and agent.name not in asking and agent.name not in waiting
+    ]
+
+
+def depth(agents: Mapping[str, Agent], name: str) -> int:
+    """How many wait, one for the other, for this agent."""
+    found = 0
+    while name in agents and agents[name].parent and found <= len(agents):
+        found += 1
+        name = agents[name].parent
+    return found
 
 
 def listed(agents: Mapping[str, Agent]) -> str:
@@ -105,6 +125,7 @@ def agent_spec(session: str, agent: Agent, team: Mapping[str, Any], goal: str) -
 
 
 def team_size(team: Mapping[str, Any]) -> int:
-    """How many agents may work beside each other; the lead counts, the gate's reviewers do not."""
+    """How many agents may work beside each other. Who waits for a report does not count, nor do
+    the gate's reviewers."""
     found = team.get("team")
     return found if isinstance(found, int) and found > 0 else 6

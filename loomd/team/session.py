@@ -104,7 +104,7 @@ def report(turn: Turn, sender: str, body: Report) -> None:
     if task is None or task.owner != sender or agent.task != body.task:
         turn.ignored("report", sender, f"{body.task!r} is not its task")
         return
-    agent.task = ""
+    agent.task, agent.stopping = "", False
     if sender == turn.s.lead:
         stopped = turn.s.outcome is not None and turn.s.outcome.state == "stopped"
         turn.end_task(task, "cancelled" if stopped else body.state, body.kind)
@@ -123,8 +123,11 @@ def report(turn: Turn, sender: str, body: Report) -> None:
 
 
 def _reviewer_reported(turn: Turn, agent: Agent, body: Report) -> None:
-    """A reviewer reports only that it has failed. Another one takes its place."""
-    if body.state == "failed" and turn.s.phase == "running":
+    """A reviewer reports that it has failed, and another one takes its place; or, told to stop
+    because the session ends, its last word: it stays for what comes next."""
+    if turn.s.phase != "running":
+        agent.stopping = False
+    elif body.state == "failed":
         agent.stopping = True
         turn.out.append(act.Stop(agent.name, reason=f"failed: {body.kind}"))
         _gone(turn, agent, body.kind or "failed")
@@ -194,6 +197,7 @@ def _gone(turn: Turn, agent: Agent, reason: str) -> None:
     board.close_questions(turn, agent.name)
     memory.forget(turn, agent.name)
     gate.author_ended(turn, agent.name)
+    board.drop_queued(turn, agent.name)
     for child in list(turn.s.agents.values()):
         if child.parent == agent.name:
             stop(turn, child, f"{roster.short(agent.name)}, who asked for it, has ended")
@@ -243,14 +247,10 @@ def end(turn: Turn, outcome: Outcome) -> None:
     turn.out.append(act.CancelTimer(DEADLINE))
     turn.out.append(act.SetTimer(CLOSING, turn.now + CLOSING_S))
     for agent in list(s.agents.values()):
-        if agent.task:
-            stop(turn, agent, f"the session has {outcome.state}")
-    # Reviewers have no task: what they think about is called off, nobody waits for it.
-    judging = {edit.reviewer for edit in turn.team.edits.values() if edit.state == "reviewing"}
-    for name in sorted(judging):
-        call_off = Control(op="stop", reason="the session has ended")
-        turn.out.append(act.Send(name, call_off, lane=CONTROL))
+        if agent.task or agent.gate:
+            stop(turn, agent, f"the session is {outcome.state}")
     board.close_questions(turn)
+    board.drop_queued(turn)
     gate.withdraw(turn, "the session has ended")
     memory.forget(turn)
     for name in list(s.agents):
@@ -268,7 +268,7 @@ def settle(turn: Turn) -> None:
     s, team = turn.s, turn.team
     if s.phase != "ending" or any(edit.state == "applying" for edit in team.edits.values()):
         return
-    at_work = [agent for agent in s.agents.values() if agent.task]
+    at_work = [agent for agent in s.agents.values() if agent.stopping]
     starting = [keeper for keeper in team.keepers.values() if keeper.state == "starting"]
     if (at_work or starting) and not s.forced:
         return
@@ -278,7 +278,7 @@ def settle(turn: Turn) -> None:
         if not agent.gate and agent.name != s.lead:
             turn.out.append(act.Stop(agent.name, reason=outcome.state))
             _gone(turn, agent, outcome.state)
-        agent.task = ""
+        agent.task, agent.stopping = "", False
     for task in team.tasks.values():
         if task.open and task.id not in s.later:
             state: TaskState = "failed" if outcome.state == "failed" else "cancelled"

@@ -142,11 +142,11 @@ def validate(team: Team) -> None:
         if claim.state == "queued":
             assert claim.call, f"nobody waits: {claim}"
             assert team.claims.blockers(claim, team.related), f"could be granted: {claim}"
-    waits = team.claims.waits(team.related)
+    edges = team.claims.waits(team.related)
     for name, others in roster.waits(agents).items():
-        waits.setdefault(name, set()).update(others)
-    for name in waits:
-        assert not cl.waits_for_itself(waits, name), f"a deadlock: {waits}"
+        edges.setdefault(name, set()).update(others)
+    for name in edges:
+        assert not cl.waits_for_itself(edges, name), f"a deadlock: {edges}"
 
     applying = [edit for edit in team.edits.values() if edit.state == "applying"]
     assert len(applying) <= 1, f"more than one is being applied: {applying}"
@@ -166,7 +166,8 @@ def validate(team: Team) -> None:
         assert not agent.task or agent.task in open_tasks, f"works on nothing: {agent}"
         assert not agent.parent or agent.parent in agents or agent.stopping, f"orphan: {agent}"
     for task in open_tasks.values():
-        assert task.owner in agents or task.id in s.later, f"nobody does {task}"
+        waits = task.state == "queued" and (task.asker in agents or task.id in s.later)
+        assert task.owner in agents or waits, f"nobody does {task}"
         assert bool(task.call) == bool(task.asker), task
 
     assert list(team.questions) == s.asks, (team.questions, s.asks)

@@ -29,6 +29,7 @@ class Task(msgspec.Struct, kw_only=True):
     call: str = ""
     asker: str = ""
     kind: str = ""  # of a failure
+    role: str = ""  # of the agent that a queued `spawn` will start
 
     @property
     def open(self) -> bool:

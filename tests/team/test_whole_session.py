@@ -75,9 +75,12 @@ def rename() -> Script:
     assert "claim_released" in script.events()
     script.report(CODER2, "t-4", "changed b.py", entries=6)
     script.report(LEAD, "t-1", "renamed in 2 files", entries=9)
-    assert script.told() == [], "keepers are still being started"
+    assert script.sent(b.Control, to=REVIEWER), "its last word is waited for"
     script.keepers_ready()
-    assert script.told() == [("done", "")]
+    assert script.told() == [], "and so are the keepers"
+    script.report(REVIEWER, "", "the session is done", entries=7, state="failed", kind="stopped")
+    script.keepers_ready()
+    assert script.told() == [("done", "")] and not script.stopped()
     assert script.events("session_ended")[0]["answer"] == "renamed in 2 files"
     return script
 
@@ -114,7 +117,8 @@ def test_a_finished_session_goes_on_with_the_same_lead_when_something_is_said() 
     assert script.started() == [f"{S}/coder-3"], "names are never given twice"
     script.report(f"{S}/coder-3", "t-6")
     script.report(LEAD, "t-5", "docs too", entries=12)
-    assert script.board("keepers", "keeper-5")["first"] == 10, "only what no keeper has yet"
+    script.report(REVIEWER, "", "stopped", entries=7, state="failed", kind="stopped")
+    assert script.board("keepers", "keeper-6")["first"] == 10, "only what no keeper has yet"
     script.keepers_ready()
     assert script.told() == [("done", "")]
 
