@@ -1,0 +1,273 @@
+"""The only import of litellm: a resolved request in, a `Reply` out, its pieces on the way.
+
+Importing this module imports litellm, which takes seconds and 150 MB: the second template does it
+before it forks, else the gateway does it in a thread when the first real model is used. Everything
+that litellm would do besides the call (its own retries, telemetry, fetching its price map, aiohttp
+sessions that nobody closes) is off. Nothing but cancellation is raised out of `complete`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+# Before the import: without it litellm fetches its price map and leaves a thread behind.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+os.environ.setdefault("LITELLM_LOG", "ERROR")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of its own and its dependencies' imports, nothing of ours
+    import litellm
+
+from loomd.gateway import classify, view
+from loomd.gateway.types import Reply, Resolved
+from loomd.wire.bodies import Failed, Usage
+
+litellm.telemetry = False
+litellm.num_retries = 0
+litellm.drop_params = True  # a model that takes no temperature is asked without one
+litellm.suppress_debug_info = True
+litellm.disable_streaming_logging = True
+litellm.disable_aiohttp_transport = True
+
+OnPiece = Callable[[str, str], None]
+"""(text, reasoning) that a chunk added."""
+
+Price = tuple[float, float]
+
+NO_KEY = "none"
+"""Said to a server that the user runs: its client library demands some key."""
+
+CALL = {"max_retries": 0, "num_retries": 0, "stream": True}
+
+PROVIDERS = frozenset(str(getattr(one, "value", one)) for one in litellm.provider_list)
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Seconds. `first_byte`: from the start of the call to its first piece; `between`: from one
+    piece to the next."""
+
+    connect_s: float = 10.0
+    first_byte_s: float = 120.0
+    between_s: float = 60.0
+    total_s: float = 900.0
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> Clocks:
+        """From `models.clocks`, a map with any of the fields."""
+        return Clocks(**((settings.get("models") or {}).get("clocks") or {}))
+
+
+class Backend:
+    """Calls any model that litellm knows, and any OpenAI-compatible server by `api_base`."""
+
+    def __init__(self, settings: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+        self._providers: Mapping[str, Mapping[str, Any]] = settings.get("providers") or {}
+        self._keys = keys
+        self.clocks = Clocks.of(settings)
+
+    async def complete(self, resolved: Resolved, on_piece: OnPiece) -> Reply:
+        assembly = classify.Assembly()
+        clocks = self.clocks
+        price = _price(resolved.model)
+        waited = f"no first byte within {clocks.first_byte_s:g} s"
+        total = asyncio.timeout(clocks.total_s)
+        try:
+            arguments = self._arguments(resolved)
+            async with total, asyncio.timeout(clocks.first_byte_s) as clock:
+                stream = await litellm.acompletion(**arguments)
+                try:
+                    async for chunk in stream:
+                        waited = f"nothing for {clocks.between_s:g} s in the middle of an answer"
+                        clock.reschedule(asyncio.get_running_loop().time() + clocks.between_s)
+                        on_piece(*assembly.feed(chunk.model_dump(exclude_none=True)))
+                finally:
+                    # Also on cancellation: the connection is closed, not drained.
+                    await stream.aclose()
+            if _cut(stream):
+                assembly.finish = ""
+        except TimeoutError:
+            if total.expired():
+                waited = f"not finished within {clocks.total_s:g} s"
+            outcome = Failed(kind="timeout", detail=waited, retryable=True)
+            return self._reply(resolved, assembly, outcome, price)
+        except Exception as error:  # noqa: BLE001 - litellm raises anything; all of it is classified
+            return self._reply(resolved, assembly, _failed(error), price)
+        return self._reply(resolved, assembly, assembly.outcome(), price)
+
+    async def close(self) -> None:
+        """Closes pooled connections."""
+        await litellm.close_litellm_async_clients()
+
+    def _arguments(self, resolved: Resolved) -> dict[str, Any]:
+        provider, slash, name = resolved.model.partition("/")
+        provider, name = (provider, name) if slash else ("openai", resolved.model)
+        configured = self._providers.get(provider) or {}
+        base = configured.get("api_base") or ""
+        key = self._key(configured)
+        arguments: dict[str, Any] = {
+            **CALL,
+            "model": f"{provider}/{name}",
+            "messages": view.chat(resolved),
+            "stream_options": {"include_usage": True},
+            "timeout": httpx.Timeout(
+                # Ours are the ones that matter; these end what has lost its task.
+                max(self.clocks.first_byte_s, self.clocks.between_s) + 5.0,
+                connect=self.clocks.connect_s,
+            ),
+        }
+        if base:
+            arguments["api_base"] = base
+            if provider not in PROVIDERS:
+                # A name of the user's own for a server of the common kind.
+                arguments["model"] = f"openai/{name}"
+            if not key and not self._keys.get(f"{provider.upper()}_API_KEY"):
+                key = NO_KEY
+        if key:
+            arguments["api_key"] = key
+        if resolved.tools:
+            arguments["tools"] = [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": tool.name,
+                        "description": tool.description,
+                        "parameters": tool.parameters,
+                    },
+                }
+                for tool in resolved.tools
+            ]
+        if resolved.max_tokens is not None:
+            arguments["max_tokens"] = resolved.max_tokens
+        if resolved.temperature is not None:
+            arguments["temperature"] = resolved.temperature
+        return arguments
+
+    def _key(self, configured: Mapping[str, Any]) -> str:
+        """The configured key; "": litellm's default for the provider. A named variable or file
+        that is missing raises, so that no other key is sent in its place."""
+        if name := configured.get("api_key_env"):
+            key = self._keys.get(name) or os.environ.get(name) or ""
+            if not key:
+                raise NoKeyError(f"the variable {name} (api_key_env) was not set for the daemon")
+            return key
+        if path := configured.get("api_key_file"):
+            try:
+                return Path(path).expanduser().read_text().strip()
+            except OSError as error:
+                raise NoKeyError(f"api_key_file {path}: {error.strerror}") from None
+        return ""
+
+    def _reply(
+        self,
+        resolved: Resolved,
+        assembly: classify.Assembly,
+        outcome: Any,
+        price: Price | None,
+    ) -> Reply:
+        usage = assembly.tokens()
+        if usage is None:
+            return Reply(outcome, Usage(cost_usd=None, calls=1), "unknown", price)
+        if usage.cost_usd is not None:
+            return Reply(outcome, usage, "reported", price)
+        cost = _cost(resolved.model, assembly.usage) if price is not None else None
+        known = "unknown" if cost is None else "computed"
+        counted = Usage(
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            cost_usd=cost,
+            calls=1,
+        )
+        return Reply(outcome, counted, known, price)
+
+
+class NoKeyError(Exception):
+    """The configured key is not there."""
+
+
+def _cut(stream: Any) -> bool:
+    """Whether the provider never said that its answer is finished: litellm then says `stop` in
+    its place, which would make half an answer look whole."""
+    said = (
+        getattr(stream, "received_finish_reason", "?"),
+        getattr(stream, "intermittent_finish_reason", None),
+    )
+    return said == (None, None)
+
+
+# --- money -------------------------------------------------------------------------------------
+
+
+def _price(model: str) -> Price | None:
+    """USD per input and output token from litellm's price map."""
+    provider, slash, name = model.partition("/")
+    provider, name = (provider, name) if slash else ("openai", model)
+    try:
+        info = litellm.get_model_info(model=name, custom_llm_provider=provider)
+    except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
+        return None
+    prices = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+    if prices[0] is None or prices[1] is None:
+        return None
+    return float(prices[0]), float(prices[1])
+
+
+def _cost(model: str, usage: Mapping[str, Any]) -> float | None:
+    provider, slash, name = model.partition("/")
+    provider, name = (provider, name) if slash else ("openai", model)
+    try:
+        there, back = litellm.cost_per_token(
+            model=name, custom_llm_provider=provider, usage_object=litellm.Usage(**usage)
+        )
+    except Exception:  # noqa: BLE001 - as above; an unknown cost is told as unknown
+        return None
+    return float(there + back)
+
+
+# --- errors ------------------------------------------------------------------------------------
+
+
+def _failed(error: Exception) -> Failed:
+    if isinstance(error, NoKeyError):
+        return classify.failure(("AuthenticationError",), 401, str(error))
+    chain = list(_chain(error))
+    names = tuple(
+        dict.fromkeys(
+            kind.__name__
+            for one in chain
+            for kind in type(one).__mro__
+            if kind not in (object, BaseException, Exception)
+        )
+    )
+    status = next(
+        (s for one in chain if isinstance(s := getattr(one, "status_code", None), int)), None
+    )
+    headers: dict[str, str] = {}
+    for one in chain:
+        response = getattr(one, "response", None)
+        found = getattr(response, "headers", None) or getattr(one, "litellm_response_headers", None)
+        if found:
+            headers = {**dict(found), **headers}
+    return classify.failure(names, status, str(error), headers, time.time())
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from, the origin of a wrapper first."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [getattr(error, "original_exception", None), error]
+    while waiting:
+        one = waiting.pop(0)
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [one.__cause__, one.__context__]

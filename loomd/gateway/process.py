@@ -1,0 +1,343 @@
+"""The actor `gateway-1`: performs what `models` orders, and says what came of it.
+
+The behaviour is a pass-through: one effect per order, named REQUEST#ATTEMPT. In one commit an
+effect's end is mailed to models (`Performed`) and, if it is an answer, to the asker
+(`ModelOutcome`): a crash between the two cannot be. The performer runs each order as a task on the
+host's loop; real providers through `litellm_backend`, imported when the first one is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from loomd.actor import behaviour as act
+from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stage
+from loomd.gateway import classify, offline, view
+from loomd.gateway.types import Reply, Resolved
+from loomd.supervise.crash import crash_point
+from loomd.wire import bodies, topics
+from loomd.wire.bodies import Failed, ModelOutcome, Perform, Performed, Usage
+from loomd.wire.errors import LoomError
+
+if TYPE_CHECKING:
+    from loomd.gateway.litellm_backend import Backend
+
+MODELS = "models"
+OFFLINE = "offline/"
+
+ATTEMPTS = 2
+"""Starts of one order: a second one after this process was killed, then no more: each may have
+been paid for. Offline models cost nothing and may always be asked again."""
+
+OFFLINE_ATTEMPTS = 10
+"""An order that has killed the gateway this often is not started again."""
+
+DELTA_S = 0.05
+"""Deltas of one answer are published together, at most this often."""
+
+TOOLSET_WAIT_S = 5.0
+"""How long the first request of a session waits for the tool host to tell its tools."""
+
+TOOLSET_POLL_S = 0.02
+
+_log = structlog.get_logger()
+
+
+# --- the behaviour -----------------------------------------------------------------------------
+
+
+@dataclass
+class State:
+    """`open`: effect id -> request id. It follows from the open effects and is never saved."""
+
+    open: dict[str, str] = field(default_factory=dict)
+    shown: int = 0
+
+
+class GatewayBehaviour:
+    """See the module."""
+
+    version = 1
+
+    def init(self, birth: Birth) -> State:
+        return State(
+            {
+                effect.id: effect.body.request.id
+                for effect in birth.effects
+                if isinstance(effect.body, Perform)
+            }
+        )
+
+    def step(self, state: State, input: Input, now: float) -> tuple[State, list[Change]]:
+        out: list[Change] = []
+        match input:
+            case act.Mailed(sender="models", body=Perform() as order):
+                id = f"{order.request.id}#{order.attempt}"
+                if id not in state.open:
+                    state.open[id] = order.request.id
+                    out.append(act.Open(id, order))
+            case act.Mailed(sender="models", body=bodies.CancelModel(request=request)):
+                out += [act.Cancel(id) for id, of in state.open.items() if of == request]
+            case act.EffectEnded(effect=id, request=Perform() as order, result=Performed() as end):
+                state.open.pop(id, None)
+                out.append(act.Send(MODELS, end))
+                if not isinstance(end.outcome, Failed):
+                    outcome = ModelOutcome(
+                        request=end.request,
+                        outcome=end.outcome,
+                        usage=end.usage,
+                        model=end.model,
+                    )
+                    out.append(act.Send(order.request.agent, outcome))
+            case _:
+                pass  # Init, Undelivered (the asker has ended), and what nobody should send
+        if len(state.open) != state.shown:
+            state.shown = len(state.open)
+            calls = f"{state.shown} calls" if state.shown else ""
+            out.append(act.Show("working" if state.shown else "idle", calls))
+        return state, out
+
+    def save(self, state: State) -> Any:
+        return {}
+
+    def upgrade(self, saved: Any, version: int) -> Any:
+        return saved
+
+    def answer(self, state: State, question: bodies.Body, reader: act.Reader) -> bodies.Body:
+        if not isinstance(question, bodies.Note):
+            raise LoomError("bad_request", "a gateway answers a status question (Note) only")
+        return bodies.Note(data={"open": sorted(state.open)})
+
+
+# --- the performer -----------------------------------------------------------------------------
+
+
+class Deltas:
+    """The pieces of one answer as they come, published together at most every DELTA_S.
+
+    `offset`: characters of this kind (text, reasoning) before this piece, so that a client that
+    missed some knows it."""
+
+    def __init__(self, stage: Stage, order: Perform) -> None:
+        self._stage = stage
+        self._order = order
+        self._offsets = {"text": 0, "reasoning": 0}
+        self._kept: dict[str, list[str]] = {"text": [], "reasoning": []}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, text: str, reasoning: str) -> None:
+        for kind, piece in (("text", text), ("reasoning", reasoning)):
+            if piece:
+                self._kept[kind].append(piece)
+        if self._timer is None and (text or reasoning):
+            self._timer = asyncio.get_running_loop().call_later(DELTA_S, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        self.flush()
+
+    def flush(self) -> None:
+        """What is kept, now. At the end of the answer too."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        request = self._order.request
+        for kind, pieces in self._kept.items():
+            if not pieces:
+                continue
+            text = "".join(pieces)
+            pieces.clear()
+            data = {
+                "type": "delta",
+                "agent": request.agent,
+                "request": request.id,
+                "attempt": self._order.attempt,
+                "kind": kind,
+                "offset": self._offsets[kind],
+                "text": text,
+            }
+            self._offsets[kind] += len(text)
+            self._stage.publish(topics.deltas(request.session), data)
+
+
+class GatewayPerformer:
+    """One task per order; `cancel` closes its connection."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[Reply]] = {}
+        self._cancelled: set[str] = set()
+        self._closing = False
+        self._backend: asyncio.Task[Backend] | None = None
+        self._keys: dict[str, str] = {}
+
+    async def open(self, stage: Stage) -> None:
+        self._stage = stage
+        self._keys = read_keys(stage.keys_fd)
+        for name, value in self._keys.items():
+            # litellm's providers look for their default names in the environment. These stay in
+            # this process: what /proc shows is the environment of the exec, which has none of them.
+            os.environ.setdefault(name, value)
+        if _needs_provider(stage.settings):
+            self._loaded()  # begins beside the first orders
+
+    def start(self, effect: OpenEffect, report: Report) -> None:
+        order = effect.body
+        assert isinstance(order, Perform), f"an effect of {type(order).__name__}"
+        loop = asyncio.get_running_loop()
+        started = time.time()
+        task = loop.create_task(self._perform(effect, order))
+        self._tasks[effect.id] = task
+
+        def done(ended: asyncio.Task[Reply]) -> None:
+            self._tasks.pop(effect.id, None)
+            asked = effect.id in self._cancelled
+            self._cancelled.discard(effect.id)
+            if self._closing:
+                return
+            if ended.cancelled():
+                # Here and not in the task: one that is cancelled before its first step never runs.
+                reply = CANCELLED if asked else BROKEN
+            elif (error := ended.exception()) is not None:
+                context = {"message": f"order {effect.id} failed", "exception": error}
+                loop.call_exception_handler(context)
+                return
+            else:
+                reply = ended.result()
+            crash_point("gateway.after_call", self._stage.spec.name)
+            report(performed(effect, order, reply, started, time.time()))
+
+        task.add_done_callback(done)
+
+    def cancel(self, id: str) -> None:
+        if (task := self._tasks.get(id)) is not None:
+            self._cancelled.add(id)
+            task.cancel()
+
+    async def close(self) -> None:
+        """An orderly stop reports nothing: open orders are the successor's."""
+        self._closing = True
+        tasks = [*self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._backend is not None and self._backend.done() and not self._backend.exception():
+            await self._backend.result().close()
+
+    async def ask(self, question: bodies.Body) -> bodies.Body | None:
+        return None
+
+    async def _perform(self, effect: OpenEffect, order: Perform) -> Reply:
+        most = OFFLINE_ATTEMPTS if order.model.startswith(OFFLINE) else ATTEMPTS
+        if effect.attempt > most:
+            detail = f"the gateway was killed {effect.attempt - 1} times during this call"
+            return Reply(Failed(kind="interrupted", detail=detail))
+        crash_point("gateway.before_call", self._stage.spec.name)
+        return await self._reply(order)
+
+    async def _reply(self, order: Perform) -> Reply:
+        try:
+            resolved = await self._resolve(order)
+        except LoomError as error:
+            return Reply(Failed(kind="malformed", detail=error.message), Usage(calls=0))
+        if order.model.startswith(OFFLINE):
+            return offline_reply(resolved)
+        backend = await self._loaded()
+        deltas = Deltas(self._stage, order)
+        try:
+            return await backend.complete(resolved, deltas.add)
+        finally:
+            deltas.flush()
+
+    async def _resolve(self, order: Perform) -> Resolved:
+        request = order.request
+        if request.tools != ():
+            # The lead may think before the tool host, born beside it, has told its tools.
+            end = time.monotonic() + TOOLSET_WAIT_S
+            while view.toolset(self._stage.reader, request.session) is None:
+                if time.monotonic() >= end:
+                    break
+                await asyncio.sleep(TOOLSET_POLL_S)
+        return view.resolve(self._stage.reader, request, order.model)
+
+    async def _loaded(self) -> Backend:
+        """The backend; its import takes seconds unless the template has done it, so a thread."""
+        if self._backend is None:
+            self._backend = asyncio.get_running_loop().create_task(self._load())
+        return await asyncio.shield(self._backend)
+
+    async def _load(self) -> Backend:
+        module = await asyncio.to_thread(importlib.import_module, "loomd.gateway.litellm_backend")
+        made: Backend = module.Backend(self._stage.settings, self._keys)
+        return made
+
+
+CANCELLED = Reply(Failed(kind="cancelled", detail="cancelled while the model was working"))
+BROKEN = Reply(Failed(kind="network", detail="the client library gave the call up", retryable=True))
+
+
+def performed(
+    effect: OpenEffect, order: Perform, reply: Reply, started: float, ended: float
+) -> Performed:
+    """What is said to models. Every start but this one was lost with the process that made it."""
+    return Performed(
+        request=order.request.id,
+        agent=order.request.agent,
+        model=order.model,
+        attempt=order.attempt,
+        outcome=classify.number(reply.outcome, order.request.id),
+        usage=reply.usage,
+        lost=effect.attempt - 1,
+        started=started,
+        ended=ended,
+        cost_known=reply.cost_known,
+        price=reply.price,
+    )
+
+
+def offline_reply(resolved: Resolved) -> Reply:
+    """The rules' answer. An error in them is an answer too: it must not end the gateway."""
+    usage = Usage(cost_usd=0.0, calls=1)
+    if resolved.model != "offline/rules":
+        hint = "the offline model is offline/rules"
+        detail = f"there is no model {resolved.model}"
+        return Reply(Failed(kind="unknown_model", detail=detail, hint=hint), usage, "computed")
+    try:
+        outcome = offline.complete(resolved)
+    except Exception as error:  # noqa: BLE001 - told to the asker, with its place in our log
+        _log.exception("offline/rules failed", request=resolved.request)
+        detail = f"offline/rules failed: {type(error).__name__}: {error}"
+        outcome = Failed(kind="server", detail=detail)
+    return Reply(outcome, usage, "computed", (0.0, 0.0))
+
+
+def read_keys(fd: int) -> dict[str, str]:
+    """The variables that the root keeps out of every environment: a memfd with one JSON object."""
+    if fd < 0:
+        return {}
+    raw = os.pread(fd, os.fstat(fd).st_size, 0)
+    keys = json.loads(raw or b"{}")
+    return {str(name): str(value) for name, value in keys.items()}
+
+
+def _needs_provider(settings: Mapping[str, Any]) -> bool:
+    models = settings.get("models") or {}
+    named = [models.get("default"), models.get("fast"), *(models.get("roles") or {}).values()]
+    return bool(settings.get("providers")) or any(
+        name and not name.startswith(OFFLINE) for name in named
+    )
+
+
+def main(birth: Any) -> None:
+    """Entry point of the process."""
+    from loomd.actor.host import run
+
+    run(birth, GatewayBehaviour(), GatewayPerformer())
