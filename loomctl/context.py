@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console, RenderableType
 
 from loomctl import render
 from loomctl.client import Client
 from loomd.wire.endpoints import Instance
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
 
 
 @dataclass
@@ -22,10 +24,17 @@ class Context:
     instance: Instance
     json: bool = False
     start: bool = True
-    err: Console = field(default_factory=lambda: Console(stderr=True, highlight=False))
+
+    @cached_property
+    def err(self) -> Console:
+        from rich.console import Console
+
+        return Console(stderr=True, highlight=False)
 
     @cached_property
     def out(self) -> Console:
+        from rich.console import Console
+
         return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
 
     def client(self) -> Client:

@@ -1,19 +1,19 @@
 """What people see: events as lines, tables, the report of a finished session. Pure but for rich.
 
-Nothing here decides anything; each function turns JSON-able values into something to print.
+Nothing here decides anything; each function turns JSON-able values into something to print. rich
+is imported by the functions that need it: it costs 60 ms, and scripts that ask for JSON need none.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
-from rich.syntax import Syntax
-from rich.table import Table
-from rich.text import Text
-from rich.tree import Tree
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+    from rich.tree import Tree
 
 COLOURS = {
     "done": "green",
@@ -46,6 +46,8 @@ def _call(data: Mapping[str, Any]) -> str:
 
 def event_line(event: Mapping[str, Any]) -> Text | None:
     """One line for one event; None for what only programs care about."""
+    from rich.text import Text
+
     data = event.get("data") or {}
     who = str(data.get("agent") or data.get("author") or data.get("name") or event.get("actor"))
     who = who.rpartition("/")[2]
@@ -129,11 +131,17 @@ def _paths(data: Mapping[str, Any]) -> list[str]:
 
 
 def coloured(state: Any) -> Text:
+    """A state in its colour."""
+    from rich.text import Text
+
     return Text(str(state), COLOURS.get(str(state), ""))
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str) -> RenderableType:
     """Rows as a table; a person sees `empty` rather than nothing."""
+    from rich.table import Table
+    from rich.text import Text
+
     if not rows:
         return Text(empty, "dim")
     out = Table(box=None, pad_edge=False, header_style="bold")
@@ -170,6 +178,8 @@ def _span(seconds: float) -> str:
 
 def supervision(node: Mapping[str, Any]) -> Tree:
     """The supervision tree."""
+    from rich.text import Text
+    from rich.tree import Tree
 
     def label(one: Mapping[str, Any]) -> Text:
         text = Text(str(one.get("id")), "bold" if one.get("kind") == "supervisor" else "")
@@ -200,6 +210,8 @@ def diff(console: Console, text: str) -> None:
     if not text:
         return
     if console.is_terminal:
+        from rich.syntax import Syntax
+
         console.print(Syntax(text, "diff", background_color="default", word_wrap=True))
     else:
         console.file.write(text if text.endswith("\n") else text + "\n")
@@ -207,6 +219,8 @@ def diff(console: Console, text: str) -> None:
 
 def outcome(console: Console, result: Mapping[str, Any]) -> None:
     """The end of `run` and `demo` for a person."""
+    from rich.text import Text
+
     diff(console, str(result.get("diff") or ""))
     state = result.get("state")
     head = Text("\n")
