@@ -1,11 +1,14 @@
 """Owns processes, and nothing else. Standard library only; imports nothing else of loomd.
 
 `spec`      what a child is: values, checked one field at a time; the reserved exit statuses
+`tree`      its nouns: nodes, events in, actions out, and how a tree is read. Pure
 `policy`    what to do: (tree, event, now) -> actions. Pure; OTP's supervisor is its specification
 `root`      the process that does it: one thread, one loop over pidfds, links, signals and timers
+`hubline`   what the hub may ask of the root, and what the root tells it
 `template`  a fresh interpreter with the actor code imported once; forks every actor on an order
 `link`      the socket between the root and one child, and what a new process is born with
 `slots`     one shared page of memory: what each child has in hand, and since when
+`kernel`    the system calls that Python lacks, and the steps that every child takes
 `notify`    tells systemd how the root is
 `log`       one line per start, exit, restart and escalation; can never block
 `crash`     named instants at which the kill tests end a process
