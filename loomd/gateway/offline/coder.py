@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loomd.gateway.offline.rename import Renamed, edit_of, fits, rename
-from loomd.gateway.offline.results import page
+from loomd.gateway.offline.results import whole
 from loomd.gateway.offline.talk import Memory, Move, Result, Talk, Turn, data_of, plural, with_data
 from loomd.gateway.offline.text import CannotRead
 from loomd.wire.bodies import Failed, FinalAnswer
@@ -49,7 +49,6 @@ def _begin(talk: Talk, said: list[str]) -> Turn | FinalAnswer | Failed:
         "tries": {},
         "done": [],
         "failed": [],
-        "parts": {},
         "open": {},  # per path: changes still to be made, and how many of them the edit out makes
     }
     if not talk.has("claim"):
@@ -62,35 +61,29 @@ def _begin(talk: Talk, said: list[str]) -> Turn | FinalAnswer | Failed:
 
 
 def _next(talk: Talk, memory: Memory) -> Turn | FinalAnswer:
-    batch = list(memory["parts"]) or memory["todo"][:BATCH]
+    batch = memory["todo"][:BATCH]
     if not batch:
         return _report(memory)
     calls: list[tuple[str, dict[str, Any]]] = []
     for path in batch:
-        part = memory["parts"].get(path)
         # Each time another limit: the same call again and again is taken for a loop.
         limit = PAGE + len(memory["done"]) + sum(memory["tries"].values())
         limit += sum(len(plan["changes"]) for plan in memory["open"].values())
-        calls.append(("read", {"path": path, "offset": part[1] if part else 1, "limit": limit}))
+        calls.append(("read", {"path": path, "offset": 1, "limit": limit}))
     return Turn(calls, "", {**memory, "stage": "read"})
 
 
 def _edit(talk: Talk, memory: Memory, results: list[Result]) -> Turn | FinalAnswer:
-    """One edit for each file that was read whole; of one that is longer the next page is read."""
-    memory = {**memory, "stage": "edit", "parts": dict(memory["parts"])}
+    """One edit for each file that was read."""
+    memory = {**memory, "stage": "edit"}
     reason = f"rename `{memory['old']}` to `{memory['new']}`"
     calls: list[tuple[str, dict[str, Any]]] = []
     size = 0
     for result in results:
         path = result.args["path"]
-        if not result.ok:
-            memory = _given_up(memory, path, result.text)
-            continue
-        read = page(result.text)
-        before, offset = memory["parts"].pop(path, ("", 1))
-        text = before + read.text
-        if read.next is not None and read.next > offset:
-            memory["parts"][path] = (text, read.next)
+        text = whole(result.text)
+        if not result.ok or text is None:
+            memory = _given_up(memory, path, "it is too long" if result.ok else result.text)
             continue
         planned = _planned(memory, path, text)
         if path not in planned["open"]:

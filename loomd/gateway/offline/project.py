@@ -470,6 +470,8 @@ class Project:
             record = self.records[path]
             said += [f"{path}: {text}" for text in collisions(record, refs)]
             said += [f"{path}: {text}" for text in record["problems"]]
+            if record["foreign"]:
+                said.append(f"{path} is not in UTF-8, and cannot be edited")
             said += self._mangling(path, record, refs, plan.candidate)
         if plan.candidate.kind == "member":
             for path, qual in sorted(self._kin(plan.candidate.classes)):

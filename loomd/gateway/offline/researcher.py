@@ -14,7 +14,7 @@ from loomd.gateway.offline.modules import Modules, is_python
 from loomd.gateway.offline.outline import outline
 from loomd.gateway.offline.project import Candidate, Conflict, Plan, Project
 from loomd.gateway.offline.rename import chosen, left_of
-from loomd.gateway.offline.results import cut_off, hit_paths, page, python_paths
+from loomd.gateway.offline.results import cut_off, hit_paths, python_paths, whole
 from loomd.gateway.offline.symbols import Record, describe
 from loomd.gateway.offline.talk import Memory, Move, Result, Turn, data_of, plural, with_data
 from loomd.wire.bodies import Failed, FinalAnswer
@@ -88,8 +88,8 @@ def _search(memory: Memory, results: list[Result]) -> Turn | FinalAnswer | Faile
             "todo": sorted(wanted),
             "elsewhere": sorted(path for path in hits if not is_python(path)),
             "records": {},
-            "parts": {},
-            "unread": [],
+            "words": sorted(set(hits)),
+            "unread": {},
         }
     elif memory["stage"] == "read":
         memory = _take(memory, results)
@@ -113,32 +113,24 @@ def _nothing(text: str) -> bool:
 def _read_more(memory: Memory) -> Turn:
     calls = []
     for path in memory["todo"][:BATCH]:
-        part = memory["parts"].get(path)
-        calls.append(("read", {"path": path, "offset": part[1] if part else 1, "limit": PAGE}))
+        calls.append(("read", {"path": path, "offset": 1, "limit": PAGE}))
     n = len(memory["todo"])
     return Turn(calls, f"{plural(n, 'file')} to read.", memory)
 
 
 def _take(memory: Memory, results: list[Result]) -> Memory:
-    records, parts = dict(memory["records"]), dict(memory["parts"])
-    todo, unread = list(memory["todo"]), list(memory["unread"])
+    records, unread = dict(memory["records"]), dict(memory["unread"])
     for result in results:
-        path = result.args["path"]
-        if not result.ok:
-            todo.remove(path)
-            unread.append(path)
+        path, text = result.args["path"], whole(result.text)
+        if not result.ok or text is None:
+            unread[path] = "is too long" if result.ok else result.text.strip()[:200]
             continue
-        read = page(result.text)
-        before, offset = parts.pop(path, ("", 1))
-        text = before + read.text
-        if read.next is not None and read.next > offset:
-            parts[path] = (text, read.next)
-            continue
-        todo.remove(path)
         record = describe(path, text, memory["old"], memory.get("new", ""))
         if _worth(record):
             records[path] = record
-    return {**memory, "records": records, "parts": parts, "todo": todo, "unread": unread}
+    read = {result.args["path"] for result in results}
+    todo = [path for path in memory["todo"] if path not in read]
+    return {**memory, "records": records, "todo": todo, "unread": unread}
 
 
 def _worth(record: Record) -> bool:
@@ -181,7 +173,7 @@ def _notes(memory: Memory) -> list[str]:
             f"other files mention `{memory['old']}` and were left: {shown}"
             + (f" and {more} more" if more > 0 else "")
         )
-    notes += [f"{path} could not be read and was left" for path in memory["unread"]]
+    notes += [f"{path} was left unread: {why}" for path, why in memory["unread"].items()]
     return notes
 
 
@@ -198,7 +190,12 @@ def _rename_answer(memory: Memory, project: Project) -> FinalAnswer:
         return FinalAnswer(text=with_data(conflict.text, data))
     data["label"], data["where"] = candidate.label, list(candidate.where)
     data["notes"] += plan.notes
-    data["conflicts"] = [{"kind": "conflict", "text": t} for t in project.objections(plan)]
+    objections = project.objections(plan) + [
+        f"{path} mentions `{old}` and could not be read: {why}"
+        for path, why in memory["unread"].items()
+        if path in memory["words"]
+    ]
+    data["conflicts"] = [{"kind": "conflict", "text": text} for text in objections]
     for path in sorted(project.records):
         record, refs = project.records[path], plan.refs.get(path)
         left = left_of(record, refs or ())
@@ -334,22 +331,19 @@ def _outline(memory: Memory, results: list[Result]) -> Turn | FinalAnswer | Fail
                 f"No module `{target}` was found among {plural(len(paths), 'Python file')}.{hint}"
             )
             return FinalAnswer(text=with_data(text, data))
-        memory = {**memory, "stage": "read", "path": path, "text": "", "offset": 1}
+        memory = {**memory, "stage": "read", "path": path}
     else:
-        if not results[0].ok:
+        source = whole(results[0].text)
+        if not results[0].ok or source is None:
             data = {"job": "outlined", "found": False}
-            text = f"{memory['path']} cannot be read: {results[0].text[:300]}"
-            return FinalAnswer(text=with_data(text, data))
-        read = page(results[0].text)
-        memory = {**memory, "text": memory["text"] + read.text}
-        if read.next is None or read.next <= memory["offset"]:
-            text = outline(memory["path"], memory["text"])
-            if len(text.encode()) > ANSWER_LIMIT:
-                text = text.encode()[:ANSWER_LIMIT].decode("utf-8", "ignore") + "\n(cut here)"
-            data = {"job": "outlined", "found": True, "path": memory["path"]}
-            return FinalAnswer(text=with_data(text, data))
-        memory["offset"] = read.next
-    args = {"path": memory["path"], "offset": memory["offset"], "limit": PAGE}
+            why = "it is too long" if results[0].ok else results[0].text[:300]
+            return FinalAnswer(text=with_data(f"{memory['path']} cannot be read: {why}", data))
+        text = outline(memory["path"], source)
+        if len(text.encode()) > ANSWER_LIMIT:
+            text = text.encode()[:ANSWER_LIMIT].decode("utf-8", "ignore") + "\n(cut here)"
+        data = {"job": "outlined", "found": True, "path": memory["path"]}
+        return FinalAnswer(text=with_data(text, data))
+    args = {"path": memory["path"], "offset": 1, "limit": PAGE}
     return Turn([("read", args)], f"Reading {memory['path']}.", memory)
 
 

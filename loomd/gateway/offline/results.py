@@ -10,44 +10,13 @@ from loomd.gateway.offline.modules import is_python
 
 # --- read --------------------------------------------------------------------------------------
 
-_NUMBERED = re.compile(r" *(\d+)(?:\t|→|\| ?)")
-_MORE = re.compile(
-    r"\[(?=[^\]\n]*\b(?:truncated|more|of|continue|offset|lines)\b)[^\]\n]*?\]\s*\Z", re.IGNORECASE
-)
-_OFFSET = re.compile(r"offset\s*[=: ]\s*(\d+)", re.IGNORECASE)
+_MORE = re.compile(r"\[[^\]\n]*\bcontinue with offset=\d+\]\s*\Z")
 
 
-@dataclass(frozen=True)
-class Page:
-    """A piece of a file. `next`: the offset to go on at, None at the end."""
-
-    text: str
-    next: int | None = None
-
-
-def page(text: str) -> Page:
-    """A result of `read`: numbered lines or plain text, with a remark in brackets at the end if
-    there is more."""
-    following = None
-    found = _MORE.search(text)
-    offset = _OFFSET.search(found.group()) if found is not None else None
-    if found is not None and offset and text[: found.start()].endswith(("", "\n")):
-        following = int(offset.group(1))
-        text = text[: found.start()]
-    lines = text.split("\n")
-    if lines and lines[-1] == "":
-        lines.pop()
-    numbers = [_NUMBERED.match(line) for line in lines]
-    if lines and all(numbers):
-        counted = [int(match.group(1)) for match in numbers if match is not None]
-        if counted == list(range(counted[0], counted[0] + len(counted))):
-            stripped = [
-                line[match.end() :]
-                for line, match in zip(lines, numbers, strict=True)
-                if match is not None
-            ]
-            return Page("\n".join(stripped) + "\n", following)
-    return Page(text, following)
+def whole(text: str) -> str | None:
+    """The file's text from a result of `read`; None if the file goes on: a page is a megabyte, and
+    a file beyond it is no code that these rules work on."""
+    return None if _MORE.search(text) else text
 
 
 # --- grep, glob, list --------------------------------------------------------------------------
@@ -120,11 +89,16 @@ def tests(text: str, ok: bool) -> Tests:
             return Tests("failed" if failed else "passed", summary, failed, passed)
     if re.search(r"no tests ran|collected 0 items", text):
         return Tests("none")
-    exit_ = _EXIT.search(text)
-    if exit_ and exit_.group(1) == "5":
+    exits = _EXIT.findall(text)
+    code = exits[-1] if exits else ""
+    if code == "5":
         return Tests("none")
-    if "INTERNALERROR" in text or (exit_ and exit_.group(1) not in ("0", "5")):
+    if code == "127":
+        return Tests("unknown", "no such command")
+    if "INTERNALERROR" in text or "[killed by SIG" in text or code not in ("", "0"):
         return Tests("failed", _last(lines), 1)
+    if code == "0":
+        return Tests("passed", "exit code 0")
     return Tests("unknown", _last(lines) if not ok else "")
 
 

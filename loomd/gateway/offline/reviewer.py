@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from loomd.gateway.offline.modules import is_python
-from loomd.gateway.offline.results import page
+from loomd.gateway.offline.results import whole
 from loomd.gateway.offline.talk import Talk, calls, plural
 from loomd.gateway.offline.text import CannotRead, Token, is_fstring, literal_text, parse
 from loomd.gateway.types import Resolved
@@ -93,9 +93,7 @@ def _pending(entries: Sequence[Entry]) -> tuple[list[Request], dict[str, str | N
     for n, entry in enumerate(entries):
         for call in entry.calls:
             if call.name == "read" and n > since and (result := results.get(call.id)):
-                got = page(result.text)
-                whole = result.ok and got.next is None
-                read[str(call.args.get("path"))] = got.text if whole else None
+                read[str(call.args.get("path"))] = whole(result.text) if result.ok else None
     return [_request(entry.text) for _, entry in asked.values()], read
 
 

@@ -43,6 +43,7 @@ def describe(path: str, source: str, old: str, new: str) -> Record:
     """The record of a file. With `error` if it cannot be analysed."""
     lines = [line.rstrip("\r\n") for line in split_lines(source)]
     record: Record = {"path": path, "lines": len(lines), "chars": len(source)}
+    record["foreign"] = foreign(source)
     try:
         reading = read(source, old, (new,) if new else ())
         record.update(_Description(reading, old, new).record())
@@ -57,6 +58,16 @@ def describe(path: str, source: str, old: str, new: str) -> Record:
     wanted = {place[0] for place in record["places"]} | {s[0] for s in record["strings"]}
     record["code"] = {str(n): lines[n - 1].strip()[:CODE] for n in wanted if n <= len(lines)}
     return record
+
+
+_COOKIE = re.compile(r"\A(?:[^\n]*\n)?[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+
+
+def foreign(source: str) -> bool:
+    """Is it in another encoding than UTF-8, so that its text as shown is not its text?"""
+    cookie = _COOKIE.match(source)
+    other = cookie is not None and not cookie.group(1).lower().replace("_", "-").startswith("utf-8")
+    return other and "\ufffd" in source
 
 
 def scope_ref(scope: Scope | None) -> str:

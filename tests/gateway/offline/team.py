@@ -36,13 +36,12 @@ class Agent:
 
 @dataclass
 class Team:
-    """`numbered`: read shows line numbers. `page`: lines of one read. `view`: entries that an
+    """`page`: lines of one read. `view`: entries that an
     agent still sees. `shell`: answers of the tests, one per run. `spoil`: edits that are answered
     `conflict` first."""
 
     files: dict[str, str]
     size: int = 5
-    numbered: bool = False
     page: int = 100_000
     view: int = 1000
     forget: bool = False  # reasoning is not kept
@@ -128,11 +127,9 @@ class Team:
         lines = self.lines(self.files[path])
         count = min(limit, self.page)
         shown = lines[offset - 1 : offset - 1 + count]
-        if self.numbered:
-            shown = [f"{n:>6}\t{line}" for n, line in enumerate(shown, offset)]
         text = "".join(shown)
         if offset - 1 + count < len(lines):
-            text += f"[more: go on with offset={offset + count}]"
+            text += f"[there is more: continue with offset={offset + count}]"
         return True, text
 
     @staticmethod
@@ -141,12 +138,12 @@ class Team:
 
     def tool_grep(self, agent, pattern, path):
         hits = [
-            f"{name}:{n}: {line}"
+            f"{name}:{n}:{line}"
             for name, text in sorted(self.files.items())
             for n, line in enumerate(re.split(r"\r\n|\r|\n", text), 1)
             if re.search(pattern, line)
         ]
-        return True, "\n".join(hits) or "no matches"
+        return True, "\n".join(hits) or f"nothing found in {len(self.files)} files"
 
     def tool_glob(self, agent, pattern):
         name = pattern.removeprefix("**/")

@@ -43,9 +43,8 @@ DONE = {
 
 
 @pytest.mark.parametrize("forget", [False, True])
-@pytest.mark.parametrize("numbered", [False, True])
-def test_a_rename_changes_what_means_the_name_and_nothing_else(numbered, forget):
-    team = Team(dict(REPO), numbered=numbered, forget=forget)
+def test_a_rename_changes_what_means_the_name_and_nothing_else(forget):
+    team = Team(dict(REPO), forget=forget)
     outcome = team.run("rename parse_cfg to parse_config")
     assert isinstance(outcome, FinalAnswer), outcome
     assert team.files == DONE
@@ -67,7 +66,7 @@ def test_coders_work_side_by_side_and_claim_first():
 
 
 def test_what_left_the_view_is_not_missed():
-    team = Team(dict(REPO), view=4, page=2)
+    team = Team(dict(REPO), view=4)
     outcome = team.run("rename parse_cfg to parse_config")
     assert isinstance(outcome, FinalAnswer), outcome
     assert team.files == DONE
@@ -143,7 +142,7 @@ def test_the_uses_of_a_name_are_told_from_others_of_that_name():
 
 def test_a_module_is_outlined():
     for goal in ("outline pkg/core.py", "outline pkg.core", "Outline the module core, please"):
-        outcome = Team(dict(REPO), page=3).run(goal)
+        outcome = Team(dict(REPO)).run(goal)
         assert isinstance(outcome, FinalAnswer), outcome
         assert "4  def parse_cfg(text)  # parse_cfg of text." in outcome.text
 
@@ -208,3 +207,18 @@ def test_line_ends_stay_as_they_are(end):
     assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
     wanted = "def parse_config():\n    pass\n\n\nparse_config()\n".replace("\n", end)
     assert team.files["a.py"] == wanted
+
+
+def test_a_file_too_long_to_be_read_is_an_objection():
+    team = Team({"a.py": "def parse_cfg(): ...\n", "b.py": "x\n" * 50 + "parse_cfg\n"}, page=9)
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, Failed) and outcome.kind == "conflict"
+    assert "b.py" in outcome.detail
+    outcome = team.run("outline b.py")
+    assert isinstance(outcome, Failed) and "too long" in outcome.detail
+
+
+def test_a_file_in_another_encoding_is_an_objection():
+    team = Team({"a.py": "# coding: latin-1\ndef parse_cfg(): return '\ufffd'\n"})
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, Failed) and "UTF-8" in outcome.detail
