@@ -160,6 +160,8 @@ def lost(turn: Turn, agent: Agent, reason: str) -> None:
     elif agent.name == turn.s.lead:
         _gone(turn, agent, reason)
         turn.s.lead = ""
+        if agent.task:
+            turn.end_task(turn.team.tasks[agent.task], "failed", "supervision")
         if turn.s.phase == "running":
             text = f"the lead has ended: {reason}"
             end(turn, Outcome(state="failed", kind="supervision", answer=text))

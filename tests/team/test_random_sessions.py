@@ -1,0 +1,233 @@
+"""Any order of calls, reports, ends and answers keeps the invariants (see script.Script._take)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from loomd.actor import behaviour as act
+from loomd.team import memory, session
+from loomd.team.process import TeamBehaviour
+from loomd.wire import bodies as b
+from tests.team.script import TEAM, TOOLS, Rows, S, Script, change, remembered
+
+PATHS = st.sampled_from(["a.py", "b.py", "pkg", "pkg/c.py"])
+REGIONS = st.sampled_from(["", "1-5", "4-9", "20-30", "parse", "dump"])
+
+
+class Sessions(RuleBasedStateMachine):
+    """`open`: agent -> calls that it still waits for an answer to."""
+
+    @initialize(size=st.integers(1, 4), review=st.booleans())
+    def begin(self, size: int, review: bool) -> None:
+        self.script = Script(team=size, review=review)
+        self.open: dict[str, str] = {}
+        self.calls = 0
+        self.applies: list[str] = []
+        self.asked: list[tuple[str, str]] = []  # reviewer, edit
+        self.recalls: list[tuple[str, str]] = []  # keeper, recall
+        self.do(self.script.say("rename it"))
+
+    def do(self, changes: list[act.Change]) -> None:
+        """Every answer is to an open call, and no call is answered twice."""
+        for to, body in self.script.sent():
+            if isinstance(body, b.ToolResult):
+                assert self.open.pop(body.id) == to
+            elif isinstance(body, b.Apply):
+                self.applies.append(body.edit)
+            elif isinstance(body, b.ReviewRequest):
+                self.asked.append((to, body.edit))
+            elif isinstance(body, b.Recall):
+                self.recalls.append((to, body.id))
+        assert len(self.applies) <= 1
+        agents = self.agents()
+        self.open = {call: agent for call, agent in self.open.items() if agent in agents}
+
+    def agents(self) -> dict[str, Any]:
+        return self.script.team.saved.agents
+
+    def one(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(sorted(self.agents())))
+
+    def call(self, agent: str, name: str, **args: Any) -> None:
+        self.calls += 1
+        id = f"call-{self.calls}"
+        self.open[id] = agent
+        self.do(self.script.call(agent, id, name, **args))
+
+    busy = precondition(lambda self: bool(self.agents()))
+
+    @busy
+    @rule(data=st.data(), role=st.sampled_from(["coder", "researcher", "lead"]))
+    def spawn(self, data: st.DataObject, role: str) -> None:
+        self.call(self.one(data), "spawn", role=role, task="do it")
+
+    @busy
+    @rule(data=st.data(), path=PATHS, region=REGIONS)
+    def claim(self, data: st.DataObject, path: str, region: str) -> None:
+        self.call(self.one(data), "claim", path=path, region=region)
+
+    @busy
+    @rule(data=st.data(), path=PATHS, start=st.integers(1, 30), base=st.sampled_from("pq"))
+    def propose(self, data: st.DataObject, path: str, start: int, base: str) -> None:
+        agent = self.one(data)
+        self.calls += 1
+        id = f"call-{self.calls}"
+        self.open[id] = agent
+        hunk = b.Hunk(start=start, old=("x", "y"), new=("z",))
+        self.do(self.script.propose(agent, id, change(path, base, "r", hunk)))
+        if self.script.team.saved.phase != "running":
+            self.open.pop(id, None)  # the agent is told to stop
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), verdict=st.sampled_from(["approve", "approve", "revise", "refuse"]))
+    def judge(self, data: st.DataObject, verdict: str) -> None:
+        reviewer, edit = self.asked.pop(data.draw(st.integers(0, len(self.asked) - 1)))
+        if reviewer in self.agents():
+            self.call(reviewer, "review", edit=edit, verdict=verdict, reason="so")
+
+    @precondition(lambda self: self.applies)
+    @rule(state=st.sampled_from(["applied", "applied", "conflict", "failed"]))
+    def applied(self, state: str) -> None:
+        self.do(self.script.applied(self.applies.pop(), state))
+
+    @busy
+    @rule(data=st.data(), state=st.sampled_from(["done", "failed"]), entries=st.integers(0, 9))
+    def report(self, data: st.DataObject, state: str, entries: int) -> None:
+        agent = self.one(data)
+        task = self.agents()[agent].task
+        if not task or any(one == agent for one in self.open.values()):
+            return  # an agent reports when its calls are answered, or when it is told to stop
+        self.do(self.script.report(agent, task, state=state, entries=entries))
+
+    @busy
+    @rule(data=st.data())
+    def stop_obeyed(self, data: st.DataObject) -> None:
+        stopping = sorted(name for name, agent in self.agents().items() if agent.stopping)
+        if stopping:
+            agent = data.draw(st.sampled_from(stopping))
+            self.open = {call: who for call, who in self.open.items() if who != agent}
+            task = self.agents()[agent].task
+            # The answers to what it has called off may still come.
+            before = dict(self.open)
+            self.script.report(agent, task, state="failed", kind="stopped", entries=3)
+            for to, body in self.script.sent(b.ToolResult):
+                if to != agent:
+                    assert before.pop(body.id) == to
+            self.open = before
+            self.do_rest()
+
+    def do_rest(self) -> None:
+        for to, body in self.script.sent():
+            if isinstance(body, b.Apply):
+                self.applies.append(body.edit)
+            elif isinstance(body, b.ReviewRequest):
+                self.asked.append((to, body.edit))
+            elif isinstance(body, b.Recall):
+                self.recalls.append((to, body.id))
+        agents = self.agents()
+        self.open = {call: agent for call, agent in self.open.items() if agent in agents}
+
+    @busy
+    @rule(data=st.data())
+    def gives_up(self, data: st.DataObject) -> None:
+        agent = self.one(data)
+        self.do(self.script.mail("hub", b.Ended(name=agent, reason="gave up")))
+
+    @busy
+    @rule(data=st.data())
+    def reviewer_fails(self, data: st.DataObject) -> None:
+        gate = sorted(name for name, agent in self.agents().items() if agent.gate)
+        if gate:
+            name = data.draw(st.sampled_from(gate))
+            self.open = {call: who for call, who in self.open.items() if who != name}
+            self.do(self.script.report(name, "", state="failed", kind="no_verdict", entries=2))
+
+    @busy
+    @rule(data=st.data())
+    def ask(self, data: st.DataObject) -> None:
+        self.call(self.one(data), "ask", question="well?")
+
+    @rule(allow=st.booleans())
+    def decide(self, allow: bool) -> None:
+        for id in list(self.script.team.questions)[:1]:
+            self.do(self.script.mail("hub", b.Decision(question=id, allow=allow)))
+
+    @busy
+    @rule(data=st.data(), query=st.sampled_from(["what", "keeper-1:1-2"]))
+    def recall(self, data: st.DataObject, query: str) -> None:
+        self.call(self.one(data), "recall", query=query)
+
+    @precondition(lambda self: self.recalls)
+    @rule(data=st.data(), found=st.booleans())
+    def recalled(self, data: st.DataObject, found: bool) -> None:
+        keeper, id = self.recalls.pop(data.draw(st.integers(0, len(self.recalls) - 1)))
+        hits = (b.Hit(keeper=keeper, log="x", entry=1, score=1.0, text="t"),) if found else ()
+        self.do(self.script.mail(keeper, b.Recalled(id=id, hits=hits)))
+
+    @busy
+    @rule(data=st.data())
+    def offload(self, data: st.DataObject) -> None:
+        self.do(self.script.mail(self.one(data), b.Offload(first=1, last=2)))
+
+    @rule(data=st.data(), well=st.booleans())
+    def keeper(self, data: st.DataObject, well: bool) -> None:
+        keepers = sorted(self.script.team.keepers)
+        if keepers:
+            name = f"{S}/{data.draw(st.sampled_from(keepers))}"
+            one = self.script.team.keepers[name.partition("/")[2]]
+            span = b.Span(log=one.log, first=one.first, last=one.last)
+            ready = b.KeeperReady(keeper=name, span=span, line="line")
+            self.do(self.script.mail(name, ready)
+                    if well
+                    else self.script.mail("hub", b.Ended(name=name, reason="x")))  # fmt: skip
+
+    @rule(
+        op=st.sampled_from(["pause", "resume", "step", "cancel", "stop"]), really=st.integers(0, 4)
+    )
+    def control(self, op: Any, really: int) -> None:
+        if op in ("pause", "resume", "step") or really == 0:
+            self.do(self.script.mail("hub", b.Control(op=op)))
+
+    @rule(key=st.sampled_from([session.CLOSING, session.AGAIN, memory.TIMER, "what"]))
+    def timer(self, key: str) -> None:
+        self.do(self.script.due(key))
+
+    @rule(to=st.sampled_from(["", "lead", "coder-1", "nobody"]))
+    def say(self, to: str) -> None:
+        self.do(self.script.say("and this", to))
+
+    @rule()
+    def restart(self) -> None:
+        self.script.restart()
+
+    def teardown(self) -> None:
+        """Whatever has happened, a stop ends it; and a replay makes the same changes."""
+        script = getattr(self, "script", None)
+        if script is None:
+            return
+        script.mail("hub", b.Control(op="stop"))
+        for edit in list(script.team.edits.values()):
+            if edit.state == "applying":
+                script.mail(TOOLS, b.Applied(edit=edit.id, state="applied"))
+        script.due(session.CLOSING)
+        assert script.team.saved.phase == "over"
+        behaviour = TeamBehaviour()
+        team = behaviour.init(act.Birth(script.spec, None, (), Rows(), {}))
+        assert team.name == TEAM
+        for input, now, changes in script.history:
+            team, again = behaviour.step(team, input, now)
+            assert again == changes
+        assert remembered(team) == remembered(script.team)
+
+
+TestSessions = Sessions.TestCase
+TestSessions.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
