@@ -221,11 +221,9 @@ class _Step:
             self._rise()
 
     def _review_asked(self, body: ReviewRequest) -> None:
-        self.s.arrived.append(
-            self._append(Entry(role="user", text=review_text(body), sender=self.agent.team))
-        )
-        if body.edit not in self.s.reviews:
-            self.s.reviews.append(body.edit)
+        entry = self._append(Entry(role="user", text=review_text(body), sender=self.agent.team))
+        self.s.arrived.append(entry)
+        self.s.reviews[body.edit] = entry.n
         if self.s.phase in AT_REST:
             self._rise()
 
@@ -407,7 +405,8 @@ class _Step:
     def _offload(self, threshold: int) -> None:
         """Offers the oldest stretch to a keeper; it stays in the view until one has it."""
         s = self.s
-        stretch = vw.oldest(s.view, threshold)
+        # What awaits a verdict must stay before the reviewer's eyes.
+        stretch = vw.oldest(s.view, threshold, needed=min(s.reviews.values(), default=0))
         if stretch is None:
             return
         s.view.leaving = stretch
@@ -491,7 +490,7 @@ class _Step:
             )
         )
         if call.about in self.s.reviews and (result.ok or result.error not in UNSAID):
-            self.s.reviews.remove(call.about)
+            del self.s.reviews[call.about]
             self.s.counters.iterations = 0  # a verdict is a task done
             self.s.counters.reminded = False
         self._emit(

@@ -90,7 +90,7 @@ class AgentState(msgspec.Struct, omit_defaults=True):
     calls: list[OpenCall] = msgspec.field(default_factory=list)
     task: Task | None = None
     tasks: list[Task] = msgspec.field(default_factory=list)  # assigned meanwhile
-    reviews: list[str] = msgspec.field(default_factory=list)  # edits that await a verdict
+    reviews: dict[str, int] = msgspec.field(default_factory=dict)  # edit without a verdict: entry
     counters: Counters = msgspec.field(default_factory=Counters)
     usage: Usage = Usage()
     wall: float = 0.0  # due time of the wall timer; 0: not armed

@@ -109,12 +109,12 @@ def spans(view: ViewState, log: str) -> tuple[Span, ...]:
     return tuple(Span(log=log, first=r.first, last=r.last) for r in merged(view.ranges()))
 
 
-def oldest(view: ViewState, threshold: int) -> Range | None:
+def oldest(view: ViewState, threshold: int, needed: int = 0) -> Range | None:
     """What should leave: the oldest stretch whose end brings the view to half of `threshold`.
 
     None if the view is below it, if a stretch is leaving already, or if no stretch is complete. A
     stretch is a set of whole blocks whose entries are one unbroken range of the log; the last
-    block always stays.
+    block always stays, and so does everything from entry `needed` on (0: nothing more).
     """
     total = view.tokens
     if view.leaving is not None or (total <= threshold and len(view.blocks) <= MAX_BLOCKS):
@@ -123,6 +123,8 @@ def oldest(view: ViewState, threshold: int) -> Range | None:
     first, last, count, left = 0, 0, 0, total
     for index, block in enumerate(view.blocks[:-1]):
         numbers = list(block.numbers())
+        if needed and max(numbers) >= needed:
+            break
         first = min([first or numbers[0], *numbers])
         last = max(last, *numbers)
         count += len(numbers)

@@ -534,6 +534,21 @@ def test_the_oldest_stretch_is_offered_and_leaves_when_a_keeper_has_it():
     assert len(talk.log) == 15, "the log keeps everything"
 
 
+def test_a_review_request_stays_in_view_until_it_has_its_verdict():
+    talk = Talk("reviewer", "s-1/reviewer", limits={"view_tokens": 500})
+    talk.hears(msgspec.structs.replace(REVIEW, edit="e-0"))
+    talk.calls(verdict("e-0"))
+    talk.result("s-1/reviewer:1.1")
+    talk.hears(msgspec.structs.replace(REVIEW, edit="e-1"))
+    talk.calls(A[0])  # sees e-1 after e-0 from here on
+    talk.result("s-1/reviewer:2.1", "x" * 4_000)
+    talk.calls(A[1])
+    talk.result("s-1/reviewer:3.1", "x" * 4_000)
+    (first, *_) = [n for n, entry in talk.log.items() if "request e-1" in entry.text]
+    assert talk.told(Offload) and all(offload.last < first for offload in talk.told(Offload))
+    assert any("request e-1" in text for text in talk.read())
+
+
 def test_an_offload_that_could_not_be_delivered_is_offered_again():
     talk = long_talk(6, limits={"view_tokens": 4_000})
     raw = codec.encode(talk.told(Offload)[0])
