@@ -426,8 +426,22 @@ class Batch:
         return result
 
     def due(self, name: str) -> Result:
-        """A timer of a sleeper is due. One whose session is over sleeps on."""
-        return self.wake(name) if self.live(session_of(name)) else self._begin()
+        """A timer of a sleeper is due. If its session is over it sleeps on, but for the team."""
+        if self.live(session_of(name)) or self.known(name).kind == "team":
+            return self.wake(name)
+        return self._begin()
+
+    def settle(self, names: Sequence[str]) -> Result:
+        """Actors of sessions that are over, woken for something that is done: asleep again."""
+        result = self._begin()
+        for name in names:
+            row = self.peek(name)
+            if row is None or row.wanted != "running" or self.live(session_of(name)):
+                continue
+            if not self._busy(name, row):
+                self.sleep(name)
+                result.ended.append(name)
+        return result
 
     def begin(self) -> Result:
         """For the rules of requests: a fresh result to fill."""
@@ -604,15 +618,21 @@ class Batch:
         for name in self.members(session):
             self.sleep(name)
         self._result.over.append(session)
+        team = f"{session}/team"
+        row = self.peek(team)
+        if row is not None and row.wanted == "asleep" and any(row.boxed):
+            self._awaken(team)  # something was said meanwhile, and would never be heard
 
     def _rouse(self, session: str) -> None:
         """A session goes on: whoever has something to do runs again."""
         for name in self.members(session):
             row = self.peek(name)
-            if row is not None and row.wanted == "asleep":
-                busy = any(row.boxed) or any(True for _ in self.txn.scan("effects", name_key(name)))
-                if busy:
-                    self._awaken(name)
+            if row is not None and row.wanted == "asleep" and self._busy(name, row):
+                self._awaken(name)
+
+    def _busy(self, name: str, row: ActorRow) -> bool:
+        """Whether mail or an open effect keeps it from sleeping."""
+        return any(row.boxed) or any(True for _ in self.txn.scan("effects", name_key(name)))
 
     def _blame(self, name: str, lane: int, seq: int, reason: str) -> None:
         key = mail_key(name, lane, seq)
@@ -825,9 +845,7 @@ class Batch:
             self.end(child.name, child.reason, by)
         else:
             row = self.peek(child.name)
-            if row is None or any(row.boxed):
-                return  # there is mail: it stays
-            if any(True for _ in self.txn.scan("effects", name_key(child.name))):
+            if row is None or self._busy(child.name, row):
                 return
             self.sleep(child.name)
             self._result.ended.append(child.name)

@@ -17,9 +17,9 @@ HELD_S: Final = 30.0
 
 
 class Peer:
-    """One welcomed incarnation of an actor."""
+    """One welcomed incarnation of an actor. `used`: monotonic time of its last Hello or ask."""
 
-    __slots__ = ("cursor", "flying", "identity", "incarnation", "known", "name", "session")
+    __slots__ = ("cursor", "flying", "identity", "incarnation", "known", "name", "session", "used")
 
     def __init__(
         self, name: str, session: str, incarnation: int, identity: bytes, known: tuple[int, int]
@@ -31,6 +31,7 @@ class Peer:
         self.known = list(known)
         self.cursor = [0, 0]
         self.flying = [0, 0]
+        self.used = 0.0
 
     def offered(self, lane: int, seq: int) -> bool:
         """A mail was committed: whether to send it now (then it counts as sent)."""

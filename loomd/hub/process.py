@@ -60,6 +60,9 @@ TURN: Final = 256
 """Frames of actors taken per turn of the loop, before clients and the link have theirs."""
 
 TICK_S: Final = 1.0
+LINGER_S: Final = 30.0
+"""How long an actor of a session that is over stays for the next ask."""
+
 SWITCH_S: Final = 0.0005
 """How long a thread may keep the interpreter: the writer must not wait 5 ms after each fsync."""
 
@@ -346,6 +349,7 @@ class Hub:
         if before is not None and before.incarnation != hello.incarnation:
             self._asks_died(name, f"{name} was restarted")
         peer = Peer(name, session_of(name), hello.incarnation, identity, result.known)
+        peer.used = time.monotonic()
         self.peers.add(peer)
         self.fired = {fired for fired in self.fired if fired[0] != name}
         self.follow(result)
@@ -404,8 +408,6 @@ class Hub:
                 name,
                 {"name": name, "state": state, "waiting_for": waiting_for, "since": since},
             )
-        for name in result.wake:
-            self.ensure(name)
         for name in result.ended:
             self.end(name)
         for session in result.over:
@@ -413,6 +415,8 @@ class Hub:
             self.tell_root({"op": "end_session", "session": session})
             for name in self.rules.members.get(session, ()):
                 self._asks_died(name, f"{session} is over", held=False)
+        for name in result.wake:
+            self.ensure(name)
         self._published += result.events
 
     def _results(self) -> None:
@@ -430,6 +434,7 @@ class Hub:
         """Relays an ask. Its callee asleep or on its way: woken, and the ask is kept until then."""
         peer = self.peers.by_name.get(to)
         if peer is not None:
+            peer.used = time.monotonic()
             self.asks.asked(to, route, id)
             self.say(peer.identity, Asked(route=route, id=id, sender=sender, body=body))
             return
@@ -507,7 +512,24 @@ class Hub:
         if row is not None and row.wanted == "asleep":
             self.submit(lambda batch: batch.due(name), self.follow, name)
 
+    def _settle(self) -> None:
+        """Sends to sleep whoever an ask or late mail woke in a session that is over."""
+        before = time.monotonic() - LINGER_S
+        names = [
+            peer.name
+            for peer in self.peers.by_name.values()
+            if peer.session
+            and peer.used < before
+            and (row := self.rules.sessions.get(peer.session)) is not None
+            and row.state in mail.OVER
+            and self.rules.awake(peer.name)
+            and not self.asks.open.get(peer.name)
+        ]
+        if names:
+            self.submit(lambda batch: batch.settle(names), self.follow, "settle")
+
     def _tick(self) -> None:
+        self._settle()
         for to, held in self.asks.expired(time.monotonic()):
             self.answered(
                 held.route,

@@ -361,6 +361,27 @@ def test_late_mail_does_not_wake_a_session_that_is_over_but_going_on_does(
     assert desk.rules.sessions[name].ended is None
 
 
+def test_what_was_said_while_a_session_ended_is_heard(session: tuple[Desk, str]) -> None:
+    desk, name = session
+    team = f"{name}/team"
+    desk.send(f"{name}/lead", team)
+    result = desk.commit(team, session=m.SessionChange(state="done"))
+    assert (result.over, result.wake) == ([name], [team])
+    desk.hello(team, 5)
+    desk.commit(team, input=taking(desk.box(team)[0]))
+    assert desk.do(lambda b: b.settle([team, f"{name}/lead"]))[0].ended == [team]
+    assert desk.row(team).wanted == "asleep"
+
+
+def test_a_due_timer_wakes_the_team_of_a_session_that_is_over_and_nobody_else(
+    session: tuple[Desk, str],
+) -> None:
+    desk, name = session
+    desk.commit(f"{name}/team", session=m.SessionChange(state="done"))
+    assert desk.do(lambda b: b.due(f"{name}/lead"))[0].wake == []
+    assert desk.do(lambda b: b.due(f"{name}/team"))[0].wake == [f"{name}/team"]
+
+
 def test_only_the_team_may_change_its_session(session: tuple[Desk, str]) -> None:
     desk, name = session
     result = desk.commit(f"{name}/lead", session=m.SessionChange(state="done"))

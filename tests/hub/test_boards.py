@@ -1,0 +1,114 @@
+"""Rows as clients see them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from loomd.hub import boards
+from loomd.hub.clients import head
+from loomd.store.schema import text_key
+from loomd.store.tables import Memory, SessionRow
+from loomd.wire import codec
+from loomd.wire.errors import LoomError
+
+LINE = {"session": "s-1", "agent": "s-1/a", "model": "m", "ts": 0.0, "input_tokens": 3}
+
+
+def test_usage_sums_by_key_and_an_unknown_cost_is_never_zero() -> None:
+    lines = [
+        LINE | {"cost_usd": 0.5, "output_tokens": 2},
+        LINE | {"cost_usd": 0.25},
+        LINE | {"session": "s-2", "cost_usd": None},
+        LINE | {"session": "s-2", "cost_usd": 1.0},
+    ]
+    one, two = boards.usage(lines, "session")
+    assert (one["key"], one["calls"], one["input_tokens"], one["output_tokens"]) == ("s-1", 2, 6, 2)
+    assert (one["cost_usd"], two["cost_usd"]) == (0.75, None)
+    assert boards.usage(lines, "day")[0]["key"] == "1970-01-01"
+    assert [row["key"] for row in boards.usage(lines, "model", "s-2")] == ["m"]
+    with pytest.raises(LoomError):
+        boards.usage(lines, "moon")
+
+
+def test_boards_are_of_one_session_but_the_graph_is_the_projects() -> None:
+    memory = Memory()
+    for session in ("s-1", "s-10"):
+        row = codec.pack({"title": session, "blob": b"\xff"})
+        memory.put("tasks", text_key(session, "t-1"), row)
+    for project, session in (("/r", "s-0"), ("/x", "s-1"), ("/x", "s-9")):
+        node = {"id": f"n{project}{session}", "session": session}
+        memory.put("decisions", text_key(project, node["id"]), codec.pack(node))
+    one = SessionRow(session="s-1", repo="/r")
+    (task,) = boards.board(memory, one, "tasks")
+    assert task == {"id": "t-1", "title": "s-1", "blob": "\ufffd"}
+    assert {node["session"] for node in boards.board(memory, one, "decisions")} == {"s-0", "s-1"}
+    with pytest.raises(LoomError):
+        boards.board(memory, one, "actors")
+
+
+def test_a_board_is_cut_to_a_page() -> None:
+    memory = Memory()
+    for n in range(600):
+        memory.put("tasks", text_key("s-1", f"t-{n:04}"), codec.pack({"id": n}))
+    assert len(boards.board(memory, SessionRow(session="s-1", repo=""), "tasks")) == 500
+
+
+def edit(n: int, path: str, base: str, after: str, state: str = "applied") -> dict:
+    return {"state": state, "ended": n, "files": [{"path": path, "base": base, "after": after}]}
+
+
+def test_a_change_that_was_taken_back_is_none() -> None:
+    assert boards.changes([edit(1, "a", "x", "y"), edit(2, "a", "y", "x")]) == {}
+
+
+def test_edits_count_in_the_order_in_which_they_were_applied() -> None:
+    edits = [edit(2, "a", "y", "z"), edit(1, "a", "x", "y"), edit(3, "b", "x", "", "undone")]
+    assert boards.changes(edits) == {"a": ("x", "z")}
+
+
+def test_a_diff_says_what_a_patch_needs() -> None:
+    blobs = {"x": b"one", "y": b"two\n", "z": b"\0binary"}
+    edits = [edit(1, "a", "x", "y"), edit(2, "gone", "y", ""), edit(3, "bin", "x", "z")]
+    said = boards.diff(edits, blobs.__getitem__)
+    assert said["files_changed"] == ["a", "bin", "gone"]
+    assert "-one\n\\ No newline at end of file\n+two\n" in said["diff"]
+    assert "Binary files a/bin and b/bin differ\n" in said["diff"]
+    assert "--- a/gone\n+++ /dev/null\n" in said["diff"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, ""),
+        ({".git/HEAD": "c0ffee\n"}, "c0ffee"),
+        ({".git/HEAD": "ref: refs/heads/m\n", ".git/refs/heads/m": "abc\n"}, "abc"),
+        (
+            {
+                ".git/HEAD": "ref: refs/heads/m\n",
+                ".git/packed-refs": "# pack\ndef refs/heads/m\n",
+            },
+            "def",
+        ),
+        ({".git/HEAD": "ref: refs/heads/unborn\n"}, ""),
+        (
+            {
+                ".git": "gitdir: elsewhere/wt\n",
+                "elsewhere/wt/HEAD": "ref: refs/heads/m\n",
+                "elsewhere/wt/commondir": "..\n",
+                "elsewhere/refs/heads/m": "fed\n",
+            },
+            "fed",
+        ),
+        ({".git/HEAD/x": ""}, ""),
+    ],
+)
+def test_the_head_of_a_repo_is_read_without_git(
+    tmp_path: Path, files: dict[str, str], expected: str
+) -> None:
+    for name, text in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert head(tmp_path) == expected
