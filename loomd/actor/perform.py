@@ -22,8 +22,8 @@ from loomd.wire.endpoints import Instance
 from loomd.wire.errors import LoomError
 from loomd.wire.messages import Answered, Asked
 
-BEAT_S: Final = 1.0
-"""While effects are open the loop shows this often that it turns."""
+BEATS: Final = 4
+"""While effects are open the loop shows so often per `heartbeat_s` that it turns."""
 
 
 @dataclass
@@ -84,6 +84,8 @@ class _Loop:
         self.turning = False
         self.timer: asyncio.TimerHandle | None = None
         self.beating: asyncio.TimerHandle | None = None
+        supervision = pump.settings.get("supervision") or {}
+        self.beat_s = float(supervision.get("heartbeat_s", 5)) / BEATS
         pump.on_load = self.load
         pump.on_ask = self.ask
         pump.on_answered = self.answered
@@ -143,7 +145,7 @@ class _Loop:
         self.beating = None
         if self.pump.open and not self.ended.done():
             self.pump.birth.slot.begin(LOOP, 0, 0)
-            self.beating = self.loop.call_later(BEAT_S, self._beat)
+            self.beating = self.loop.call_later(self.beat_s, self._beat)
         else:
             self.pump.birth.slot.end()
 
