@@ -399,11 +399,12 @@ class Batch:
         return result
 
     def gave_up(self, supervisor: str) -> Result:
-        """A supervisor has given up. A session's: that session has failed, nothing else moves."""
+        """A supervisor has given up. A session's, or one of its groups, which takes the session
+        with it: that session has failed, nothing else moves."""
         result = self._begin()
         session = supervisor.partition("/")[0]
         row = self.peek_session(session)
-        if "/" in supervisor or row is None or row.state in OVER:
+        if row is None or row.state in OVER:
             return result
         changed = self.session(session)
         assert changed is not None

@@ -93,13 +93,14 @@ def reconcile(
 ) -> list[dict[str, Any]]:
     """Orders that make `have` what `wanted` says: {name: (running | asleep | ended, spec)}.
 
-    Everything wanted running is ensured unless a process of it is there; what runs and is not
-    wanted, or is unknown, is stopped. The daemon's own actors are never touched.
+    Everything wanted running is ensured unless a process of it is there; what is there, or waits
+    for a restart, and is not wanted, or is unknown, is stopped. The daemon's own actors are never
+    touched.
     """
     orders = []
     for name, child in sorted(have.items()):
         row = wanted.get(name)
-        if "/" in name and (row is None or row[0] != "running") and child.pid:
+        if "/" in child.name and (row is None or row[0] != "running"):
             orders.append({"op": "stop", "name": name})
     for name, (state, spec) in sorted(wanted.items(), key=_team_first):
         if state != "running" or (name in have and have[name].pid):

@@ -28,6 +28,9 @@ from loomd.wire.codec import HARD_LIMIT
 RECONNECT_MS: Final = 5
 """Between two attempts to reach a hub that is away: restarts of the hub are felt for this long."""
 
+PUBLISHED: Final = 20_000
+"""Publications kept for a subscriber that is slow; it loses those beyond and reads the log."""
+
 POLLIN: Final = zmq.POLLIN
 POLLOUT: Final = zmq.POLLOUT
 NOBLOCK: Final = zmq.NOBLOCK
@@ -140,10 +143,10 @@ def _bind(made: Socket, address: str) -> Socket:
     return made
 
 
-def _connect(made: Socket, address: str) -> Socket:
+def _connect(made: Socket, address: str, queue: int = 0) -> Socket:
     made.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     made.setsockopt(zmq.SNDHWM, 0)
-    made.setsockopt(zmq.RCVHWM, 0)  # the hub's windows bound what is on the way
+    made.setsockopt(zmq.RCVHWM, queue)
     try:
         made.connect(address)
     except BaseException:
@@ -162,25 +165,31 @@ def make_router(address: str, *, queue: int = 0) -> Socket:
 
 
 def make_dealer(address: str, identity: str | bytes) -> Socket:
-    """A connected DEALER. Identities never repeat: `name#incarnation`, a client's id."""
+    """A connected DEALER. Identities never repeat: `name#incarnation`, a client's id.
+
+    Its queues have no bound of their own: the hub's windows bound what is on the way.
+    """
     made = _make(zmq.DEALER)
     made.setsockopt(zmq.IDENTITY, identity.encode() if isinstance(identity, str) else identity)
     return _connect(made, address)
 
 
-def make_xpub(address: str, *, queue: int = 20_000) -> Socket:
+def make_xpub(address: str, *, queue: int = PUBLISHED) -> Socket:
     """A bound XPUB: a slow subscriber loses what does not fit in `queue` messages."""
     made = _make(zmq.XPUB)
     made.setsockopt(zmq.SNDHWM, queue)
     return _bind(made, address)
 
 
-def make_sub(address: str, topics: Iterable[str] = ()) -> Socket:
-    """A connected SUB. Messages are two frames: topic, encoded `Published`."""
+def make_sub(address: str, topics: Iterable[str] = (), *, queue: int = PUBLISHED) -> Socket:
+    """A connected SUB. Messages are two frames: topic, encoded `Published`.
+
+    Who does not read loses what comes after `queue` messages here and as many at the hub.
+    """
     made = _make(zmq.SUB)
     for topic in topics:
         made.setsockopt(zmq.SUBSCRIBE, topic.encode())
-    return _connect(made, address)
+    return _connect(made, address, queue)
 
 
 def dealer(address: str, identity: str | bytes) -> Socket:
