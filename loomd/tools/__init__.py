@@ -1,0 +1,24 @@
+"""What agents do to the world: tools, each call in a process of its own.
+
+`contract`     what a tool file is written with: `tool`, `Context`; schemas, arguments (pure)
+`permissions`  may this call be made: allow, ask or deny (pure)
+`host`         the behaviour of the actor `S/tools`: calls, questions, proposals (pure)
+`process`      its entry point and its performer: speaks with the nursery, writes blobs, applies
+`nursery`      forked before the actor opens a socket: parent and undertaker of everything below it
+`generation`   a process that has imported one snapshot of the tool files; forks a call when told
+`call`         one call: a guard, its worker, the pipes between them, the killing of the tree
+`sandbox`      Landlock: what a worker may read, write, execute and connect to
+`propose`      two contents of a file -> hunks and a unified diff (pure)
+`apply`        a proposal onto the disk: planned first, then temp file, fsync, rename
+`copy`         the private copy of a checkout that commands run in, and what they changed there
+`builtin`      the tools that ship with loomd, a file per tool
+
+    tools (actor) -> nursery -> generation N -> guard of a call -> worker
+
+A tool never writes the checkout: `edit` and `write` compute proposals, commands work on a copy, and
+only `apply` touches the disk. This package's `__init__` loads the contract alone.
+"""
+
+from loomd.tools.contract import Context, Proposal, Result, ToolError, tool
+
+__all__ = ["Context", "Proposal", "Result", "ToolError", "tool"]

@@ -1,0 +1,179 @@
+"""A proposal onto the disk: planned first, then temp file, fsync, rename, file by file.
+
+After a crash the same proposal is applied again: a file whose content is `after` is done, one whose
+content is `base` is written, anything else is a conflict and nothing (more) is written. No path may
+leave the checkout, neither by `..` nor through a symbolic link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from loomd.supervise.crash import crash_point
+from loomd.tools.propose import name_of
+from loomd.wire.bodies import Applied, FileChange
+from loomd.wire.errors import LoomError
+
+State = Literal["done", "write", "remove", "mode", "conflict"]
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """What stands at a path. hash "": no file. mode: its permission bits."""
+
+    hash: str
+    mode: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    change: FileChange
+    state: State
+    detail: str = ""
+
+
+def plan(files: Sequence[FileChange], disk: Callable[[str], OnDisk]) -> list[Step]:
+    """What is to be done for each file. Pure, given what stands on the disk."""
+    steps = []
+    for file in files:
+        now = disk(file.path)
+        executable = bool(file.mode & 0o100)
+        if now.hash == file.after:
+            same = not now.hash or bool(now.mode & 0o100) == executable
+            steps.append(Step(file, "done" if same else "mode"))
+        elif now.hash == file.base:
+            steps.append(Step(file, "write" if file.after else "remove"))
+        else:
+            steps.append(Step(file, "conflict", _conflict(file, now)))
+    return steps
+
+
+def _conflict(file: FileChange, now: OnDisk) -> str:
+    if not now.hash:
+        return f"{file.path} is not there any more"
+    if not file.base:
+        return f"{file.path} exists already"
+    return f"{file.path} has changed since the edit was proposed: read it again"
+
+
+def apply(
+    repo: Path, edit: str, files: Sequence[FileChange], blob: Callable[[str], bytes], name: str
+) -> Applied:
+    """Applies all files or, if one of them conflicts, none. `name`: of the actor, for the crash
+    points. Idempotent. Blocks on the disk."""
+    try:
+        paths = {file.path: inside(repo, file.path) for file in files}
+        steps = plan(files, lambda path: look(paths[path]))
+        conflicts = [step.detail for step in steps if step.state == "conflict"]
+        if conflicts:
+            return Applied(edit=edit, state="conflict", detail="; ".join(conflicts))
+        for left in left_over(set(paths.values()), name):
+            left.unlink(missing_ok=True)
+        for step in steps:
+            _do(paths[step.change.path], step, blob, name)
+    except LoomError as error:
+        return Applied(edit=edit, state="failed", detail=error.message)
+    except OSError as error:
+        return Applied(edit=edit, state="failed", detail=f"could not be written: {error}")
+    return Applied(edit=edit, state="applied")
+
+
+def inside(repo: Path, path: str) -> Path:
+    """The place of `path`, whose folder really lies in the checkout. LoomError(bad_request)."""
+    root = repo.resolve()
+    given = Path(path)
+    if given.is_absolute() or ".." in given.parts or not given.parts:
+        raise LoomError("bad_request", f"not a path inside the checkout: {path!r}")
+    folder = (root / given.parent).resolve()
+    if not folder.is_relative_to(root):
+        raise LoomError("bad_request", f"{path} leads out of the checkout through a link")
+    if ".git" in folder.relative_to(root).parts or given.name == ".git":
+        raise LoomError("bad_request", f"{path} lies in .git, which edits may not touch")
+    return folder / given.name
+
+
+def look(path: Path) -> OnDisk:
+    """What stands at `path`. LoomError if it is neither nothing nor a plain file."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return OnDisk("")
+    if not stat.S_ISREG(found.st_mode):
+        raise LoomError("bad_request", f"{path.name} is no plain file")
+    return OnDisk(name_of(path.read_bytes()), stat.S_IMODE(found.st_mode))
+
+
+def _do(path: Path, step: Step, blob: Callable[[str], bytes], name: str) -> None:
+    change = step.change
+    if step.state == "done":
+        return
+    crash_point("apply.before_rename", name)
+    if step.state == "remove":
+        path.unlink()
+        _sync(path.parent)
+    elif step.state == "mode":
+        path.chmod(_mode(path, change))
+    else:
+        _make_folders(path.parent)
+        mode = _mode(path, change)
+        fd, temporary = tempfile.mkstemp(prefix=_prefix(name), dir=path.parent)
+        try:
+            with open(fd, "wb") as file:
+                file.write(blob(change.after))
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        _sync(path.parent)
+    crash_point("apply.after_rename", name)
+
+
+def _mode(path: Path, change: FileChange) -> int:
+    """The permission bits: those that stand, with the executable ones as proposed."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return change.mode & 0o777
+    return mode | (mode & 0o444) >> 2 if change.mode & 0o100 else mode & ~0o111
+
+
+def _make_folders(folder: Path) -> None:
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        _sync(one.parent)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _prefix(name: str) -> str:
+    return f".loom-{name_of(name.encode())[:10]}-"
+
+
+def left_over(paths: Collection[Path], name: str) -> list[Path]:
+    """Temporary files of an application by `name` that was killed, beside what it was to write."""
+    found: list[Path] = []
+    for folder in {path.parent for path in paths}:
+        if folder.is_dir():
+            found += [p for p in folder.glob(_prefix(name) + "*") if not p.is_symlink()]
+    return found

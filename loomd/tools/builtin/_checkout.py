@@ -1,0 +1,121 @@
+"""Paths of a checkout, for the built-in tools: nothing outside of it, nothing that is no text."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from loomd.tools import copy as copies
+from loomd.tools.contract import Context, ToolError
+
+MAX_FILE: Final = 50 << 20
+
+_KINDS: Final[tuple[tuple[bytes, str], ...]] = (
+    (b"\x89PNG", "PNG image"), (b"\xff\xd8\xff", "JPEG image"), (b"GIF8", "GIF image"),
+    (b"%PDF", "PDF document"), (b"PK\x03\x04", "ZIP archive"), (b"\x1f\x8b", "gzip archive"),
+    (b"\x7fELF", "ELF program"), (b"SQLite format 3", "SQLite database"),
+    (b"BZh", "bzip2 archive"), (b"\xfd7zXZ", "xz archive"), (b"RIFF", "RIFF media"),
+)  # fmt: skip
+
+
+def resolve(ctx: Context, path: str) -> Path:
+    """The place of `path` with all links followed. ToolError(denied) outside of the checkout."""
+    root = ctx.repo.resolve()
+    if "\0" in path:
+        raise ToolError(f"not a path: {path!r}", "bad_args")
+    try:
+        real = (root / path).resolve()
+    except (OSError, RuntimeError) as error:
+        raise ToolError(f"{path}: {error}", "failed") from None
+    if not real.is_relative_to(root):
+        raise ToolError(f"{path} is outside of the checkout {ctx.repo}", "denied")
+    return real
+
+
+def shown(ctx: Context, place: Path) -> str:
+    """A place as a path relative to the checkout."""
+    return str(place.relative_to(ctx.repo.resolve()))
+
+
+def missing(ctx: Context, path: str, place: Path) -> ToolError:
+    """`path` is not there; names files of a like name."""
+    import difflib
+
+    wanted = place.name
+    names = [name for name in listed(ctx) if os.path.basename(name) == wanted]
+    if not names:
+        every = listed(ctx)
+        by_name = {os.path.basename(name): name for name in every}
+        names = [by_name[near] for near in difflib.get_close_matches(wanted, by_name, 3, 0.8)]
+    hint = f"; there is {', '.join(names[:3])}" if names else ""
+    return ToolError(f"{path} does not exist{hint}", "not_found")
+
+
+def content(ctx: Context, path: str, place: Path) -> bytes:
+    """The bytes of a text file. ToolError: not_found, too_large, or failed with its kind."""
+    try:
+        found = place.stat()
+        if stat.S_ISDIR(found.st_mode):
+            raise ToolError(f"{path} is a folder: use list or glob", "bad_args")
+        if not stat.S_ISREG(found.st_mode):
+            raise ToolError(f"{path} is no plain file", "failed")
+        if found.st_size > MAX_FILE:
+            raise ToolError(
+                f"{path} has {found.st_size} bytes; files over {MAX_FILE >> 20} MB are not read",
+                "too_large",
+            )
+        data = place.read_bytes()
+    except FileNotFoundError:
+        raise missing(ctx, path, place) from None
+    except OSError as error:
+        raise ToolError(f"{path} cannot be read: {error.strerror}", "failed") from None
+    kind = binary_kind(data)
+    if kind:
+        raise ToolError(f"{path} is a binary file ({kind}, {len(data)} bytes)", "failed")
+    return data
+
+
+def binary_kind(data: bytes) -> str:
+    """What kind of binary file this is; "" for text."""
+    for start, kind in _KINDS:
+        if data.startswith(start):
+            return kind
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16 text"
+    if b"\0" in data[: 64 << 10]:
+        return "data"
+    return ""
+
+
+def text_of(data: bytes) -> str:
+    """As UTF-8; what is none is shown as replacement characters."""
+    return data.decode("utf-8", "replace")
+
+
+def listed(ctx: Context, below: str = "") -> list[str]:
+    """The files of the checkout, ignored ones left out, as relative paths in order."""
+    repo = ctx.repo.resolve()
+    names = copies.files(repo) if (repo / ".git").exists() else None
+    if names is None:
+        names = list(_walk(repo))
+    prefix = f"{below}/" if below and below != "." else ""
+    return sorted(name for name in names if name.startswith(prefix) and not _gone(repo / name))
+
+
+def _gone(place: Path) -> bool:
+    """Deleted though tracked, or a link or submodule: no file of this checkout."""
+    try:
+        return not stat.S_ISREG(place.lstat().st_mode)
+    except OSError:
+        return True
+
+
+def _walk(repo: Path) -> Iterator[str]:
+    for folder, names, files in os.walk(repo):
+        names[:] = [name for name in names if name not in copies.EXCLUDED]
+        for name in files:
+            if name not in copies.EXCLUDED and not name.endswith((".pyc", ".pyo")):
+                yield os.path.relpath(os.path.join(folder, name), repo)

@@ -1,0 +1,279 @@
+"""The private copy of a checkout that commands run in, and what they changed there.
+
+Everything is copied (by reference where the file system can), except big folders that git ignores:
+those stand in the copy as links to the original, which a confined command can read and not write.
+What a command changed is found by comparing; files that git ignores, caches and links are left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from loomd.tools.contract import NewFile, ToolError
+
+EXCLUDED: Final = frozenset(
+    {
+        ".git", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".hypothesis",
+        ".tox", ".nox", ".venv", "venv", "node_modules", ".eggs", ".coverage", ".DS_Store",
+    }
+)  # fmt: skip
+"""Names that are no change of a project, whatever git says."""
+
+MAX_CHANGED: Final = 200
+MAX_FILE: Final = 8 << 20
+LINKED: Final = 200
+"""An ignored folder with more files than this is linked instead of copied."""
+
+_FICLONE: Final = 0x40049409
+
+
+@dataclass
+class Copy:
+    """A copy at `root` of the checkout `repo`. seen: path -> (inode, size, mtime ns, ctime ns) of
+    each copied file, original: of what it was copied from; links: paths that stand in the copy as
+    links to the original."""
+
+    repo: Path
+    root: Path
+    seen: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    original: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
+    links: set[str] = field(default_factory=set)
+
+
+def make(repo: Path, root: Path) -> Copy:
+    """Copies the checkout to `root`, which is made. OSError if the disk does not take it."""
+    copy = Copy(repo, root)
+    ignored = set(ignored_folders(repo))
+    stack = [""]
+    while stack:
+        inside = stack.pop()
+        folder = root / inside
+        folder.mkdir(parents=True, exist_ok=True)
+        with os.scandir(repo / inside) as entries:
+            for entry in entries:
+                path = f"{inside}/{entry.name}" if inside else entry.name
+                target = root / path
+                if entry.is_symlink():
+                    os.symlink(os.readlink(entry.path), target)
+                    copy.links.add(path)
+                elif entry.is_dir(follow_symlinks=False):
+                    if path in ignored and _many(entry.path):
+                        os.symlink(entry.path, target)
+                        copy.links.add(path)
+                    else:
+                        stack.append(path)
+                elif entry.is_file(follow_symlinks=False):
+                    try:
+                        copy.original[path] = _stamp(repo / path)
+                        clone(entry.path, target)
+                    except (FileNotFoundError, PermissionError):
+                        copy.original.pop(path, None)
+                        continue  # gone meanwhile, or not ours to read
+                    copy.seen[path] = _stamp(target)
+        if inside:
+            with contextlib.suppress(OSError):
+                shutil.copystat(repo / inside, folder)
+    return copy
+
+
+def _many(folder: str) -> bool:
+    count = 0
+    for _, _, files in os.walk(folder):
+        count += len(files)
+        if count > LINKED:
+            return True
+    return False
+
+
+def clone(source: str, target: Path) -> None:
+    """One file with its mode and times; by reference if the file system can."""
+    with open(source, "rb") as one:
+        found = os.fstat(one.fileno())
+        fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            try:
+                fcntl.ioctl(fd, _FICLONE, one.fileno())
+            except OSError:
+                _copy_bytes(one.fileno(), fd, found.st_size)
+            os.fchmod(fd, stat.S_IMODE(found.st_mode) | 0o600)
+            os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
+        finally:
+            os.close(fd)
+
+
+def _copy_bytes(source: int, target: int, size: int) -> None:
+    while True:
+        try:
+            done = os.copy_file_range(source, target, max(size, 1 << 16))
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+            while chunk := os.read(source, 1 << 20):
+                os.write(target, chunk)
+            return
+        if done == 0:
+            return
+
+
+def _stamp(path: Path) -> tuple[int, int, int, int]:
+    found = path.lstat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+# --- what changed --------------------------------------------------------------------------------
+
+
+def changes(copy: Copy) -> tuple[list[NewFile], list[str]]:
+    """The files that differ from the checkout as it was copied, and remarks on what was left out.
+
+    ToolError(too_large) if there are more than can be proposed.
+    """
+    found: dict[str, os.stat_result] = {}
+    left: list[str] = []
+    for path, entry in _walk(copy.root, ""):
+        if stat.S_ISLNK(entry.st_mode):
+            if path not in copy.links:
+                left.append(f"{path}: a link, which is not carried over")
+        elif stat.S_ISREG(entry.st_mode):
+            found[path] = entry
+    touched = []
+    for path, entry in found.items():
+        stamp = (entry.st_ino, entry.st_size, entry.st_mtime_ns, entry.st_ctime_ns)
+        if copy.seen.get(path) != stamp:
+            touched.append(path)
+    gone = [path for path in copy.seen if path not in found and not _excluded(path)]
+    ignored = set(check_ignored(copy.repo, touched + gone))
+    made: list[NewFile] = []
+    for path in sorted([*touched, *gone]):
+        if path in ignored:
+            continue
+        base = _content(copy.repo / path)
+        if not _as_copied(copy, path):
+            after = _content(copy.root / path) if path in found else None
+            if after != base:
+                left.append(f"{path}: an edit was applied to it meanwhile; run the command again")
+            continue
+        if path in found:
+            if found[path].st_size > MAX_FILE:
+                left.append(f"{path}: larger than {MAX_FILE >> 20} MB")
+                continue
+            after = _content(copy.root / path)
+            mode = stat.S_IMODE(found[path].st_mode) & 0o777
+        else:
+            after, mode = None, 0o644
+        if base == after and (base is None or _executable(copy.repo / path) == bool(mode & 0o100)):
+            continue
+        made.append(NewFile(path, base, after, mode))
+    if len(made) > MAX_CHANGED:
+        raise ToolError(
+            f"the command changed {len(made)} files; at most {MAX_CHANGED} can be proposed at "
+            "once. Nothing was kept",
+            "too_large",
+        )
+    return made, left
+
+
+def _as_copied(copy: Copy, path: str) -> bool:
+    """Is the original still what was copied? Otherwise the copy would undo another's edit."""
+    try:
+        now = _stamp(copy.repo / path)
+    except (FileNotFoundError, NotADirectoryError):
+        return path not in copy.original
+    return copy.original.get(path) == now
+
+
+def _walk(root: Path, inside: str) -> Iterable[tuple[str, os.stat_result]]:
+    stack = [inside]
+    while stack:
+        folder = stack.pop()
+        try:
+            entries = os.scandir(root / folder)
+        except OSError:
+            continue
+        with entries:
+            for entry in entries:
+                if entry.name in EXCLUDED or entry.name.endswith((".pyc", ".pyo")):
+                    continue
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if not entry.name.endswith(".egg-info"):
+                        stack.append(path)
+                else:
+                    with contextlib.suppress(FileNotFoundError):
+                        yield path, entry.stat(follow_symlinks=False)
+
+
+def _excluded(path: str) -> bool:
+    parts = path.split("/")
+    return any(part in EXCLUDED or part.endswith((".pyc", ".pyo", ".egg-info")) for part in parts)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _executable(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & 0o100)
+    except FileNotFoundError:
+        return False
+
+
+# --- git -----------------------------------------------------------------------------------------
+# Only ever in the original checkout: the copy's configuration may have been written by the command.
+
+_GIT: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false")
+
+
+def git(repo: Path, *args: str, input: bytes = b"", ok: tuple[int, ...] = (0,)) -> bytes | None:
+    """Output of a git command that only reads; None if there is no git, or it is no checkout."""
+    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "GIT_OPTIONAL_LOCKS": "0",
+           "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "HOME": "/nonexistent",
+           "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory",
+           "GIT_CONFIG_VALUE_0": "*"}  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*_GIT, "-C", str(repo), *args], input=input, capture_output=True, env=env, check=False
+        )
+    except OSError:
+        return None
+    return done.stdout if done.returncode in ok else None
+
+
+def _names(raw: bytes | None) -> list[str]:
+    return [os.fsdecode(part) for part in (raw or b"").split(b"\0") if part]
+
+
+def files(repo: Path) -> list[str] | None:
+    """Tracked and untracked files that git does not ignore; None if it is no git checkout."""
+    raw = git(repo, "ls-files", "-z", "-co", "--exclude-standard", "--deduplicate", "--", ".")
+    return None if raw is None else _names(raw)
+
+
+def ignored_folders(repo: Path) -> list[str]:
+    """Folders that git ignores as a whole."""
+    raw = git(
+        repo, "ls-files", "-z", "-oi", "--exclude-standard", "--directory", "--no-empty-directory"
+    )
+    return [name.rstrip("/") for name in _names(raw) if name.endswith("/")]
+
+
+def check_ignored(repo: Path, paths: list[str]) -> list[str]:
+    """Those of `paths` that git ignores and does not track."""
+    if not paths:
+        return []
+    data = b"\0".join(os.fsencode(path) for path in paths)
+    return _names(git(repo, "check-ignore", "-z", "--stdin", input=data, ok=(0, 1)))
