@@ -121,6 +121,12 @@ class Assembly:
         if refusal := "".join(self.refusal).strip():
             return Failed(kind="refused", detail=refusal[:DETAIL_LIMIT])
         if not self.finish:
+            if not (text or reasoning or self.calls):
+                return Failed(
+                    kind="malformed",
+                    detail="what the server sent is no answer of a chat model",
+                    hint="does providers.NAME.api_base point at an API (often .../v1)?",
+                )
             return Failed(
                 kind="network", detail="the stream ended before its answer did", retryable=True
             )
@@ -252,7 +258,6 @@ BY_NAME: tuple[tuple[str, str], ...] = (
     ("AuthenticationError", "auth"),
     ("PermissionDeniedError", "auth"),
     ("NotFoundError", "unknown_model"),
-    ("MidStreamFallbackError", "network"),
     ("Timeout", "timeout"),
     ("APITimeoutError", "timeout"),
     ("TimeoutException", "timeout"),
@@ -285,13 +290,21 @@ BY_TEXT: tuple[tuple[str, str], ...] = (
     (r"content.{0,10}(filter|policy|management)|safety", "filtered"),
     (r"llm provider not provided|model.{0,60}(not found|does not exist|not exist)|unknown model"
      r"|unmapped llm provider", "unknown_model"),
-    (r"invalid.{0,10}api.?key|incorrect api key|unauthorized|api_key client option must be set",
+    (r"invalid.{0,10}api.?key|incorrect api key|unauthorized|missing credentials"
+     r"|api_key client option must be set",
      "auth"),
     (r"overloaded", "overloaded"),
     (r"rate.?limit", "rate_limited"),
 )  # fmt: skip
 
-CONNECTION = ("APIConnectionError", "ConnectError", "ConnectionError", "OSError", "TransportError")
+CONNECTION = (
+    "MidStreamFallbackError",
+    "APIConnectionError",
+    "ConnectError",
+    "ConnectionError",
+    "OSError",
+    "TransportError",
+)
 
 RETRYABLE = frozenset({"rate_limited", "overloaded", "timeout", "network", "server", "empty"})
 
@@ -314,6 +327,9 @@ def failure(
     """`names`: the exception's class and its bases, nearest first, then those of its causes.
     `headers` of the provider's response; `now` for a Retry-After that is a date."""
     kind = _kind(names, status, message)
+    if "ImportError" in names:
+        # The installation lacks something: no other try finds it.
+        return Failed(kind="server", detail=_readable(message)[:DETAIL_LIMIT])
     after = _retry_after(headers or {}, now) if kind in RETRYABLE else None
     return Failed(
         kind=kind,
@@ -355,7 +371,10 @@ def _is_html(message: str) -> bool:
 
 
 def _readable(message: str) -> str:
-    """A page of HTML says nothing that its text does not."""
+    """A page of HTML says nothing that its text does not; a traceback is not for people."""
+    message = message.split("Traceback (most recent call last)")[0]
+    message = message.split(" Original exception: ")[0]
+    message = re.sub(r"\A(?:(?:litellm\.)?\w+(?:Error|Exception|Timeout)(?:: | - ))+", "", message)
     if _is_html(message):
         message = "an HTML page: " + re.sub(r"<[^>]*>", " ", message)
     return re.sub(r"\s+", " ", message).strip()

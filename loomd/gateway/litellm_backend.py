@@ -9,6 +9,7 @@ sessions that nobody closes) is off. Nothing but cancellation is raised out of `
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 import warnings
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
 # Before the import: without it litellm fetches its price map and leaves a thread behind.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
@@ -46,7 +48,14 @@ Price = tuple[float, float]
 NO_KEY = "none"
 """Said to a server that the user runs: its client library demands some key."""
 
-CALL = {"max_retries": 0, "num_retries": 0, "stream": True}
+CALL = {
+    "max_retries": 0,
+    "num_retries": 0,
+    "stream": True,
+    # With tools in a call litellm would import its MCP gateway, and that a package that is not
+    # among its dependencies (1.106: every call with tools fails without it).
+    "_skip_mcp_handler": True,
+}
 
 PROVIDERS = frozenset(str(getattr(one, "value", one)) for one in litellm.provider_list)
 
@@ -106,7 +115,8 @@ class Backend:
 
     async def close(self) -> None:
         """Closes pooled connections."""
-        await litellm.close_litellm_async_clients()
+        close: Any = getattr(litellm, "close_litellm_async_clients")  # noqa: B009 - not in its stubs
+        await close()
 
     def _arguments(self, resolved: Resolved) -> dict[str, Any]:
         provider, slash, name = resolved.model.partition("/")
@@ -177,17 +187,13 @@ class Backend:
         usage = assembly.tokens()
         if usage is None:
             return Reply(outcome, Usage(cost_usd=None, calls=1), "unknown", price)
-        if usage.cost_usd is not None:
-            return Reply(outcome, usage, "reported", price)
         cost = _cost(resolved.model, assembly.usage) if price is not None else None
         known = "unknown" if cost is None else "computed"
-        counted = Usage(
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cached_tokens,
-            cost_usd=cost,
-            calls=1,
-        )
+        told = usage.cost_usd
+        if told is not None and (cost is None or not math.isclose(told, cost, rel_tol=1e-6)):
+            # litellm puts its own computation into the usage: another figure is the provider's.
+            cost, known = told, "reported"
+        counted = msgspec.structs.replace(usage, cost_usd=cost)
         return Reply(outcome, counted, known, price)
 
 

@@ -187,7 +187,7 @@ class GatewayPerformer:
             # this process: what /proc shows is the environment of the exec, which has none of them.
             os.environ.setdefault(name, value)
         if _needs_provider(stage.settings):
-            self._loaded()  # begins beside the first orders
+            self._loading()  # beside the first orders
 
     def start(self, effect: OpenEffect, report: Report) -> None:
         order = effect.body
@@ -250,7 +250,10 @@ class GatewayPerformer:
             return Reply(Failed(kind="malformed", detail=error.message), Usage(calls=0))
         if order.model.startswith(OFFLINE):
             return offline_reply(resolved)
-        backend = await self._loaded()
+        try:
+            backend = await asyncio.shield(self._loading())
+        except ImportError as error:
+            return Reply(Failed(kind="server", detail=f"litellm cannot be imported: {error}"))
         deltas = Deltas(self._stage, order)
         try:
             return await backend.complete(resolved, deltas.add)
@@ -268,11 +271,11 @@ class GatewayPerformer:
                 await asyncio.sleep(TOOLSET_POLL_S)
         return view.resolve(self._stage.reader, request, order.model)
 
-    async def _loaded(self) -> Backend:
+    def _loading(self) -> asyncio.Task[Backend]:
         """The backend; its import takes seconds unless the template has done it, so a thread."""
         if self._backend is None:
             self._backend = asyncio.get_running_loop().create_task(self._load())
-        return await asyncio.shield(self._backend)
+        return self._backend
 
     async def _load(self) -> Backend:
         module = await asyncio.to_thread(importlib.import_module, "loomd.gateway.litellm_backend")
