@@ -206,10 +206,13 @@ def _gone(turn: Turn, agent: Agent, reason: str) -> None:
 
 
 def stop(turn: Turn, agent: Agent, reason: str) -> None:
-    """Tells an agent to give up what it does; its report ends it."""
+    """Tells an agent to give up what it does; its report ends it.
+
+    In the lane of work: it must not overtake the task that it ends.
+    """
     if not agent.stopping:
         agent.stopping = True
-        turn.out.append(act.Send(agent.name, Control(op="stop", reason=reason), lane=CONTROL))
+        turn.out.append(act.Send(agent.name, Control(op="stop", reason=reason)))
 
 
 # --- control -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loomd.wire.bodies import Recall, Recalled
+from loomd.wire.bodies import Control, Recall, Recalled, Say
 from tests.system.town import KINDS, S, Town
 
 REPO = {
@@ -56,6 +56,42 @@ def test_crashes_between_any_two_steps_lose_nothing_and_pay_nothing_twice(seed):
     town.run(GOAL)
     check(town)
     assert sum(actor.restarts for actor in town.actors.values()) > 10
+
+
+@pytest.mark.parametrize("team", [1, 2, 3, 9])
+@pytest.mark.parametrize("view", [800, 24_000])
+def test_teams_of_any_size_with_views_of_any_size(team, view):
+    town = Town(REPO, seed=team, crash=0.1, team=team, view=view)
+    town.run(GOAL)
+    check(town)
+
+
+@pytest.mark.parametrize("turns", range(0, 140, 7))
+def test_stop_at_any_time_ends_the_session_at_once(turns):
+    town = Town(REPO, seed=turns)
+    town.send(f"{S}/team", "hub", Say(text=GOAL, sender="user"))
+    for _ in range(turns):
+        town.turn()
+    over = town.row.get("state") == "done"
+    town.send(f"{S}/team", "hub", Control(op="stop"), lane=0)
+    town.settle()
+    assert town.row.get("state") in (("done",) if over else ("stopped", None, "done"))
+    assert town.now < 1_005.0, "it waited for somebody's last word until the deadline"
+    assert town.files.keys() == REPO.keys()
+
+
+@pytest.mark.parametrize("turns", range(1, 140, 7))
+def test_pause_at_any_time_holds_the_work_until_resume(turns):
+    town = Town(REPO, seed=turns)
+    town.send(f"{S}/team", "hub", Say(text=GOAL, sender="user"))
+    for _ in range(turns):
+        town.turn()
+    town.send(f"{S}/team", "hub", Control(op="pause"), lane=0)
+    while town.turn(timers=False):
+        pass
+    town.send(f"{S}/team", "hub", Control(op="resume"), lane=0)
+    town.settle()
+    check(town)
 
 
 def test_a_goal_that_nobody_knows_ends_with_its_reason():

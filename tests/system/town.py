@@ -76,8 +76,17 @@ class Actor:
 class Town:
     """`run(goal)` plays until nobody has mail; then `row`, `events`, `files` tell what came."""
 
-    def __init__(self, files: dict[str, str], seed: int = 0, crash: float = 0.0, team: int = 5):
+    def __init__(
+        self,
+        files: dict[str, str],
+        seed: int = 0,
+        crash: float = 0.0,
+        team: int = 5,
+        view: int = 24_000,
+    ) -> None:
         self.files = dict(files)
+        limits = {**SETTINGS["limits"], "view_tokens": view}
+        self.settings = {**SETTINGS, "limits": limits}
         self.random = Random(seed)
         self.crash = crash
         self.tables: dict[str, dict[bytes, bytes]] = {name: {} for name in TABLES}
@@ -143,7 +152,7 @@ class Town:
                 saved=actor.saved,
                 effects=(),
                 reader=reader,
-                settings=SETTINGS,
+                settings=self.settings,
                 restarts=actor.restarts,
             )
         )
@@ -207,19 +216,23 @@ class Town:
 
     def run(self, goal: str, steps: int = 20_000) -> dict[str, Any]:
         self.send(f"{S}/team", "hub", b.Say(text=goal, sender="user"))
+        return self.settle(steps)
+
+    def settle(self, steps: int = 20_000) -> dict[str, Any]:
+        """Plays until nothing is left to do; the session's row."""
         for _ in range(steps):
             if not self.turn():
                 return self.row
         raise AssertionError(f"no end: {self.row} {self.events[-5:]}")
 
-    def turn(self) -> bool:
+    def turn(self, timers: bool = True) -> bool:
         """One step of one actor; timers only when nobody has mail. False: nothing left to do."""
         ready: list[str] = [
             name for name, one in self.actors.items() if not one.ended and any(one.lanes)
         ]
         ready += [name for name, queue in self.world.items() if queue]
         if not ready:
-            return self._timer()
+            return timers and self._timer()
         name = self.random.choice(sorted(ready))
         if name in self.world:
             sender, body = self.world[name].popleft()
