@@ -1,4 +1,4 @@
-"""A real OpenAI-compatible server on this machine: chat completions, streamed and whole, tool calls.
+"""A real OpenAI-compatible server on this machine: chat completions, streamed, tool calls.
 
 Scripted: each request takes the next `Answer` of the script (or what `brain` makes of it). Faults
 are real: errors with headers, pages of HTML, streams cut or stalled in the middle, until an event
