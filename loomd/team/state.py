@@ -125,7 +125,7 @@ class Team:
         self.edits.pop(edit.id, None)
         self.ended[edit.id] = edit.state
         while len(self.ended) > ENDED_EDITS:
-            del self.ended[next(iter(self.ended))]
+            del self.ended[min(self.ended, key=_number)]
 
 
 def validate(team: Team) -> None:
@@ -217,6 +217,7 @@ def load(birth: Birth) -> Team:
             # By what we saved, not by the row: the Decision of an answered one may still be mail.
             if question.id in team.saved.asks:
                 team.questions[question.id] = question
+    team.questions = {id: team.questions[id] for id in team.saved.asks if id in team.questions}
     keepers = [msgspec.convert(value, Keeper) for value in _rows(reader, "keepers", team.session)]
     team.keepers = {one.id: one for one in sorted(keepers, key=lambda one: _number(one.id))}
     team.nodes = {

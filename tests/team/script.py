@@ -102,6 +102,9 @@ class Script:
                 self.rows.put(change.table, change.key, change.value)
         again = self._born()
         assert remembered(again) == remembered(self.team)
+        for kept in ("tasks", "edits", "questions", "keepers"):
+            assert list(getattr(again, kept)) == list(getattr(self.team, kept)), "in order"
+        assert list(again.claims.items) == list(self.team.claims.items)
         return self.changes
 
     # --- in ------------------------------------------------------------------------------------

@@ -19,12 +19,13 @@ REGIONS = st.sampled_from(["", "1-5", "4-9", "20-30", "parse", "dump"])
 
 
 class Sessions(RuleBasedStateMachine):
-    """`open`: agent -> calls that it still waits for an answer to."""
+    """`made`: call -> who has made it; `answered`: those that have their answer."""
 
     @initialize(size=st.integers(1, 4), review=st.booleans())
     def begin(self, size: int, review: bool) -> None:
         self.script = Script(team=size, review=review)
-        self.open: dict[str, str] = {}
+        self.made: dict[str, str] = {}
+        self.answered: set[str] = set()
         self.calls = 0
         self.applies: list[str] = []
         self.asked: list[tuple[str, str]] = []  # reviewer, edit
@@ -32,10 +33,12 @@ class Sessions(RuleBasedStateMachine):
         self.do(self.script.say("rename it"))
 
     def do(self, changes: list[act.Change]) -> None:
-        """Every answer is to an open call, and no call is answered twice."""
+        """Who has made a call gets its answer, once; one edit is on its way to the disk."""
         for to, body in self.script.sent():
             if isinstance(body, b.ToolResult):
-                assert self.open.pop(body.id) == to
+                assert self.made[body.id] == to
+                assert body.id not in self.answered
+                self.answered.add(body.id)
             elif isinstance(body, b.Apply):
                 self.applies.append(body.edit)
             elif isinstance(body, b.ReviewRequest):
@@ -43,8 +46,8 @@ class Sessions(RuleBasedStateMachine):
             elif isinstance(body, b.Recall):
                 self.recalls.append((to, body.id))
         assert len(self.applies) <= 1
-        agents = self.agents()
-        self.open = {call: agent for call, agent in self.open.items() if agent in agents}
+        if self.script.team.saved.phase == "over":
+            self.answered.update(self.made)  # called off
 
     def agents(self) -> dict[str, Any]:
         return self.script.team.saved.agents
@@ -55,7 +58,7 @@ class Sessions(RuleBasedStateMachine):
     def call(self, agent: str, name: str, **args: Any) -> None:
         self.calls += 1
         id = f"call-{self.calls}"
-        self.open[id] = agent
+        self.made[id] = agent
         self.do(self.script.call(agent, id, name, **args))
 
     busy = precondition(lambda self: bool(self.agents()))
@@ -76,11 +79,9 @@ class Sessions(RuleBasedStateMachine):
         agent = self.one(data)
         self.calls += 1
         id = f"call-{self.calls}"
-        self.open[id] = agent
+        self.made[id] = agent
         hunk = b.Hunk(start=start, old=("x", "y"), new=("z",))
         self.do(self.script.propose(agent, id, change(path, base, "r", hunk)))
-        if self.script.team.saved.phase != "running":
-            self.open.pop(id, None)  # the agent is told to stop
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), verdict=st.sampled_from(["approve", "approve", "revise", "refuse"]))
@@ -99,7 +100,7 @@ class Sessions(RuleBasedStateMachine):
     def report(self, data: st.DataObject, state: str, entries: int) -> None:
         agent = self.one(data)
         task = self.agents()[agent].task
-        if not task or any(one == agent for one in self.open.values()):
+        if not task or any(self.made[id] == agent for id in self.made.keys() - self.answered):
             return  # an agent reports when its calls are answered, or when it is told to stop
         self.do(self.script.report(agent, task, state=state, entries=entries))
 
@@ -109,27 +110,9 @@ class Sessions(RuleBasedStateMachine):
         stopping = sorted(name for name, agent in self.agents().items() if agent.stopping)
         if stopping:
             agent = data.draw(st.sampled_from(stopping))
-            self.open = {call: who for call, who in self.open.items() if who != agent}
             task = self.agents()[agent].task
-            # The answers to what it has called off may still come.
-            before = dict(self.open)
-            self.script.report(agent, task, state="failed", kind="stopped", entries=3)
-            for to, body in self.script.sent(b.ToolResult):
-                if to != agent:
-                    assert before.pop(body.id) == to
-            self.open = before
-            self.do_rest()
-
-    def do_rest(self) -> None:
-        for to, body in self.script.sent():
-            if isinstance(body, b.Apply):
-                self.applies.append(body.edit)
-            elif isinstance(body, b.ReviewRequest):
-                self.asked.append((to, body.edit))
-            elif isinstance(body, b.Recall):
-                self.recalls.append((to, body.id))
-        agents = self.agents()
-        self.open = {call: agent for call, agent in self.open.items() if agent in agents}
+            stopped = self.script.report(agent, task, state="failed", kind="stopped", entries=3)
+            self.do(stopped)
 
     @busy
     @rule(data=st.data())
@@ -143,7 +126,6 @@ class Sessions(RuleBasedStateMachine):
         gate = sorted(name for name, agent in self.agents().items() if agent.gate)
         if gate:
             name = data.draw(st.sampled_from(gate))
-            self.open = {call: who for call, who in self.open.items() if who != name}
             self.do(self.script.report(name, "", state="failed", kind="no_verdict", entries=2))
 
     @busy
