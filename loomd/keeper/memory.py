@@ -31,8 +31,12 @@ def rendered(entry: Entry) -> str:
 
 
 def searchable(entry: Entry) -> str:
-    """What search looks at: besides what is read, names and the reasoning."""
-    return "\n".join((rendered(entry), entry.name, entry.sender, entry.reasoning))
+    """What search looks at: besides what is read, names and the reasoning.
+
+    Reasoning without a space is packed data (some models keep their state there), not words.
+    """
+    reasoning = entry.reasoning if " " in entry.reasoning[:500] else ""
+    return "\n".join((rendered(entry), entry.name, entry.sender, reasoning))
 
 
 class Memory:

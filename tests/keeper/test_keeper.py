@@ -224,6 +224,16 @@ def test_what_lies_in_a_blob_is_searched_and_shown():
     assert hit.raw == log.raw[1] and "crossed" in hit.text
 
 
+def test_reasoning_is_searched_if_it_is_words():
+    log = Log(
+        Entry(role="assistant", text="a", reasoning="perhaps the zebra did it"),
+        Entry(role="assistant", text="b", reasoning="packed:zebra_4f2a1c"),
+    )
+    state = keeper(log, 1, 2)
+    assert [hit.entry for hit in asks(state, query="zebra").hits] == [1]
+    assert "zebra_4f2a1c" not in state.memory.line()
+
+
 def test_other_questions_are_refused_and_other_mail_is_nothing():
     with pytest.raises(LoomError):
         BEHAVIOUR.answer(keeper(), Say(text="?"), Log())
