@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from loomd.hub import boards, requests
-from loomd.hub.mail import DAEMON, OVER, TEST_KINDS, Result
+from loomd.hub.mail import DAEMON, HUB, OVER, TEST_KINDS, Result
 from loomd.store import journal
 from loomd.store.schema import name_key, session_of
 from loomd.store.tables import SessionRow, dead_row
@@ -209,9 +209,32 @@ class Clients:
             self._send(entry[0], frame)
 
         try:
-            operation.function(self, done, **args)
+            if request.op in ("kill", "restart") and args["name"] == HUB:
+                self._own_end(client, request, done, lambda: operation.function(self, done, **args))
+            else:
+                operation.function(self, done, **args)
         except LoomError as error:
             done(error)
+
+    def _own_end(
+        self, client: str, request: Request, done: Done, perform: Callable[[], None]
+    ) -> None:
+        """A request that ends this very hub is answered by its successor, which gets it again and
+        must not end itself too: that it was made is journaled before it is done."""
+        me = {"name": HUB, "pid": os.getpid(), "incarnation": self.hub.birth.incarnation}
+
+        def then(result: Result) -> None:
+            if result.value is None:
+                perform()
+            else:
+                done(result.value if request.op == "kill" else me)
+
+        self.hub.submit(
+            lambda batch: requests.intend(batch, client, request, me),
+            then,
+            request.op,
+            lambda code, detail: done(LoomError(code, detail)),
+        )
 
     def answered(self, answer: Answered) -> None:
         """An actor's answer to a client's ask."""

@@ -123,7 +123,6 @@ class Hub:
         self.epoch = epoch
         self.places = places_of(args)
         self.secret = str(args.get("secret", ""))
-        self.client_token = client_token(self.secret)
         self.version = str(args.get("version", "0"))
         self.root_pid = int(args.get("root_pid") or os.getppid())
         self.generation = int(args.get("package_generation") or 0)
@@ -152,25 +151,29 @@ class Hub:
 
         runtime = self.places.runtime
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.client_token = self._token()
         self.actors = sockets.make_router(self.places.actors)
         self.publisher = Publisher(sockets.make_xpub(self.places.events))
         self.clients = Clients(self, sockets.make_router(self.places.clients))
-        self._write_token()
         self.writer = Writer(store, rules)
         self.writer.start()
         with store.reading() as txn:
             for name, key, due, body in mail.due_timers(txn):
                 self._arm(name, key, due, body)
 
-    def _write_token(self) -> None:
+    def _token(self) -> str:
+        """What clients say: the file that the root made for this boot, else one of our own."""
         path = self.places.token_file
-        temporary = path.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            if said := path.read_text().strip():
+                return said
+        token = client_token(self.secret)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(fd, "w") as file:
-            file.write(self.client_token)
+            file.write(token)
         os.rename(temporary, path)
+        return token
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -216,8 +219,6 @@ class Hub:
         self.actors.close()
         self.clients.socket.close()
         self.publisher.socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            self.places.token_file.unlink()
         self.store.close()
 
     # --- actors: in ----------------------------------------------------------------------------

@@ -57,6 +57,22 @@ def perform(batch: Batch, client: str, request: Request) -> Result:
     return result
 
 
+def intend(batch: Batch, client: str, request: Request, value: Any) -> Result:
+    """Notes that a request is about to be done, and what it is answered if this hub cannot any
+    more. The result's value: None the first time, then what was noted."""
+    result = batch.begin()
+    key = text_key(client, request.id)
+    done = batch.txn.get("requests", key) if len(key) <= MAX_KEY else None
+    if done is not None:
+        reply = codec.to_client(request_row.decode(done).reply)
+        result.value = reply.value if isinstance(reply, Reply) else value
+        return result
+    if len(key) <= MAX_KEY:
+        row = RequestRow(reply=codec.encode(Reply(id=request.id, value=value)), ts=batch.now)
+        batch.txn.put("requests", key, codec.encode(row))
+    return result
+
+
 def failure(id: str, error: LoomError) -> bytes:
     """The encoded Failure of a request."""
     return codec.encode(Failure(id=id, code=error.code, message=error.message, hint=error.hint))

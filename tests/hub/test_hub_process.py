@@ -73,7 +73,6 @@ def test_a_mail_is_delivered_once_and_gone_after_the_commit_that_consumes_it(
             assert (state["state"], state["mailbox"]) == ({"n": 1}, 0)
         assert root.stop() == 0
         assert instance.sockets() == []
-        assert not instance.places.token_file.exists()
 
 
 def test_a_successor_gets_what_its_predecessor_did_not_consume(instance: TestInstance) -> None:
@@ -659,6 +658,24 @@ def test_processes_and_their_control_go_through_the_root(instance: TestInstance)
             assert isinstance(reply, m.Reply)
             assert reply.value == {"name": "s-t/a", "pid": 7, "incarnation": 5}
             client._send(kill)
+        assert not [note for note in root.seen if note["op"] == "signal"]
+
+
+def test_a_hub_that_was_asked_to_kill_itself_is_killed_once(instance: TestInstance) -> None:
+    with hub(instance) as root:
+        request = m.Request(id="k", op="kill", args={"name": "hub", "signal": 9})
+        with root.client("one") as client:
+            client._send(request)
+            root.wait(lambda note: note["op"] == "signal")
+        assert root.process is not None
+        pid = root.process.pid
+        root.kill()
+        root.start()
+        with root.client("one") as client:
+            client._send(request)
+            reply = client._receive(BOUND_S)
+            assert isinstance(reply, m.Reply)
+            assert reply.value == {"name": "hub", "pid": pid, "incarnation": 1}
         assert not [note for note in root.seen if note["op"] == "signal"]
 
 
