@@ -1,0 +1,107 @@
+import os
+import stat
+
+import pytest
+
+from loomd.tools import apply as applying
+from loomd.tools.apply import OnDisk, apply, plan
+from loomd.tools.propose import change, name_of
+from loomd.wire.errors import LoomError
+
+OLD, NEW = b"old\n", b"new\n"
+EDIT = change("a.txt", OLD, NEW)
+
+
+@pytest.mark.parametrize(
+    ("file", "disk", "state"),
+    [
+        (EDIT, OnDisk(name_of(OLD), 0o644), "write"),
+        (EDIT, OnDisk(name_of(NEW), 0o644), "done"),
+        (EDIT, OnDisk(name_of(b"other"), 0o644), "conflict"),
+        (EDIT, OnDisk(""), "conflict"),
+        (change("a", None, NEW), OnDisk(""), "write"),
+        (change("a", None, NEW), OnDisk(name_of(NEW), 0o644), "done"),
+        (change("a", None, NEW), OnDisk(name_of(OLD), 0o644), "conflict"),
+        (change("a", OLD, None), OnDisk(name_of(OLD), 0o644), "remove"),
+        (change("a", OLD, None), OnDisk(""), "done"),
+        (change("a", OLD, None), OnDisk(name_of(NEW), 0o644), "conflict"),
+        (change("a", OLD, OLD, 0o755), OnDisk(name_of(OLD), 0o644), "mode"),
+    ],
+)
+def test_the_plan_looks_at_what_is_on_the_disk(file, disk, state):
+    assert [step.state for step in plan([file], lambda _: disk)] == [state]
+
+
+@pytest.fixture
+def repo(tmp_path):
+    root = tmp_path / "repo"
+    root.mkdir()
+    return root
+
+
+def run(repo, *files):
+    blobs = {name_of(content): content for content in (OLD, NEW)}
+    return apply(repo, "e-1", files, blobs.__getitem__, "s/tools")
+
+
+def test_an_edit_is_written_and_a_second_time_it_is_done(repo):
+    (repo / "a.txt").write_bytes(OLD)
+    (repo / "a.txt").chmod(0o640)
+    assert run(repo, EDIT).state == "applied"
+    assert (repo / "a.txt").read_bytes() == NEW
+    assert stat.S_IMODE((repo / "a.txt").stat().st_mode) == 0o640
+    inode = (repo / "a.txt").stat().st_ino
+    assert run(repo, EDIT).state == "applied"
+    assert (repo / "a.txt").stat().st_ino == inode
+    assert os.listdir(repo) == ["a.txt"]
+
+
+def test_files_come_and_go_with_their_folders(repo):
+    (repo / "gone").write_bytes(OLD)
+    made = run(repo, change("x/y/new.sh", None, NEW, 0o755), change("gone", OLD, None))
+    assert made.state == "applied"
+    assert (repo / "x/y/new.sh").read_bytes() == NEW and os.access(repo / "x/y/new.sh", os.X_OK)
+    assert not (repo / "gone").exists()
+
+
+def test_one_conflict_and_nothing_is_written(repo):
+    (repo / "a.txt").write_bytes(OLD)
+    (repo / "b.txt").write_bytes(b"someone else's")
+    made = run(repo, EDIT, change("b.txt", OLD, NEW))
+    assert made.state == "conflict" and "b.txt has changed" in made.detail
+    assert (repo / "a.txt").read_bytes() == OLD
+
+
+def test_an_application_that_died_between_two_files_is_finished(repo):
+    (repo / "a.txt").write_bytes(NEW)  # the first one had been renamed
+    (repo / "b.txt").write_bytes(OLD)
+    left = repo / (applying._prefix("s/tools") + "dead")
+    left.write_bytes(b"half")
+    assert run(repo, EDIT, change("b.txt", OLD, NEW)).state == "applied"
+    assert (repo / "b.txt").read_bytes() == NEW and not left.exists()
+
+
+@pytest.mark.parametrize("path", ["../out", "/etc/x", "a/../../out", "link/x", ".git/config"])
+def test_nothing_is_written_outside_of_the_checkout(repo, tmp_path, path):
+    (repo / "link").symlink_to(tmp_path)
+    (repo / ".git").mkdir()
+    made = run(repo, change(path, None, NEW))
+    assert made.state == "failed" and not (tmp_path / "x").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_is_not_written_through(repo, tmp_path):
+    (tmp_path / "target").write_bytes(OLD)
+    (repo / "a.txt").symlink_to(tmp_path / "target")
+    assert run(repo, EDIT).state == "failed"
+    assert (tmp_path / "target").read_bytes() == OLD
+
+
+def test_a_missing_blob_is_a_failure_that_leaves_nothing(repo):
+    (repo / "a.txt").write_bytes(OLD)
+
+    def missing(name):
+        raise LoomError("not_found", "no such blob")
+
+    assert apply(repo, "e-1", [EDIT], missing, "s/tools").state == "failed"
+    assert os.listdir(repo) == ["a.txt"] and (repo / "a.txt").read_bytes() == OLD
