@@ -15,11 +15,9 @@ import time
 import traceback
 from typing import Any, NoReturn
 
-import structlog
-
 from loomd.actor.behaviour import Behaviour, Performer
 from loomd.actor.perform import perform
-from loomd.actor.pump import Leave, Pump
+from loomd.actor.pump import Leave, Pump, logger
 from loomd.supervise.link import LinkClosed, ProcessBirth
 from loomd.supervise.spec import NORMAL
 
@@ -32,7 +30,6 @@ def run(
     Exit statuses: 0 stopped; 1 crashed; 70 fenced; 74 cannot ever start (the state is unreadable);
     the end of the link means that the root is dead, and this process with it.
     """
-    _configure_log()
     status = 1
     try:
         birth.link.ready()
@@ -42,6 +39,7 @@ def run(
             if performer is None:
                 _poll(pump)
             else:
+                logger()  # performers and the libraries that they call do log
                 perform(pump, performer)
         except Leave as leave:
             status = leave.status
@@ -51,7 +49,7 @@ def run(
         os._exit(NORMAL)
     except BaseException:  # noqa: BLE001 - every death is reported, then it is one
         report = traceback.format_exc()
-        structlog.get_logger().error("crashed", actor=birth.name, traceback=report)
+        logger().error("crashed", actor=birth.name, traceback=report)
         try:
             birth.link.send({"op": "crash", "traceback": report[-16_000:]})
         except LinkClosed:
@@ -79,15 +77,3 @@ def _poll(pump: Pump) -> NoReturn:
                 pump.link_readable()
         if pump.deadline is not None and time.monotonic() >= pump.deadline:
             pump.timed_out()
-
-
-def _configure_log() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )

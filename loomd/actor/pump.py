@@ -9,10 +9,12 @@ so that the hub can count it against that mail.
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,7 +109,6 @@ class Pump:
             int(birth.args.get("package_generation", 0)),
             behaviour.version,
         )
-        self.log = structlog.get_logger().bind(actor=self.name, incarnation=birth.incarnation)
         self.reader: Store | None = None
         self.spec = Spec(name=self.name, kind="")
         self.socket = sockets.make_dealer(self.places.actors, f"{self.name}#{birth.incarnation}")
@@ -139,6 +140,11 @@ class Pump:
         self._first: Input | None = None
         self._fired: dict[str, float] = {}  # timers taken: key -> due
         self.open: dict[str, Body] = {}  # effects started and not yet ended
+
+    @cached_property
+    def log(self) -> Any:
+        """Made when it is first needed: most actors never log."""
+        return logger().bind(actor=self.name, incarnation=self.birth.incarnation)
 
     @property
     def fd(self) -> int:
@@ -491,3 +497,18 @@ class Pump:
         self.socket.close()
         if self.reader is not None:
             self.reader.close()
+
+
+@cache
+def logger() -> Any:
+    """JSON lines on stderr, which is the actor's output file."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    return structlog.get_logger()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import lmdb
+import lmdb._envid  # lmdb.open imports it, which would cost every process a millisecond
 
 from loomd.store import blobs, journal, migrate
 from loomd.store.schema import TABLES, last_number, name_key, number_key
