@@ -111,7 +111,7 @@ def agent_spec(session: str, agent: Agent, team: Mapping[str, Any], goal: str) -
     """The spec of an agent; `team` is the team's own spec.args."""
     args: dict[str, Any] = {
         "repo": team.get("repo") or "",
-        "rules": team.get("rules") or "",
+        "rules": str(team.get("rules") or "")[:32_000],
         "team_size": team_size(team),
         "model": team.get("model") or "",
         "yes": bool(team.get("yes")),
