@@ -10,11 +10,11 @@ from loomd.gateway.offline.talk import Memory, Move, Result, Talk, Turn, data_of
 from loomd.gateway.offline.text import CannotRead
 from loomd.wire.bodies import Failed, FinalAnswer
 
-BATCH = 12
+BATCH = 24
 """Files read, then changed, in one turn each."""
 
-TURN_LIMIT = 150_000
-"""Characters of all edits of one turn; one that is longer goes alone."""
+TURN_LIMIT = 200_000
+"""Bytes of all edits of one turn; one that is longer goes alone."""
 
 EDIT_LIMIT = 110_000
 TRIES = 3
@@ -90,7 +90,7 @@ def _edit(talk: Talk, memory: Memory, results: list[Result]) -> Turn | FinalAnsw
             memory = planned
             continue
         old, new, n = edit_of(text, planned["open"][path]["changes"], EDIT_LIMIT)
-        size += len(old) + len(new)
+        size += len(old.encode()) + len(new.encode())
         if calls and size > TURN_LIMIT:
             continue  # stays in todo, and is read again
         memory = planned

@@ -26,6 +26,9 @@ from loomd.wire.bodies import Failed, FinalAnswer
 TESTS = "python -B -m pytest -q -p no:cacheprovider"
 
 MAX_CODERS = 4
+PART_FILES = 60
+PART_CHARS = 800_000
+"""Of one coder's task: agents have a limited number of turns."""
 HINT = (
     'for anything else configure a real model in config.toml: [models] default = "provider/model", '
     "and under [providers.PROVIDER] api_key_env (or api_base for a local server)"
@@ -223,7 +226,7 @@ class _Rename:
             return Failed(kind=kind, detail=f"nothing was changed: {detail}")
         if not data["files"]:
             return Failed(kind="not_found", detail=f"no use of `{self.goal.old}` was found")
-        parts = partition(data["files"], self.talk.team_size)
+        first, *later = partition([_brief(f) for f in data["files"]], self.talk.team_size)
         files = {file["path"]: _brief(file) for file in data["files"]}
         memory = {
             **self.memory,
@@ -236,10 +239,11 @@ class _Rename:
             "done": {},
             "failed": {},
             "rounds": 1,
+            "later": later,
         }
         decide = _decide(
             self.talk,
-            f"{self.title} in {plural(len(files), 'file')} by {plural(len(parts), 'coder')}",
+            f"{self.title} in {plural(len(files), 'file')} by {plural(len(first), 'coder')}",
             kind="decision",
             text=without_data(report.text)[:2000],
             options=["replace the word everywhere", "rename by scope and import"],
@@ -248,19 +252,13 @@ class _Rename:
             if data["left"]
             else "what a name means is told by its scope",
         )
-        return Turn([*decide, *self.spawns(parts)],
-                    f"{self.title}: {plural(len(parts), 'coder')}.", memory)  # fmt: skip
+        return Turn([*decide, *self.spawns(first)],
+                    f"{self.title}: {plural(len(first), 'coder')}.", memory)  # fmt: skip
 
     def spawns(self, parts: list[list[dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
         made = []
         for part in parts:
-            files = [_brief(file) for file in part]
-            task = {
-                "job": "rename",
-                "old": self.goal.old,
-                "new": self.goal.new,
-                "files": files,
-            }
+            task = {"job": "rename", "old": self.goal.old, "new": self.goal.new, "files": part}
             names = ", ".join(file["path"] for file in part)
             text = (
                 f"{self.title} in {names}: only the places that mean it, nothing in strings or "
@@ -270,7 +268,8 @@ class _Rename:
         return made
 
     def coded(self, results: list[Result]) -> Turn | FinalAnswer | Failed:
-        memory = {**self.memory, "done": dict(self.memory["done"]), "failed": {}}
+        memory = {**self.memory, "done": dict(self.memory["done"])}
+        memory["failed"] = dict(memory["failed"])
         lost = ""
         for result in results:
             if result.name != "spawn":
@@ -280,17 +279,24 @@ class _Rename:
                 lost = result.text.strip()[:200] or "no report"
                 continue
             for file in data["files"]:
-                if file["places"] or file["path"] not in memory["done"]:
-                    memory["done"][file["path"]] = [file["places"], file["notes"]]
+                path = file["path"]
+                if file["places"]:
+                    memory["done"][path] = [file["places"], file["notes"]]
+                elif path not in memory["done"]:  # by a coder that was lost before it could say so
+                    memory["done"][path] = [memory["files"][path]["count"], []]
             for file in data["failed"]:
                 memory["failed"][file["path"]] = file["why"]
+        if memory["later"]:
+            parts, *memory["later"] = memory["later"]
+            return Turn(self.spawns(parts), f"Next: {plural(len(parts), 'coder')}.", memory)
         for path in memory["files"]:
             if path not in memory["done"] and path not in memory["failed"]:
                 memory["failed"][path] = f"its coder failed: {lost}"
         if memory["failed"] and memory["rounds"] < 2:
             again = [memory["files"][path] for path in memory["failed"]]
             memory["rounds"] += 1
-            parts = partition(again, self.talk.team_size)
+            memory["failed"] = {}
+            parts, *memory["later"] = partition(again, self.talk.team_size)
             return Turn(self.spawns(parts), f"Once more for {plural(len(again), 'file')}.", memory)
         memory["stage"] = "test"
         self.memory = memory
@@ -388,15 +394,24 @@ def _left(data: dict[str, Any]) -> list[str]:
     return lines[:LEFT_SHOWN] + ([f"and {more} more"] if more > 0 else [])
 
 
-def partition(files: list[dict[str, Any]], team_size: int) -> list[list[dict[str, Any]]]:
-    """Files over coders, about evenly by places; the team's others are lead, researcher and
-    reviewer. Two coders where there are two files and places for them (the researcher has ended by
-    then, and the reviewer is not counted), so that they work at once."""
-    count = max(1, min(MAX_CODERS, max(team_size - 3, 2), team_size - 1, len(files)))
-    parts: list[list[dict[str, Any]]] = [[] for _ in range(count)]
-    loads = [0] * count
+def coders(files: int, team_size: int) -> int:
+    """How many work at once: the team's others are lead, researcher and reviewer. Two where there
+    are two files and places for them (the researcher has ended by then, and the reviewer is not
+    counted)."""
+    return max(1, min(MAX_CODERS, max(team_size - 3, 2), team_size - 1, files))
+
+
+def partition(files: list[dict[str, Any]], team_size: int) -> list[list[list[dict[str, Any]]]]:
+    """Waves of parts, one part per coder, about even by places. A part is what one coder can do
+    within its turns."""
+    count = coders(len(files), team_size)
+    size = sum(file["chars"] for file in files)
+    waves = max(-(-len(files) // (PART_FILES * count)), -(-size // (PART_CHARS * count)), 1)
+    parts: list[list[dict[str, Any]]] = [[] for _ in range(count * waves)]
+    loads = [0] * len(parts)
     for file in sorted(files, key=lambda f: (-f["count"], f["path"])):
         least = loads.index(min(loads))
         parts[least].append(file)
         loads[least] += int(file["count"])
-    return [sorted(part, key=lambda f: str(f["path"])) for part in parts if part]
+    kept = [sorted(part, key=lambda f: str(f["path"])) for part in parts if part]
+    return [kept[i : i + count] for i in range(0, len(kept), count)]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from loomd.gateway.offline.modules import Modules, stem
 from loomd.gateway.offline.rename import chosen, collisions
-from loomd.gateway.offline.symbols import Record
+from loomd.gateway.offline.symbols import EMPTY, Record
 
 COMMON = frozenset(
     name
@@ -68,7 +68,7 @@ class Project:
     def __init__(
         self, records: Mapping[str, Record], paths: Iterable[str], old: str, new: str = ""
     ) -> None:
-        self.records = {p: r for p, r in records.items() if "error" not in r}
+        self.records = {p: {**EMPTY, **r} for p, r in records.items() if "error" not in r}
         self.broken = {p: r for p, r in records.items() if "error" in r}
         self.modules = Modules([*paths, *records])
         self.old = old

@@ -132,7 +132,7 @@ def _check(source: str, path: str) -> None:
 # --- the block of whole lines that holds the changes ----------------------------------------------
 
 
-DIFF_LIMIT = 60_000
+DIFF_LIMIT = 80_000
 """Characters of the diff of one edit, about: a reviewer must get it whole."""
 
 
@@ -148,7 +148,9 @@ def edit_of(source: str, changes: Sequence[Change], limit: int) -> tuple[str, st
         line = change[0]
         size += 2 * sum(map(len, a[last:line]))
         if line != last:
-            diff += sum(map(len, a[max(last, line - 4) : line + 3])) + len(a[line - 1])
+            between = a[last : line - 1]
+            shown = between if len(between) <= 6 else [*between[:3], *between[-3:]]
+            diff += sum(len(text) + 1 for text in shown) + 2 * len(a[line - 1]) + 40
         if n and line != last and (size > limit or diff > DIFF_LIMIT):
             break
         n, last = n + 1, change[0]

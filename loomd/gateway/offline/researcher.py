@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from loomd.gateway.offline.modules import Modules, is_python
@@ -15,12 +16,25 @@ from loomd.gateway.offline.outline import outline
 from loomd.gateway.offline.project import Candidate, Conflict, Plan, Project
 from loomd.gateway.offline.rename import chosen, left_of
 from loomd.gateway.offline.results import cut_off, hit_paths, python_paths, whole
-from loomd.gateway.offline.symbols import Record, describe
-from loomd.gateway.offline.talk import Memory, Move, Result, Turn, data_of, plural, with_data
+from loomd.gateway.offline.symbols import Record, compact, describe
+from loomd.gateway.offline.talk import (
+    MEMORY_LIMIT,
+    Memory,
+    Move,
+    Result,
+    Turn,
+    data_of,
+    pack,
+    plural,
+    with_data,
+)
 from loomd.wire.bodies import Failed, FinalAnswer
 
 BATCH = 24
 """Files read in one turn."""
+
+PATHS = 500
+"""Paths of files kept in mind; where there are more they are listed again at the end."""
 
 PAGE = 100_000
 ANSWER_LIMIT = 40_000
@@ -72,42 +86,68 @@ def _first_turn(task: dict[str, Any]) -> Turn:
 
 
 def _search(memory: Memory, results: list[Result]) -> Turn | FinalAnswer | Failed:
-    if memory["stage"] == "search":
-        words, stars, *listings = results
-        if not words.ok and not _nothing(words.text):
-            return Failed(kind="search_failed", detail=words.text[:500])
-        listed = [path for result in listings for path in python_paths(result.text)]
-        hits, star_hits = hit_paths(words.text), hit_paths(stars.text)
-        wanted = {path for path in [*hits, *star_hits] if is_python(path)}
-        if cut_off(words.text) or cut_off(stars.text):
-            wanted |= set(listed)
-        memory = {
-            **memory,
-            "stage": "read",
-            "paths": sorted(set(listed) | wanted),
-            "todo": sorted(wanted),
-            "elsewhere": sorted(path for path in hits if not is_python(path)),
-            "records": {},
-            "words": sorted(set(hits)),
-            "unread": {},
-        }
-    elif memory["stage"] == "read":
-        memory = _take(memory, results)
-    else:
-        found = {path for path in hit_paths(results[0].text) if is_python(path)}
-        memory = {
-            **memory,
-            "stage": "read",
-            "todo": sorted(found - set(memory["records"]) - set(memory["unread"])),
-            "heirs": True,
-        }
+    match memory["stage"]:
+        case "search":
+            words, stars, *listings = results
+            if not words.ok:
+                return Failed(kind="search_failed", detail=words.text[:500])
+            paths = _listed(listings)
+            hits = hit_paths(words.text)
+            wanted = {path for path in [*hits, *hit_paths(stars.text)] if is_python(path)}
+            if cut_off(words.text) or cut_off(stars.text):
+                wanted |= set(paths)
+            memory = {
+                **memory,
+                "todo": sorted(wanted),
+                "by_star": sorted(wanted - set(hits)),
+                "elsewhere": sorted(path for path in hits if not is_python(path)),
+                "paths": paths if len(paths) <= PATHS else None,
+                "records": {},
+                "unread": {},
+            }
+        case "read":
+            memory = _take(memory, results)
+        case _:
+            return _ended(memory, results)
     if memory["todo"]:
         return _read_more(memory)
-    return _joined(memory)
+    return _last_look(memory)
 
 
-def _nothing(text: str) -> bool:
-    return not text.strip() or bool(re.search(r"\bno (match|hit|file)", text, re.IGNORECASE))
+def _listed(results: Sequence[Result]) -> list[str]:
+    return sorted({path for result in results for path in python_paths(result.text)})
+
+
+def _last_look(memory: Memory) -> Turn | FinalAnswer:
+    """What is still to be known: classes that inherit a member without naming it, whose own heirs
+    may use it; and the repo's files, where they are too many to be kept in mind."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+    if not memory.get("heirs"):
+        families = Project(memory["records"], (), memory["old"]).families()
+        names = sorted({c[1].rpartition(".")[2] for family in families for c in family})
+        if names:
+            words = "|".join(re.escape(name) for name in names)
+            pattern = rf"class\s+\w+\(.*\b({words})\b"
+            calls.append(("grep", {"pattern": pattern, "path": "."}))
+    if memory["paths"] is None:
+        pattern = "**/*.{py,pyi}" if calls or not memory.get("heirs") else "**/*.py{,i}"
+        calls.append(("glob", {"pattern": pattern}))
+    memory = {**memory, "stage": "last", "heirs": True}
+    if not calls:
+        return _joined(memory, memory["paths"])
+    return Turn(calls, "Looking for what inherits it, and at what there is.", memory)
+
+
+def _ended(memory: Memory, results: list[Result]) -> Turn | FinalAnswer:
+    found = {path for r in results if r.name == "grep" for path in hit_paths(r.text)}
+    known = {*memory["records"], *memory["unread"], *memory.get("heirs_read", ())}
+    todo = sorted(path for path in found - known if is_python(path))
+    if todo:
+        return _read_more({**memory, "todo": todo, "heirs_read": todo})
+    paths = memory["paths"]
+    if paths is None:
+        paths = _listed([result for result in results if result.name == "glob"])
+    return _joined(memory, paths)
 
 
 def _read_more(memory: Memory) -> Turn:
@@ -115,7 +155,7 @@ def _read_more(memory: Memory) -> Turn:
     for path in memory["todo"][:BATCH]:
         calls.append(("read", {"path": path, "offset": 1, "limit": PAGE}))
     n = len(memory["todo"])
-    return Turn(calls, f"{plural(n, 'file')} to read.", memory)
+    return Turn(calls, f"{plural(n, 'file')} to read.", {**memory, "stage": "read"})
 
 
 def _take(memory: Memory, results: list[Result]) -> Memory:
@@ -127,10 +167,37 @@ def _take(memory: Memory, results: list[Result]) -> Memory:
             continue
         record = describe(path, text, memory["old"], memory.get("new", ""))
         if _worth(record):
-            records[path] = record
+            records[path] = compact(record)
     read = {result.args["path"] for result in results}
     todo = [path for path in memory["todo"] if path not in read]
-    return {**memory, "records": records, "todo": todo, "unread": unread}
+    return _slim({**memory, "records": records, "todo": todo, "unread": unread})
+
+
+def _slim(memory: Memory) -> Memory:
+    """Of a very large search the texts of lines are forgotten first, then what is not code, then
+    all places but the first and the last of each sort in a file: the coder finds them again."""
+    for level in (1, 2, 3):
+        if memory.get("slim", 0) < level and len(pack(memory)) > MEMORY_LIMIT * 3 // 4:
+            memory = {**memory, "slim": level}
+        if memory.get("slim", 0) >= level:
+            records = {path: _slimmed(r, level) for path, r in memory["records"].items()}
+            memory = {**memory, "records": records}
+    return memory
+
+
+def _slimmed(record: Record, level: int) -> Record:
+    if "error" in record:
+        return record
+    if level == 1:
+        strings = [[n, kind, ""] for n, kind, _ in record.get("strings", ())]
+        return {**record, "code": {}, "strings": strings}
+    if level == 2:
+        return {**record, "strings": []}
+    sorts: dict[str, list[Any]] = {}
+    for place in record.get("places", ()):
+        sorts.setdefault(repr(place[2:]), []).append(place)
+    kept = [place for sort in sorts.values() for place in (sort[:1] + sort[1:][-1:])]
+    return {**record, "places": sorted(kept, key=lambda place: (place[0], place[1]))}
 
 
 def _worth(record: Record) -> bool:
@@ -143,22 +210,8 @@ def _worth(record: Record) -> bool:
     )
 
 
-def _project(memory: Memory) -> Project:
-    return Project(memory["records"], memory["paths"], memory["old"], memory.get("new", ""))
-
-
-def _joined(memory: Memory) -> Turn | FinalAnswer:
-    project = _project(memory)
-    if not memory.get("heirs"):
-        # A class may inherit a member without naming it, and its own heirs use it.
-        names = sorted({c[1].rpartition(".")[2] for f in project.families() for c in f})
-        if names:
-            words = "|".join(re.escape(name) for name in names)
-            return Turn(
-                [("grep", {"pattern": rf"class\s+\w+\(.*\b({words})\b", "path": "."})],
-                "Looking for classes that inherit from those that define it.",
-                {**memory, "stage": "heirs"},
-            )
+def _joined(memory: Memory, paths: Sequence[str]) -> FinalAnswer:
+    project = Project(memory["records"], paths, memory["old"], memory.get("new", ""))
     if memory["job"] == "find_rename":
         return _rename_answer(memory, project)
     return _uses_answer(memory, project)
@@ -173,6 +226,10 @@ def _notes(memory: Memory) -> list[str]:
             f"other files mention `{memory['old']}` and were left: {shown}"
             + (f" and {more} more" if more > 0 else "")
         )
+    if memory.get("slim", 0) > 2:
+        notes.append("there are so many places that not all of them were listed")
+    if memory.get("slim", 0) > 1:
+        notes.append("strings and comments that mention it were left, too many to be listed")
     notes += [f"{path} was left unread: {why}" for path, why in memory["unread"].items()]
     return notes
 
@@ -193,7 +250,7 @@ def _rename_answer(memory: Memory, project: Project) -> FinalAnswer:
     objections = project.objections(plan) + [
         f"{path} mentions `{old}` and could not be read: {why}"
         for path, why in memory["unread"].items()
-        if path in memory["words"]
+        if path not in memory["by_star"]
     ]
     data["conflicts"] = [{"kind": "conflict", "text": text} for text in objections]
     for path in sorted(project.records):

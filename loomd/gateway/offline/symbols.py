@@ -39,6 +39,42 @@ DEPTH = 8
 CODE = 160
 
 
+EMPTY: Record = {
+    "places": [],
+    "binds": [],
+    "line": 0,
+    "stars": [],
+    "listed": None,
+    "bound_new": False,
+    "classes": {},
+    "locals": {},
+    "collisions": {},
+    "strings": [],
+    "problems": [],
+    "printed": [],
+    "mangled": [],
+    "foreign": False,
+    "code": {},
+}
+"""What a record has where it has nothing."""
+
+
+def compact(record: Record) -> Record:
+    """A record without what is empty, and without classes that can play no part."""
+    named = {ref for place in record.get("places", ()) for ref in place[4]}
+    small = {key: value for key, value in record.items() if EMPTY.get(key, ...) != value}
+    small["classes"] = {
+        qual: entry
+        for qual, entry in record.get("classes", {}).items()
+        if entry["own"]
+        or entry["new"]
+        or f"cls:{qual}" in named
+        or f"kw:cls:{qual}" in named
+        or any(base.startswith(("cls:", "dot:")) for base in entry["bases"])
+    }
+    return small
+
+
 def describe(path: str, source: str, old: str, new: str) -> Record:
     """The record of a file. With `error` if it cannot be analysed."""
     lines = [line.rstrip("\r\n") for line in split_lines(source)]
@@ -242,7 +278,9 @@ class _Description:
             "strings": self._strings(),
             "problems": reading.problems,
             "printed": reading.debug,
-            "mangled": sorted({u.token[0] for u in uses if self._in_class(u)}),
+            "mangled": sorted({u.token[0] for u in uses if self._in_class(u)})
+            if self.old.startswith("__") or self.new.startswith("__")
+            else [],
         }
         return record
 

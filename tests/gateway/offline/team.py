@@ -7,13 +7,13 @@ an edit needs `old` once, and a reviewer's approval before it is written.
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from loomd.gateway import offline
 from loomd.gateway.types import Resolved, ToolSchema
+from loomd.tools.builtin.glob import translate
 from loomd.wire.bodies import Call, Entry, Failed, FinalAnswer, ToolCalls
 
 TOOLS = {
@@ -69,7 +69,7 @@ class Team:
         return self.work(agent)
 
     def work(self, agent: Agent) -> FinalAnswer | Failed:
-        for _ in range(60):
+        for _ in range(30 if agent.role == "coder" else 120):
             outcome = offline.complete(self.resolved(agent))
             if isinstance(outcome, Failed):
                 return outcome
@@ -146,8 +146,8 @@ class Team:
         return True, "\n".join(hits) or f"nothing found in {len(self.files)} files"
 
     def tool_glob(self, agent, pattern):
-        name = pattern.removeprefix("**/")
-        found = [p for p in sorted(self.files) if fnmatch.fnmatch(p.rpartition("/")[2], name)]
+        fits = re.compile(translate(pattern))
+        found = [path for path in sorted(self.files) if fits.fullmatch(path)]
         return True, "\n".join(found)
 
     def tool_decide(self, agent, title, **more):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from loomd.gateway.offline.lead import partition
 from loomd.wire.bodies import Failed, FinalAnswer
 from tests.gateway.offline.team import Team
 
@@ -222,3 +223,23 @@ def test_a_file_in_another_encoding_is_an_objection():
     team = Team({"a.py": "# coding: latin-1\ndef parse_cfg(): return '\ufffd'\n"})
     outcome = team.run("rename parse_cfg to parse_config")
     assert isinstance(outcome, Failed) and "UTF-8" in outcome.detail
+
+
+def test_many_files_go_in_waves_that_one_coder_each_can_do():
+    files = [{"path": f"m{n}.py", "count": 1 + n % 7, "chars": 9000} for n in range(700)]
+    waves = partition(files, 6)
+    parts = [part for wave in waves for part in wave]
+    assert all(len(wave) <= 3 for wave in waves) and len(waves) > 1
+    assert all(len(part) <= 70 for part in parts)
+    assert sorted(f["path"] for part in parts for f in part) == sorted(f["path"] for f in files)
+
+
+@pytest.mark.parametrize("size", [1, 6])
+def test_a_large_repo_is_renamed_whole(size):
+    files = {f"m{n}.py": f"from core import parse_cfg\nx{n} = parse_cfg({n})\n" for n in range(600)}
+    files["core.py"] = "def parse_cfg(n):\n    return n\n"
+    team = Team(dict(files), size=size, view=40)
+    assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
+    assert team.files == {p: t.replace("parse_cfg", "parse_config") for p, t in files.items()}
+    by_agent = {name for name, tool, _ in team.calls if tool == "edit"}
+    assert size == 1 or len(by_agent) > 3
