@@ -286,7 +286,7 @@ class ModelsBehaviour:
                 model=performed.model,
             )
             state.queue.remove(item.request.id)
-            self._remember(state, item.session, item.request.id, done, out, item.order)
+            self._remember(state, item.session, item.request.id, done, out)
             return
         breaker.failed(outcome.kind, now)
         self._failed(state, item, outcome, now, out)
@@ -398,7 +398,7 @@ class ModelsBehaviour:
         )
         out.append(act.Send(item.request.agent, done, cause=item.cause))
         state.queue.remove(item.request.id)
-        self._remember(state, item.session, item.request.id, done, out, item.order)
+        self._remember(state, item.session, item.request.id, done, out)
 
     def _remember(
         self,
@@ -407,15 +407,12 @@ class ModelsBehaviour:
         id: str,
         done: ModelOutcome,
         out: list[Change],
-        order: int | None = None,
     ) -> None:
-        if order is None:
-            state.order += 1
-            order = state.order
+        state.order += 1
         raw = codec.encode(done)
         raw = raw if len(raw) <= ANSWER_LIMIT else b""
         state.settled[id] = (session, raw)
-        row = {"state": "done", "id": id, "session": session, "order": order, "outcome": raw}
+        row = {"state": "done", "id": id, "session": session, "order": state.order, "outcome": raw}
         out.append(act.Put("queue", text_key(session, id), row))
         while len(state.settled) > REMEMBERED:
             oldest = next(iter(state.settled))
