@@ -449,7 +449,11 @@ class Clients:
         self.hub.ask(FROM_CLIENT, id, "user", actor, raw)
 
     def reload(self, done: Done, what: str = "tools") -> None:
-        """Every tool host that runs forms a new generation; what came of it, together."""
+        """Every tool host that runs forms a new generation; what came of it, together.
+
+        If none runs, that of the newest session is woken for it: the author of a tool wants to
+        know whether it loads, and that session goes on with it when it is spoken to.
+        """
         if what not in ("tools", "all"):
             raise LoomError(
                 "not_yet" if what in ("roles", "actors") else "usage",
@@ -458,6 +462,11 @@ class Clients:
             )
         known = self.hub.rules.known
         hosts = [name for name in self.hub.peers.by_name if known[name].kind == "tools"]
+        if not hosts:
+            rows = self.hub.rules.actors.items()
+            asleep = [(row.created, n) for n, row in rows if known[n].kind == "tools"
+                      and row.wanted != "ended"]  # fmt: skip
+            hosts = [name for _, name in sorted(asleep)[-1:]]
         total: dict[str, Any] = {"generation": 0, "loaded": [], "changed": [], "errors": []}
         left = len(hosts)
         if not hosts:
