@@ -25,6 +25,7 @@ from loomd.wire.bodies import Failed, FinalAnswer
 # No caches: a test run must not look like a change of the repo.
 TESTS = "python -B -m pytest -q -p no:cacheprovider"
 
+FILES_TOLD = 100
 MAX_CODERS = 4
 PART_FILES = 60
 PART_CHARS = 800_000
@@ -352,9 +353,11 @@ class _Rename:
             f"Renamed `{self.goal.old}` to `{self.goal.new}` ({memory['label']}): "
             f"{plural(count, 'place')} in {plural(len(changed), 'file')}."
         ]
-        for path, (places, notes) in sorted(changed.items()):
+        for path, (places, notes) in sorted(changed.items())[:FILES_TOLD]:
             said = "".join(f"; {note}" for note in notes)
             lines.append(f"- {path}: {plural(places, 'place')}{said}")
+        if len(changed) > FILES_TOLD:
+            lines.append(f"- and {len(changed) - FILES_TOLD} more files")
         if memory["left"]:
             lines.append("Not touched, because it is not that name:")
             lines += [f"- {line}" for line in memory["left"]]

@@ -260,7 +260,8 @@ class Project:
         if not fitting:
             raise self._absent()
         if len(fitting) > 1:
-            known = "; ".join(f"`{c.label}` ({', '.join(c.where)})" for c in fitting)
+            known = "; ".join(f"`{c.label}` ({', '.join(c.where[:3])})" for c in fitting[:8])
+            known += f" and {len(fitting) - 8} more" if len(fitting) > 8 else ""
             raise Conflict(
                 f"`{self.old}` is defined more than once: {known}. Say which one is meant, as "
                 f"`rename {fitting[0].label} to {self.new or 'NEW'}`"
@@ -270,7 +271,7 @@ class Project:
         return fitting[0]
 
     def _known(self, every: list[Candidate]) -> str:
-        return f"; known: {', '.join(f'`{c.label}`' for c in every)}" if every else ""
+        return f"; known: {', '.join(f'`{c.label}`' for c in every[:12])}" if every else ""
 
     def _ranked(self, every: list[Candidate], kind: str) -> list[Candidate]:
         wanted = {"function": {"def"}, "method": {"def"}, "class": {"class"}}.get(kind)

@@ -6,7 +6,6 @@ for its record; then the records are joined (`project`).
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -37,8 +36,9 @@ PATHS = 500
 """Paths of files kept in mind; where there are more they are listed again at the end."""
 
 PAGE = 100_000
-ANSWER_LIMIT = 40_000
+ANSWER_LIMIT = 36_000
 SHOWN = 300
+FILES_TOLD = 40
 
 
 def researcher(memory: Memory, results: list[Result], said: list[str]) -> Move:
@@ -282,7 +282,7 @@ def _fit(data: dict[str, Any]) -> None:
     """Keeps an answer within what an agent may report: texts go first, then lists."""
 
     def size() -> int:
-        return len(json.dumps(data, ensure_ascii=False).encode())
+        return len(with_data("", data))
 
     every = [*data["files"], *data["others"]]
     data["left"] = sum(len(file["skipped"]) for file in every)
@@ -302,21 +302,24 @@ def _fit(data: dict[str, Any]) -> None:
 
 def _told(data: dict[str, Any], candidate: Candidate) -> str:
     count = sum(file["count"] for file in data["files"])
+    where = ", ".join(candidate.where[:5])
     lines = [
-        f"`{data['old']}` ({candidate.label}, defined at {', '.join(candidate.where)}) stands in "
+        f"`{data['old']}` ({candidate.label}, defined at {where}) stands in "
         f"{plural(count, 'place')} of {plural(len(data['files']), 'file')}."
     ]
     lines += [
         f"- {file['path']}: {plural(file['count'], 'place')}, lines {file['first']}-{file['last']}"
-        for file in data["files"]
+        for file in data["files"][:FILES_TOLD]
     ]
+    if len(data["files"]) > FILES_TOLD:
+        lines.append(f"- and {len(data['files']) - FILES_TOLD} more files")
     if data["left"]:
         lines.append(
             f"{plural(data['left'], 'place')} of that word are not it (strings, comments, "
             f"attributes of other objects, other scopes)."
         )
-    lines += [f"Note: {note}" for note in data["notes"]]
-    lines += [f"Conflict: {conflict['text']}" for conflict in data["conflicts"]]
+    lines += [f"Note: {note}" for note in data["notes"][:20]]
+    lines += [f"Conflict: {conflict['text']}" for conflict in data["conflicts"][:20]]
     return "\n".join(lines)
 
 

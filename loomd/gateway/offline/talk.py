@@ -24,6 +24,9 @@ Memory = dict[str, Any]
 MEMORY_LIMIT = 46_000
 """Bytes of memory in one turn's reasoning: agents keep 48,000."""
 
+PLAIN_LIMIT = 12_000
+"""Bytes of data in a text that are left readable; more is compressed."""
+
 TASK_START = 1000
 """Characters of a task by which its entry is known: what is pinned may be cut."""
 
@@ -134,19 +137,24 @@ def _current(resolved: Resolved) -> Sequence[Entry]:
 
 
 def pack(memory: Memory) -> str:
-    text = json.dumps(memory, ensure_ascii=False, separators=(",", ":"))
-    return _MARK + base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+    return _MARK + _small(memory)
 
 
 def unpack(reasoning: str) -> Memory | None:
-    if not reasoning.startswith(_MARK):
-        return None
+    return _large(reasoning[len(_MARK) :]) if reasoning.startswith(_MARK) else None
+
+
+def _small(value: Memory) -> str:
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return base64.b85encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def _large(text: str) -> Memory | None:
     try:
-        raw = zlib.decompress(base64.b85decode(reasoning[len(_MARK) :]))
-        memory: Any = json.loads(raw)
+        value: Any = json.loads(zlib.decompress(base64.b85decode(text)))
     except (ValueError, zlib.error, binascii.Error):
         return None
-    return memory if isinstance(memory, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 Move = Turn | FinalAnswer | Failed
@@ -209,7 +217,10 @@ _FENCE = re.compile(r"```json\n(.*?)\n```", re.DOTALL)
 def data_of(text: str, job: str) -> Memory | None:
     """The last fenced JSON object of that job in a text."""
     found = [block for block in _blocks(text) if block.get("job") == job]
-    return found[-1] if found else None
+    if not found:
+        return None
+    packed = found[-1].get("packed")
+    return _large(packed) if isinstance(packed, str) else found[-1]
 
 
 def _blocks(text: str) -> Iterator[dict[str, Any]]:
@@ -223,6 +234,9 @@ def _blocks(text: str) -> Iterator[dict[str, Any]]:
 
 
 def with_data(text: str, data: dict[str, Any]) -> str:
+    # Reports are cut at 48,000 bytes, which for data would be its end.
+    if len(json.dumps(data).encode()) > PLAIN_LIMIT:
+        data = {"job": data["job"], "packed": _small(data)}
     # No line of the data may look like the fence's end.
     body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("```", "\\u0060``")
     return f"{text}\n```json\n{body}\n```"

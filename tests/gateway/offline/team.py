@@ -168,7 +168,8 @@ class Team:
         outcome = self.assign(Agent(f"s-1/{role}-{n}", role), task)
         if isinstance(outcome, Failed):
             return False, f"{outcome.kind}: {outcome.detail}"
-        return True, outcome.text
+        report = outcome.text.encode()[:48_000].decode("utf-8", "ignore")  # as agents cut them
+        return True, report
 
     def tool_edit(self, agent, path, old, new, reason=""):
         before = self.files[path]
