@@ -123,7 +123,7 @@ class Backend:
         provider, name = (provider, name) if slash else ("openai", resolved.model)
         configured = self._providers.get(provider) or {}
         base = configured.get("api_base") or ""
-        key = self._key(configured)
+        key = self._key(configured) or self._keys.get(f"{provider.upper()}_API_KEY", "")
         arguments: dict[str, Any] = {
             **CALL,
             "model": f"{provider}/{name}",
@@ -140,8 +140,7 @@ class Backend:
             if provider not in PROVIDERS:
                 # A name of the user's own for a server of the common kind.
                 arguments["model"] = f"openai/{name}"
-            if not key and not self._keys.get(f"{provider.upper()}_API_KEY"):
-                key = NO_KEY
+            key = key or NO_KEY
         if key:
             arguments["api_key"] = key
         if resolved.tools:

@@ -1,0 +1,274 @@
+"""litellm for real, against a real server on this machine, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loomd.gateway.types import Reply, Resolved, ToolSchema
+from loomd.wire import bodies as b
+from tests.gateway.test_gateway import Bench, FakeStage
+from tests.gateway.test_view import Log, request
+from tests.openai_server import Answer, OpenAIServer
+
+pytestmark = [
+    # litellm's own, and pydantic's about litellm's models; nothing of ours is let through
+    pytest.mark.filterwarnings("ignore:.*ReadOnly.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning"),
+]
+
+CLOCKS = {"connect_s": 5.0, "first_byte_s": 15.0, "between_s": 15.0, "total_s": 30.0}
+QUICK = CLOCKS | {"between_s": 0.2}
+MODEL = "openai/gpt-5-mini"
+
+READ = ToolSchema(
+    "read", "reads a file", {"type": "object", "properties": {"path": {"type": "string"}}}
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """Before the first test counts descriptors and threads."""
+    __import__("loomd.gateway.litellm_backend")
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as made:
+        yield made
+
+
+def settings(server: OpenAIServer, **more: Any) -> dict[str, Any]:
+    base = {"api_base": server.base_url}
+    return {
+        "providers": {"openai": base | more, "mine": base},
+        "models": {"clocks": CLOCKS},
+    }
+
+
+def resolved(model: str = MODEL, **more: Any) -> Resolved:
+    entries = (b.Entry(role="user", text="read a.py"),)
+    fields: dict[str, Any] = {"role": "lead", "pinned": ("You are the lead.",), "tools": (READ,)}
+    return Resolved(entries=entries, model=model, **(fields | more))
+
+
+def complete(
+    plain: dict[str, Any],
+    what: Resolved | None = None,
+    keys: dict[str, str] | None = None,
+    pieces: list[str] | None = None,
+) -> Reply:
+    from loomd.gateway.litellm_backend import Backend
+
+    async def run() -> Reply:
+        backend = Backend(plain, keys or {})
+        try:
+            return await backend.complete(
+                what or resolved(),
+                lambda text, _: pieces.append(text) if pieces is not None else None,
+            )
+        finally:
+            await backend.close()
+
+    return asyncio.run(run())
+
+
+def failed(reply: Reply) -> b.Failed:
+    assert isinstance(reply.outcome, b.Failed), reply.outcome
+    return reply.outcome
+
+
+def test_a_streamed_answer_with_its_pieces_tokens_and_cost(server: OpenAIServer) -> None:
+    server.say(Answer(text="hello there", reasoning="hm"))
+    pieces: list[str] = []
+    reply = complete(settings(server), pieces=pieces)
+    assert reply.outcome == b.FinalAnswer(text="hello there", reasoning="hm")
+    assert [piece for piece in pieces if piece] == ["hello", " ther", "e"]
+    usage = reply.usage
+    assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (100, 20, 40)
+    assert usage.cost_usd is not None and usage.cost_usd > 0
+    assert reply.cost_known == "computed" and reply.price is not None
+
+
+def test_what_the_server_is_asked(server: OpenAIServer) -> None:
+    server.say(Answer(text="x"))
+    complete(settings(server), resolved(max_tokens=77), keys={"OPENAI_API_KEY": "unused"})
+    [asked] = server.requests
+    assert asked["model"] == "gpt-5-mini" and asked["stream"] is True
+    assert asked["messages"] == [
+        {"role": "system", "content": "You are the lead."},
+        {"role": "user", "content": "read a.py"},
+    ]
+    [tool] = asked["tools"]
+    assert tool["function"] == {
+        "name": "read",
+        "description": "reads a file",
+        "parameters": READ.parameters,
+    }
+    assert 77 in (asked.get("max_tokens"), asked.get("max_completion_tokens"))
+
+
+def test_tool_calls_with_arguments_in_pieces(server: OpenAIServer) -> None:
+    server.say(Answer(calls=[("read", {"path": "a.py"}), ("read", '{"path": ')], text="I look"))
+    outcome = complete(settings(server)).outcome
+    assert isinstance(outcome, b.ToolCalls) and outcome.text == "I look"
+    first, second = outcome.calls
+    assert first.args == {"path": "a.py"} and first.provider_id == "call_0"
+    assert second.args == {} and "not JSON" in second.error
+
+
+def test_a_provider_of_the_users_own_name_and_a_model_of_no_known_price(
+    server: OpenAIServer,
+) -> None:
+    server.say(Answer(text="x"))
+    reply = complete(settings(server), resolved("mine/llama"))
+    assert reply.outcome == b.FinalAnswer(text="x")
+    assert server.requests[0]["model"] == "llama"
+    assert reply.usage.cost_usd is None and reply.cost_known == "unknown" and reply.price is None
+    assert reply.usage.input_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "retryable"),
+    [
+        (Answer(status=401, text="Incorrect API key provided"), "auth", False),
+        (Answer(status=400, text="maximum context length is 9"), "context_overflow", False),
+        (Answer(status=404, text="The model does not exist"), "unknown_model", False),
+        (Answer(status=429, text="quota", code="insufficient_quota"), "rate_limited", True),
+        (Answer(status=429, text="You exceeded your current quota"), "quota", False),
+        (Answer(status=500, text="oops"), "server", True),
+        (Answer(status=502, body="<html>Bad gateway</html>"), "overloaded", True),
+        (Answer(status=503, text="busy"), "overloaded", True),
+        (Answer(body="<!DOCTYPE html><p>Login", content_type="text/html"), "malformed", False),
+        (Answer(body="data: {no\n\n", content_type="text/event-stream"), "malformed", False),
+        (Answer(text="hello there", cut_after=3), "network", True),
+        (Answer(cut_after=-1), "network", True),
+        (Answer(cut_after=0), "network", True),
+        (Answer(text="half an ans", finish=""), "network", True),
+        (Answer(text="half an ans", finish="length"), "malformed", False),
+        (Answer(text="half an ans", finish="content_filter"), "filtered", False),
+        (Answer(), "empty", True),
+    ],
+    ids=lambda value: (value.text or value.body)[:20] if isinstance(value, Answer) else str(value),
+)
+def test_every_fault_has_its_kind_and_is_asked_once(
+    server: OpenAIServer, answer: Answer, kind: str, retryable: bool
+) -> None:
+    server.say(answer)
+    made = failed(complete(settings(server)))
+    assert (made.kind, made.retryable) == (kind, retryable), made
+    assert len(server.requests) == 1
+
+
+def test_retry_after_is_told(server: OpenAIServer) -> None:
+    server.say(Answer(status=429, text="slow", headers={"retry-after": "7"}))
+    assert failed(complete(settings(server))).retry_after == 7.0
+
+
+@pytest.mark.parametrize(
+    ("stall", "clocks", "said"),
+    [
+        (3, {"between_s": 0.2}, "in the middle"),
+        (0, {"first_byte_s": 0.2}, "first byte"),
+        (3, {"total_s": 0.2}, "not finished"),
+    ],
+)
+def test_a_stalled_stream_is_ended_by_its_own_clock_and_its_connection_closed(
+    server: OpenAIServer, stall: int, clocks: dict[str, float], said: str
+) -> None:
+    answer = Answer(text="hello there", stall_after=stall)
+    server.say(answer)
+    plain = settings(server) | {"models": {"clocks": CLOCKS | clocks}}
+    made = failed(complete(plain))
+    assert made.kind == "timeout" and made.retryable and said in made.detail
+    assert answer.gone.wait(15)
+
+
+def test_nobody_at_the_address(server: OpenAIServer) -> None:
+    plain = {"providers": {"openai": {"api_base": "http://127.0.0.1:1/v1"}}}
+    assert failed(complete(plain)).kind == "network"
+
+
+def test_keys_come_from_the_named_variable_or_file_and_from_nowhere_else(
+    server: OpenAIServer, tmp_path: Path
+) -> None:
+    server.say(Answer(text="x"), Answer(text="x"), Answer(text="x"))
+    complete(settings(server, api_key_env="MY_KEY"), keys={"MY_KEY": "k1", "OPENAI_API_KEY": "no"})
+    file = tmp_path / "key"
+    file.write_text("k2\n")
+    complete(settings(server, api_key_file=str(file)))
+    complete(settings(server))
+    said = [one["_authorization"] for one in server.requests]
+    assert said == ["Bearer k1", "Bearer k2", "Bearer none"]
+    missing = failed(complete(settings(server, api_key_env="MY_KEY")))
+    assert missing.kind == "auth" and "MY_KEY" in missing.detail
+    gone = failed(complete(settings(server, api_key_file=str(tmp_path / "gone"))))
+    assert gone.kind == "auth" and len(server.requests) == 3
+
+
+def test_a_provider_nobody_knows() -> None:
+    assert failed(complete({}, resolved("nosuch/thing"))).kind == "unknown_model"
+
+
+# --- through the performer ---------------------------------------------------------------------
+
+
+def stage(server: OpenAIServer) -> FakeStage:
+    log = Log(b.Entry(role="user", text="hi"))
+    return FakeStage(log, settings(server))
+
+
+ORDER = b.Perform(request=request((1, 1)), model=MODEL)
+
+
+def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServer) -> None:
+    server.say(Answer(text="a longer answer", calls=[("read", {"path": "a"})]))
+    here = stage(server)
+
+    async def run() -> b.Performed:
+        async with Bench(here) as bench:
+            return await bench.result(bench.start(ORDER, attempt=2))
+
+    done = asyncio.run(run())
+    assert isinstance(done.outcome, b.ToolCalls) and done.outcome.calls[0].id == "r.1"
+    assert done.lost == 1 and done.price is not None
+    text = "".join(data["text"] for _, data in here.published)
+    assert text == "a longer answer"
+    assert {topic for topic, _ in here.published} == {"d/s-1/"}
+
+
+def test_a_cancel_closes_the_connection(server: OpenAIServer) -> None:
+    answer = Answer(text="hello there", stall_after=2)
+    server.say(answer)
+
+    async def run() -> b.Performed:
+        async with Bench(stage(server)) as bench:
+            id = bench.start(ORDER)
+            assert await asyncio.to_thread(answer.stalled.wait, 15)
+            bench.performer.cancel(id)
+            return await bench.result(id)
+
+    done = asyncio.run(run())
+    assert isinstance(done.outcome, b.Failed) and done.outcome.kind == "cancelled"
+    assert answer.gone.wait(15)
+
+
+def test_calls_go_side_by_side(server: OpenAIServer) -> None:
+    slow = Answer(text="slow one", stall_after=1)
+    server.say(slow, Answer(text="quick one"))
+
+    async def run() -> list[b.Outcome]:
+        async with Bench(stage(server)) as bench:
+            first = bench.start(ORDER)
+            assert await asyncio.to_thread(slow.stalled.wait, 15)
+            second = bench.start(b.Perform(request=request((1, 1)), model=MODEL, attempt=2))
+            quick = await bench.result(second)
+            slow.release.set()
+            return [quick.outcome, (await bench.result(first)).outcome]
+
+    assert asyncio.run(run()) == [b.FinalAnswer(text="quick one"), b.FinalAnswer(text="slow one")]
