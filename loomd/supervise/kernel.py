@@ -25,7 +25,7 @@ _prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
 def plain_fork() -> int:
     """libc's fork without what Python does around it, -1 if there can be no process.
 
-    Only for a single-threaded process, and for a child that does next to nothing.
+    Only for a single-threaded process: no lock can be held by a thread that the child lacks.
     """
     return int(_fork())
 

@@ -130,16 +130,17 @@ def _fork_twice(child: Callable[[int], NoReturn]) -> list[int]:
     """Forks a process that the root adopts and that runs `child(pid of the one in between)`.
 
     The pid of the one in between, to be reaped: not at once, which would make a burst of births
-    three times as long. Empty if no process can be made: the root then sees the link end. The one
-    in between is forked by libc alone: it runs nothing but the second fork, and Python's own work
-    after a fork would touch, and so copy, pages for a process that ends at once.
+    three times as long. Empty if no process can be made: the root then sees the link end. Both are
+    forked by libc alone: what Python does after a fork (locks made anew, threads forgotten, hooks
+    of `threading`, `logging`, `random`) is for processes with threads, and touches, and so copies,
+    700 KB of pages that every actor would carry for its life. `_live` does what is left of it.
     """
     middle = kernel.plain_fork()
     if middle:
         return [middle] if middle > 0 else []
     try:
         between = os.getpid()
-        if os.fork() == 0:
+        if kernel.plain_fork() == 0:
             child(between)
     finally:
         os._exit(NORMAL)
@@ -214,6 +215,8 @@ def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:
             os.nice(order["nice"])
     setproctitle(f"loomd: {name}")
     kernel.default_signals()
+    if "random" in sys.modules:
+        sys.modules["random"].seed()  # or all would draw what the template would have drawn
     slot: Slot = slots.slot(order["slot"])
     birth = ProcessBirth(
         name=name,
