@@ -10,7 +10,7 @@ The worker confines itself, runs the function and sends `result`. A frame is fou
 (big-endian) and a MessagePack map.
 
     host -> guard    call {tool, args, ...}; state {value}; cancel {}
-    guard -> host    lock {} (from the worker: first touch of the state); result {...};
+    guard -> host    born {} (before anything runs); lock {} (from the worker: first touch of the state); result {...};
                      end {exit, signal, reason, output, size}
 """
 
@@ -123,6 +123,7 @@ def guard(sock: socket.socket, tools: Mapping[str, ToolSpec]) -> NoReturn:
         kernel.become_subreaper()
         kernel.close_all_but([sock.fileno()])
         order = receive_frame(sock)
+        send_frame(sock, {"born": os.getpid()})
         _Guard(sock, order, tools).run()
     except Gone:
         pass
@@ -334,6 +335,10 @@ def worker(
         kernel.close_all_but([sock.fileno()])
         sock.set_inheritable(False)
         kernel.default_signals()
+        # Whatever the process that forked us had made of them: now they are the pipe.
+        sys.stdin = open(0, closefd=False)
+        sys.stdout = open(1, "w", closefd=False, encoding="utf-8", errors="replace", buffering=1)
+        sys.stderr = open(2, "w", closefd=False, encoding="utf-8", errors="replace", buffering=1)
         send_frame(sock, {"result": _run(sock, order, tools)})
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):

@@ -118,7 +118,9 @@ class Running:
 
 @dataclass
 class Ending:
-    """What came of a call's process: its result frame, and how it ended."""
+    """What came of a call's process: its result frame, and how it ended. born: its guard spoke."""
+
+    born: bool = False
 
     result: dict[str, Any] | None = None
     end: dict[str, Any] | None = None
@@ -463,7 +465,10 @@ class ToolsPerformer:
             order = self._order(call, row, scratch)
             ending, limits = Ending(), order["limits"]
             try:
-                await self._converse(order, call.name, running, ending, held)
+                for _ in range(3):
+                    await self._converse(order, call.name, running, ending, held)
+                    if ending.born:
+                        break  # else its generation died before it began: nothing has happened
             finally:
                 if order["scratched"]:
                     await asyncio.to_thread(shutil.rmtree, scratch, True)
@@ -565,6 +570,8 @@ class ToolsPerformer:
                         ending.result = frame["result"]
                     elif "end" in frame:
                         ending.end = frame["end"]
+                    elif "born" in frame:
+                        ending.born = True
         finally:
             running.writer = None
             writer.close()

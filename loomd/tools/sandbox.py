@@ -33,6 +33,7 @@ _syscall.restype = ctypes.c_long
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _PR_SET_NO_NEW_PRIVS = 38
+_PR_CAPBSET_DROP = 24
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
 _ALL_V1 = (1 << 13) - 1  # up to MAKE_SYM
@@ -115,10 +116,34 @@ def confine(profile: Profile) -> None:
             _allow(ruleset, path, handled)
         if _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
             raise _failed("PR_SET_NO_NEW_PRIVS")
+        _drop_capabilities()
         if _syscall(_RESTRICT_SELF, ruleset, 0) != 0:
             raise _failed("landlock_restrict_self")
     finally:
         os.close(ruleset)
+
+
+_KEPT: Final = sum(1 << number for number in (0, 1, 3, 4, 6, 7))
+"""Capabilities of root that files need: CHOWN DAC_OVERRIDE FOWNER FSETID SETGID SETUID."""
+
+
+def _drop_capabilities() -> None:
+    """Root keeps what ordinary work on files needs. The others open ways around Landlock: with
+    PERFMON the environment of every process can be read, with DAC_READ_SEARCH files by handle."""
+    header = struct.pack("=II", 0x20080522, 0)
+    data = ctypes.create_string_buffer(24)
+    if _libc.capget(header, data) != 0:
+        raise _failed("capget")
+    effective, permitted, _, effective_, permitted_, _ = struct.unpack("=6I", data.raw)
+    kept = (permitted | permitted_ << 32) & _KEPT
+    if kept == permitted | permitted_ << 32 == effective | effective_ << 32:
+        return
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/cap_last_cap", "rb") as file:
+        for number in range(int(file.read()) + 1):
+            if not kept >> number & 1:
+                _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    if _libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)) != 0:
+        raise _failed("capset")
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import time
@@ -176,14 +177,13 @@ class Host:
         self.performer.start(effect, report)
 
     async def until(self, predicate: Callable[[], Any]) -> Any:
-        """Waits, from commit to commit, until it holds."""
+        """Waits until it holds: looks after each commit, and now and then."""
         async with asyncio.timeout(BOUND_S):
             while not (found := predicate()):
                 assert not self.failed, self.failed
                 self.changed.clear()
-                if found := predicate():
-                    break
-                await self.changed.wait()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.changed.wait(), 0.01)
         return found
 
     async def ready(self) -> None:

@@ -46,4 +46,6 @@ def test_a_long_diff_is_cut_and_says_so():
     assert "[cut: " in cut(long * 100, 300)
     files = tuple(change(n, None, (long * 1500).encode()) for n in "abc")
     made = capped(files)
-    assert sum(len(f.diff) for f in made) < 110_000 and made[2].diff.splitlines()[-1][:6] == "[cut: "
+    assert (
+        sum(len(f.diff) for f in made) < 110_000 and made[2].diff.splitlines()[-1][:6] == "[cut: "
+    )
