@@ -302,13 +302,14 @@ class Clients:
     def sessions(self) -> list[dict[str, Any]]:
         with self.hub.store.reading() as txn:
             sums = boards.usage(boards.ledger(txn), "session")
+            asking = {row["session"] for row in boards.open_questions(txn, "")}
         costs = {line["key"]: line["cost_usd"] for line in sums}
         rows = sorted(self._sessions(), key=lambda row: row.created)
         return [
             {
                 "session": row.session,
                 "repo": row.repo,
-                "state": row.state,
+                "state": "waiting" if self._waits(row, asking) else row.state,
                 "kind": row.kind,
                 "goal": row.goal[:500],
                 "created": row.created,
@@ -329,9 +330,16 @@ class Clients:
         shown["usage"] = (
             used[0] if used else boards.usage([{"session": session}], "session")[0] | {"calls": 0}
         )
+        if self._waits(row, {session} if shown["questions"] else set()):
+            shown["state"] = "waiting"
         shown["agents"] = [self._process(name) for name in self._agents(session)]
         shown["hint"] = str(row.data.get("hint", ""))
         return shown
+
+    @staticmethod
+    def _waits(row: SessionRow, asking: set[str]) -> bool:
+        """A session that asks a person something waits, whatever else goes on in it."""
+        return row.state == "running" and row.session in asking
 
     def board(self, session: str, table: str) -> list[dict[str, Any]]:
         row = self._session(session)
@@ -582,7 +590,7 @@ def _pss(pid: int) -> int:
 
 
 def prepared(repo: str) -> dict[str, Any]:
-    """What must be looked up on disk before a session is journaled: {repo, base}. LoomError."""
+    """What must be looked up on disk before a session is journaled: {repo, base, rules}."""
     path = Path(repo)
     if not path.is_absolute():
         raise LoomError("usage", f"{repo!r} is not an absolute path", "name the repo: --repo DIR")
@@ -592,7 +600,26 @@ def prepared(repo: str) -> dict[str, Any]:
     if not os.access(path, os.R_OK | os.X_OK):
         raise LoomError("usage", f"{repo} is not readable", "check its permissions")
     path = path.resolve()
-    return {"repo": str(path), "base": head(path)}
+    return {"repo": str(path), "base": head(path), "rules": project_rules(path)}
+
+
+RULES_BYTES: Final = 16 << 10
+"""Of AGENTS.md: a spec holds 48 KiB in all, and every model request carries these."""
+
+
+def project_rules(repo: Path) -> str:
+    """The repo's AGENTS.md, for every agent of the session; "" if there is none."""
+    path = repo / "AGENTS.md"
+    try:
+        # A link out of the checkout, or a pipe, is not the project's to hand us.
+        if not path.is_file() or not path.resolve().is_relative_to(repo):
+            return ""
+        with path.open("rb") as file:
+            raw = file.read(RULES_BYTES + 1)
+    except OSError:
+        return ""
+    text = raw[:RULES_BYTES].decode("utf-8", "replace")
+    return text if len(raw) <= RULES_BYTES else text + "\n[cut: the rest is in AGENTS.md]"
 
 
 def head(repo: Path) -> str:

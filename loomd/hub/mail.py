@@ -398,7 +398,7 @@ class Batch:
                 result.wake.append(name)
         return result
 
-    def gave_up(self, supervisor: str) -> Result:
+    def gave_up(self, supervisor: str, reason: str = "") -> Result:
         """A supervisor has given up. A session's, or one of its groups, which takes the session
         with it: that session has failed, nothing else moves."""
         result = self._begin()
@@ -409,11 +409,16 @@ class Batch:
         changed = self.session(session)
         assert changed is not None
         changed.state, changed.kind, changed.ended = "failed", "supervision", self.now
+        changed.answer = f"supervision gave up: {reason or supervisor}"
+        changed.data = {
+            **changed.data,
+            "hint": f"its log is kept; say something to go on: loomctl send {session} TEXT",
+        }
         self.event(
             session,
             "session_ended",
             HUB,
-            {"state": "failed", "kind": "supervision", "answer": "its supervisor gave up"},
+            {"state": "failed", "kind": "supervision", "answer": changed.answer},
         )
         self._rest(session)
         return result

@@ -604,9 +604,11 @@ class Hub:
             case "exited":
                 self._exited(note)
             case "gave_up":
-                log.error("supervisor.gave_up", supervisor=note.get("supervisor"))
-                supervisor = str(note["supervisor"])
-                self.submit(lambda batch: batch.gave_up(supervisor), self.follow, supervisor)
+                supervisor, reason = str(note["supervisor"]), str(note.get("reason") or "")
+                log.error("supervisor.gave_up", supervisor=supervisor, reason=reason)
+                self.submit(
+                    lambda batch: batch.gave_up(supervisor, reason), self.follow, supervisor
+                )
             case "which":
                 pages = self._pages.setdefault(note.get("id"), [])
                 pages += note["children"]

@@ -94,6 +94,7 @@ def open_session(
     timeout_s: float | None = None,
     env: dict[str, str] | None = None,
     base: str = "",
+    rules: str = "",
 ) -> dict[str, Any]:
     """A new session with its team and its tool host; with a goal, that is said to it."""
     session = _new_session(batch, id)
@@ -107,6 +108,7 @@ def open_session(
         "env": dict(env or {}),
         "base": base,
         "goal": goal,
+        "rules": rules,
     }
     specs = [
         Spec(

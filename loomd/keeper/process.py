@@ -158,7 +158,14 @@ def _exact(memory: Memory, recall: Recall, reader: act.Reader) -> Recalled:
 
 def _ready(state: Keeper) -> list[act.Change]:
     memory = state.memory
-    ready = KeeperReady(keeper=memory.keeper, span=memory.span, line=memory.line())
+    log, numbers = memory.span.log, memory.numbers
+    ready = KeeperReady(
+        keeper=memory.keeper,
+        span=memory.span,
+        line=memory.line(),
+        entries=len(numbers),
+        bytes=sum(len(state.reader.entry_bytes(log, n) or b"") for n in numbers),
+    )
     return [act.Send(f"{state.spec.session}/team", ready), act.Show("idle")]
 
 

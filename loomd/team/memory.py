@@ -38,6 +38,7 @@ def ready(turn: Turn, sender: str, body: KeeperReady) -> None:
         turn.ignored("keeper_ready", sender, "no such keeper")
         return
     keeper.line, keeper.state = body.line, "ready"
+    keeper.entries, keeper.bytes = body.entries or keeper.entries, body.bytes
     turn.put_keeper(keeper)
     if keeper.owner and keeper.owner in turn.s.agents:
         turn.out.append(act.Send(keeper.owner, body))

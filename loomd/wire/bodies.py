@@ -340,6 +340,8 @@ class KeeperReady(Part, frozen=True, kw_only=True, tag="keeper_ready"):
     keeper: str
     span: Span
     line: str  # the index line that stays in the view
+    entries: int = 0
+    bytes: int = 0  # of the entries as they are stored
 
 
 class Recall(Part, frozen=True, kw_only=True, tag="recall"):

@@ -159,6 +159,7 @@ def test_what_was_said_comes_back_byte_for_byte_from_the_keepers(daemon: Daemon,
     found = loomctl(daemon.instance, "recall", session, "parse_cfg")
     assert found["hits"] and all(hit["text"] for hit in found["hits"])
     one = keepers[0]
+    assert one["entries"] == one["last"] - one["first"] + 1 and one["bytes"] > 0
     exact = loomctl(
         daemon.instance, "recall", session, "--exact", f"{one['id']}:{one['first']}-{one['last']}"
     )
@@ -178,7 +179,12 @@ def test_a_session_waits_for_permission_and_goes_on_when_it_is_given(daemon: Dae
                 again = loomctl(daemon.instance, "approve", event["data"]["id"], code=2)
                 assert again["error"]["code"] == "bad_state"
 
-        job.follow(decide)
+        def on_event(event):
+            if event["type"] == "permission_asked":
+                assert job.row()["state"] == "waiting"
+            decide(event)
+
+        job.follow(on_event)
         assert decided, "running the tests asks for permission"
         job.check_done()
 
@@ -217,3 +223,13 @@ def test_a_users_tool_is_reloaded_hot_and_a_broken_file_changes_nothing(daemon: 
         broken = loomctl(daemon.instance, "reload", "tools", code=1)
         assert broken["generation"] == first
         assert "mine" in broken["errors"][0]["module"]
+
+
+def test_the_projects_rules_reach_every_agent(daemon: Daemon, tmp_path):
+    repo = make_repo(tmp_path / "repo", {**SOURCES, "AGENTS.md": "Tabs are forbidden here.\n"})
+    with daemon.client() as client:
+        job = Job(daemon, client, repo).open(goal="outline conf/use.py")
+        job.follow()
+        assert job.row()["state"] == "done"
+        spec = client.request("fetch_state", name=f"{job.session}/lead")["spec"]
+    assert "Tabs are forbidden here." in spec["args"]["rules"]
