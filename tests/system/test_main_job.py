@@ -1,11 +1,13 @@
 """The main job on a real daemon, as `loomctl` users run it."""
 
+import contextlib
 import json
 import subprocess
 import sys
 
 import pytest
 
+from loomd.store.env import Store
 from tests.support import Daemon
 from tests.system.mainjob import (
     RENAMED,
@@ -231,5 +233,6 @@ def test_the_projects_rules_reach_every_agent(daemon: Daemon, tmp_path):
         job = Job(daemon, client, repo).open(goal="outline conf/use.py")
         job.follow()
         assert job.row()["state"] == "done"
-        spec = client.request("fetch_state", name=f"{job.session}/lead")["spec"]
-    assert "Tabs are forbidden here." in spec["args"]["rules"]
+    with contextlib.closing(Store.read_only(daemon.instance.places)) as store:
+        row = store.actor(f"{job.session}/lead")
+    assert row is not None and "Tabs are forbidden here." in row["spec"]["args"]["rules"]
