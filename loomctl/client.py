@@ -105,11 +105,12 @@ class Client:
                     self._send(request)
                 case Reply(id=request.id, value=value):
                     return value
-                case Failure(id=request.id, code=code, message=text, hint=hint):
-                    raise LoomError(code, text, hint)
-                case Failure(code="auth"):
+                case Failure(id="" | request.id, code="auth"):
+                    # A hub that started since our Hello; it names the request that it refused.
                     self._greet(deadline)
                     self._send(request)
+                case Failure(id=request.id, code=code, message=text, hint=hint):
+                    raise LoomError(code, text, hint)
                 case Failure(id="", code=code, message=text, hint=hint):
                     raise LoomError(code, text, hint)
                 case _:

@@ -238,7 +238,10 @@ class Client:
             if isinstance(answer, m.Reply) and answer.id == id:
                 return answer.value
             if isinstance(answer, m.Failure) and answer.id in (id, ""):
-                raise RequestFailed(answer)
+                if answer.code != "auth":
+                    raise RequestFailed(answer)
+                self._hello(end)  # a hub that started since our Hello
+                self._send(m.Request(id=id, op=op, args=args))
             if time.monotonic() > end:
                 raise AssertionError(f"no answer to {op} within {timeout} s")
             if answer is None:

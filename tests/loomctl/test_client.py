@@ -127,6 +127,17 @@ def test_a_request_that_was_lost_is_said_again_with_its_id(instance):
     assert hub.seen == [("1", "say", {"text": "x"})] * 2
 
 
+@pytest.mark.parametrize("id", ["", "1"])
+def test_a_new_hub_that_wants_a_hello_first_gets_one(instance, id):
+    answers = iter([Failure(id=id, code="auth", message="say Hello first"), "second"])
+    with (
+        ScriptedHub(instance.places, {"say": lambda args: next(answers)}) as hub,
+        Client(instance.places, start=False) as client,
+    ):
+        assert client.request("say", text="x") == "second"
+    assert hub.seen == [("1", "say", {"text": "x"})] * 2
+
+
 def test_following_reads_the_log_then_goes_on_live_and_mends_gaps(instance):
     log = [as_row(1), as_row(2)]
 
