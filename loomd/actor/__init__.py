@@ -1,9 +1,12 @@
 """The generic half of every actor.
 
 `behaviour`  the protocol: `init`, `step`, `upgrade`, and the values that go in and come out (pure)
-`host`       the process: sockets, loop, commit, resend, restart of the hub, exit statuses
-`perform`    the impure half of an actor that touches the world, on the host's asyncio loop
+`commit`     the changes of one step -> its commit, and what waits for the acknowledgement (pure)
+`pump`       one incarnation: Hello, resend, order, effects, asks, exit statuses; has no loop
+`host`       the process: `run`, and the bare poll of actors that only think
+`perform`    the asyncio loop of actors with a performer, and what the host lends one
+`echo`       actors without a meaning, for the bench and the tests
 
-A behaviour never imports the host's sockets; the host never knows a kind of actor. Kinds (agent,
+A behaviour never imports the pump's sockets; the pump never knows a kind of actor. Kinds (agent,
 keeper, team, models, gateway, tools) import this package and each other never.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -48,7 +49,8 @@ class Line:
 
 def percentile(ordered: Sequence[float], share: float) -> float:
     """Nearest rank. `ordered` ascending and not empty."""
-    return ordered[min(len(ordered) - 1, max(0, round(share * len(ordered) + 0.5) - 1))]
+    rank = math.ceil(round(share * len(ordered), 9))
+    return ordered[max(0, rank - 1)]
 
 
 def line(figure: Figure) -> Line:

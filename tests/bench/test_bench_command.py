@@ -1,0 +1,37 @@
+"""The command: one JSON value, exit statuses, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+from tests.support import processes_naming
+
+
+def bench(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "loomd.bench", *args], capture_output=True, text=True, timeout=100
+    )
+
+
+def test_figures_come_as_one_json_list_and_the_daemon_is_gone():
+    done = bench("rtt", "memory_agent", "broadcast_durable_10", "--agents", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = json.loads(done.stdout)
+    assert [line["name"] for line in lines] == [
+        "rtt",
+        "memory_agent",
+        "memory_agent_collected",
+        "broadcast_durable_10",
+    ]
+    for line in lines:
+        assert line["n"] > 0 and line["p50"] <= line["p95"] <= line["p99"] <= line["max"]
+    assert processes_naming("/loom-bench-") == []
+
+
+def test_an_unknown_figure_is_a_usage_error():
+    done = bench("nonsense", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["code"] == "usage"
+    assert "rtt_durable" in bench("nonsense").stderr
