@@ -7,7 +7,9 @@ over when the call returns. A reader that was killed leaves a slot, which `reade
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import lmdb
-import lmdb._envid  # lmdb.open imports it, which would cost every process a millisecond
 
 from loomd.store import blobs, journal, migrate
 from loomd.store.schema import TABLES, last_number, name_key, number_key
@@ -24,6 +25,10 @@ from loomd.wire import codec
 from loomd.wire.bodies import Entry
 from loomd.wire.endpoints import Instance
 from loomd.wire.errors import LoomError
+
+with contextlib.suppress(ImportError):
+    # Newer versions import this in `lmdb.open`, which would cost every process a millisecond.
+    importlib.import_module("lmdb._envid")
 
 MAP_SIZE: Final = 1 << 40
 """Sparse: costs nothing and spares resizing."""
