@@ -224,7 +224,7 @@ class Client:
         raw = self._socket.receive(timeout)
         return None if raw is None else codec.to_client(raw)
 
-    def request(self, op: str, timeout: float = BOUND_S, **args: Any) -> Any:
+    def request(self, op: str, /, timeout: float = BOUND_S, **args: Any) -> Any:
         """The value of one call. RequestFailed if the hub says so."""
         self._count += 1
         id = f"r{self._count}"

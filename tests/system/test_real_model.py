@@ -1,0 +1,206 @@
+"""Whole sessions on a real daemon with a real provider: litellm, HTTP, streams, on this machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.openai_server import Answer, OpenAIServer
+from tests.support import Daemon, eventually
+from tests.system.mainjob import Job, make_repo
+
+KEY = "sk-secret-of-this-test"
+
+CONFIG = """
+[models]
+default = "openai/gpt-5-mini"
+[providers.openai]
+api_base = "{base}"
+api_key_env = "TEST_PROVIDER_KEY"
+{more}
+"""
+
+Made = Callable[..., tuple[Daemon, Job]]
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as made:
+        yield made
+
+
+@pytest.fixture
+def made(server: OpenAIServer, daemons: Callable[..., Daemon], tmp_path: Path) -> Iterator[Made]:
+    clients = []
+
+    def make(more: str = "") -> tuple[Daemon, Job]:
+        config = CONFIG.format(base=server.base_url, more=more)
+        daemon = daemons(config, TEST_PROVIDER_KEY=KEY)
+        clients.append(daemon.client())
+        return daemon, Job(daemon, clients[-1], make_repo(tmp_path / "repo", {"a.py": "x = 1\n"}))
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def said(request: dict[str, Any], role: str) -> list[str]:
+    return [str(m.get("content") or "") for m in request["messages"] if m["role"] == role]
+
+
+def brain(request: dict[str, Any]) -> Answer:
+    """A team of two: the lead edits one line, the reviewer approves whatever it is shown."""
+    results = said(request, "tool")
+    if "reviewer" in said(request, "system")[0].splitlines()[0]:
+        shown = [re.search(r"Review request (\S+)", text) for text in said(request, "user")]
+        edits = [match[1] for match in shown if match]
+        if len(results) >= len(edits):
+            return Answer(text="done")
+        review = {"edit": edits[-1], "verdict": "approve", "reason": "right"}
+        return Answer(calls=[("review", review)])
+    if not results:
+        return Answer(
+            text="I set x.", calls=[("edit", {"path": "a.py", "old": "x = 1", "new": "x = 2"})]
+        )
+    return Answer(text=f"x is 2 now; the tool said: {results[-1][:40]}")
+
+
+def test_a_session_with_a_model_edits_is_reviewed_and_is_accounted_for(
+    server: OpenAIServer, made: Made
+) -> None:
+    server.brain = brain
+    _, job = made()
+    job.open("set x to 2")
+    job.follow()
+    row = job.row()
+    assert row["state"] == "done", job.story()
+    assert "x is 2 now" in row["answer"]
+    assert (job.repo / "a.py").read_text() == "x = 2\n"
+    tools = {tool["function"]["name"] for tool in server.requests[0]["tools"]}
+    assert {"read", "edit", "spawn", "decide"} <= tools
+    assert all(t["function"]["parameters"]["properties"] for t in server.requests[0]["tools"])
+    assert {one["_authorization"] for one in server.requests} == {f"Bearer {KEY}"}
+    [usage] = job.client.request("usage", by="session", session=job.session)
+    assert usage["calls"] == len(server.requests)
+    assert usage["input_tokens"] == 100 * len(server.requests)
+    assert usage["cost_usd"] > 0
+
+
+def test_a_provider_key_is_in_no_environment(server: OpenAIServer, made: Made) -> None:
+    stalled = Answer(text="hello there", stall_after=1)
+    server.say(stalled)
+    daemon, job = made()
+    job.open("say hello")
+    assert stalled.stalled.wait(30)
+    for process in [psutil.Process(daemon.pid), *daemon.children()]:
+        raw = Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert KEY.encode() not in raw, f"{process.pid} {process.cmdline()}"
+    stalled.release.set()
+    job.follow()
+
+
+@pytest.mark.parametrize("victim", ["lead", "models", "hub", "template", "team"])
+def test_whoever_dies_during_a_call_it_is_paid_once(
+    server: OpenAIServer, made: Made, victim: str
+) -> None:
+    stalled = Answer(text="the answer", stall_after=2)
+    server.say(stalled)
+    _, job = made()
+    job.open("say something")
+    assert stalled.stalled.wait(30)
+    name = f"{job.session}/{victim}" if victim in ("lead", "team") else victim
+    before = job.pid(name)
+    assert job.kill(name)
+    eventually(lambda: job.pid(name) not in (None, before), what=f"{name} again")
+    stalled.release.set()
+    job.follow()
+    assert job.row()["state"] == "done" and job.row()["answer"] == "the answer", job.story()
+    assert len(server.requests) == 1
+    [usage] = job.client.request("usage", by="session", session=job.session)
+    assert usage["calls"] == 1
+
+
+def test_a_killed_gateway_asks_once_more_and_its_lost_call_is_in_the_ledger(
+    server: OpenAIServer, made: Made
+) -> None:
+    stalled = Answer(text="the answer", stall_after=2)
+    server.say(stalled, Answer(text="the second answer"))
+    _, job = made()
+    job.open("say something")
+    assert stalled.stalled.wait(30)
+    assert job.kill("gateway-1")
+    job.follow()
+    assert job.row()["answer"] == "the second answer", job.story()
+    assert len(server.requests) == 2
+    assert stalled.gone.wait(15)
+    [usage] = job.client.request("usage", by="session", session=job.session)
+    assert usage["calls"] == 2 and usage["cost_usd"] is None  # what was lost is not known
+
+
+def test_an_error_of_the_provider_is_tried_again_and_said(server: OpenAIServer, made: Made) -> None:
+    server.say(
+        Answer(status=502, body="<html>Bad gateway</html>"),
+        Answer(text="half an", cut_after=2),
+        Answer(text="the answer"),
+    )
+    _, job = made()
+    job.open("say something")
+    job.follow()
+    assert job.row()["answer"] == "the answer", job.story()
+    retries = [e["data"]["kind"] for e in job.events if e["type"] == "model_retry"]
+    assert retries == ["overloaded", "network"]
+
+
+def test_a_wrong_key_ends_the_session_with_its_reason(server: OpenAIServer, made: Made) -> None:
+    server.say(Answer(status=401, text="Incorrect API key provided"))
+    _, job = made()
+    job.open("say something")
+    ended = job.follow()
+    assert ended["data"]["state"] == "failed", ended
+    assert "Incorrect API key" in job.row()["answer"], job.row()
+    assert len(server.requests) == 1
+
+
+def test_a_budget_ends_the_session_before_the_money_is_spent(
+    server: OpenAIServer, made: Made
+) -> None:
+    server.say(Answer(calls=[("list", {"path": "."})]))
+    _, job = made("[budget]\nsession_usd = 0.00001")
+    job.open("say something")
+    ended = job.follow()
+    assert (ended["data"]["state"], ended["data"]["kind"]) == ("failed", "budget"), ended
+    assert len(server.requests) == 1
+
+
+def test_a_model_named_for_one_session_needs_no_configuration_of_models(
+    server: OpenAIServer, daemons: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    server.say(Answer(text="the answer"))
+    daemon = daemons(f'[providers.mine]\napi_base = "{server.base_url}"\n')
+    with daemon.client() as client:
+        job = Job(daemon, client, make_repo(tmp_path / "repo", {"a.py": "x = 1\n"}))
+        job.open("say something", model="mine/llama")
+        job.follow()
+        assert job.row()["answer"] == "the answer", job.story()
+
+
+@pytest.mark.parametrize("op", ["stop", "cancel"])
+def test_a_stopped_session_closes_its_connection_and_stays_stopped(
+    server: OpenAIServer, made: Made, op: str
+) -> None:
+    stalled = Answer(text="the answer", stall_after=2)
+    server.say(stalled)
+    _, job = made()
+    job.open("say something")
+    assert stalled.stalled.wait(30)
+    job.client.request("control", session=job.session, op=op)
+    assert stalled.gone.wait(30), job.story()
+    job.follow()
+    assert job.row()["state"] in ("stopped", "failed"), job.row()
+    eventually(lambda: job.pid(f"{job.session}/lead") is None, what="the lead asleep")
+    assert len(server.requests) == 1
