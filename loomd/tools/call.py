@@ -10,8 +10,8 @@ The worker confines itself, runs the function and sends `result`. A frame is fou
 (big-endian) and a MessagePack map.
 
     host -> guard    call {tool, args, ...}; state {value}; cancel {}
-    guard -> host    born {} (before anything runs); lock {} (from the worker: first touch of the state); result {...};
-                     end {exit, signal, reason, output, size}
+    guard -> host    born {} (before anything runs); lock {} (from the worker: first touch of the
+                     state); result {...}; end {exit, signal, reason, output, size}
 """
 
 from __future__ import annotations
@@ -115,16 +115,21 @@ def receive_frame(sock: socket.socket) -> dict[str, Any]:
 # --- the guard -----------------------------------------------------------------------------------
 
 
-def guard(sock: socket.socket, tools: Mapping[str, ToolSpec]) -> NoReturn:
-    """The life of a guard, in a process freshly forked from the generation."""
+def guard(waiting: socket.socket, tools: Mapping[str, ToolSpec]) -> NoReturn:
+    """The life of a guard, in a process freshly forked from the generation: it waits for the
+    socket of one call."""
     status = 0
     try:
         os.setsid()
         kernel.become_subreaper()
-        kernel.close_all_but([sock.fileno()])
-        order = receive_frame(sock)
-        send_frame(sock, {"born": os.getpid()})
-        _Guard(sock, order, tools).run()
+        kernel.close_all_but([waiting.fileno()])
+        _, fds, _, _ = socket.recv_fds(waiting, 1, 1)
+        waiting.close()
+        if fds:
+            sock = socket.socket(fileno=fds[0])
+            order = receive_frame(sock)
+            send_frame(sock, {"born": os.getpid()})
+            _Guard(sock, order, tools).run()
     except Gone:
         pass
     except BaseException:  # noqa: BLE001 - the last line of defence: say it, then end
@@ -336,9 +341,7 @@ def worker(
         sock.set_inheritable(False)
         kernel.default_signals()
         # Whatever the process that forked us had made of them: now they are the pipe.
-        sys.stdin = open(0, closefd=False)
-        sys.stdout = open(1, "w", closefd=False, encoding="utf-8", errors="replace", buffering=1)
-        sys.stderr = open(2, "w", closefd=False, encoding="utf-8", errors="replace", buffering=1)
+        sys.stdin, sys.stdout, sys.stderr = _text(0, "r"), _text(1, "w"), _text(2, "w")
         send_frame(sock, {"result": _run(sock, order, tools)})
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -350,6 +353,11 @@ def worker(
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _text(fd: int, mode: str) -> Any:
+    """A standard stream, by lines: what is printed first comes first, on whichever of the two."""
+    return os.fdopen(fd, mode, closefd=False, encoding="utf-8", errors="replace", buffering=1)
 
 
 def _run(

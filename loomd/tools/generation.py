@@ -206,7 +206,7 @@ def serve(
         gc.collect()
         gc.freeze()
         _say(sock, {"ready": formed.rows, "loaded": formed.loaded})
-        _serve(sock, registry, formed.tools)
+        _Serving(sock, registry, formed.tools).run()
     except BaseException:  # noqa: BLE001 - the last line of defence: say it, then end
         traceback.print_exc()
         status = 1
@@ -225,44 +225,91 @@ def _say(sock: socket.socket, message: dict[str, Any]) -> None:
         os._exit(0)  # nobody waits for it any more
 
 
-def _serve(sock: socket.socket, registry: socket.socket, tools: dict[str, ToolSpec]) -> None:
-    wake, waker = socket.socketpair()
-    for end in (wake, waker):
-        end.setblocking(False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    poll.register(wake, select.POLLIN)
-    guards: set[int] = set()
-    listening = True
-    while listening or guards:
-        for fd, _ in poll.poll():
-            if fd == wake.fileno():
+class _Serving:
+    """Guards of calls, one of them always ahead of its order: forking it is not the call's time."""
+
+    def __init__(
+        self, sock: socket.socket, registry: socket.socket, tools: dict[str, ToolSpec]
+    ) -> None:
+        self.sock = sock
+        self.registry = registry
+        self.tools = tools
+        self.guards: set[int] = set()
+        self.spare: tuple[int, socket.socket] | None = None
+        self.wake, self.waker = socket.socketpair()
+        for end in (self.wake, self.waker):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+
+    def run(self) -> None:
+        """Until our socket has ended and the last call too."""
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        poll.register(self.wake, select.POLLIN)
+        self._fork()
+        listening = True
+        while listening or self.guards:
+            ready = {fd for fd, _ in poll.poll()}
+            if self.wake.fileno() in ready:
                 with contextlib.suppress(BlockingIOError):
-                    wake.recv(4096)
-                while guards:
-                    pid, _ = os.waitpid(-1, os.WNOHANG)
-                    if pid == 0:
-                        break
-                    guards.discard(pid)
-                    _register(registry, {"gone": pid})
-            elif listening:
-                data, fds, _, _ = socket.recv_fds(sock, 4096, 1)
-                if not data:
-                    listening = False  # retired: it stays until its last call has ended
-                    poll.unregister(sock)
-                    continue
-                if not fds:
-                    continue
-                pid = os.fork()
-                if pid == 0:
-                    signal.set_wakeup_fd(-1)
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    guard(socket.socket(fileno=fds[0]), tools)
-                guards.add(pid)
-                _register(registry, {"guard": pid})
-                os.close(fds[0])
+                    self.wake.recv(4096)
+                self._reap()
+            if listening and self.sock.fileno() in ready:
+                data, fds, _, _ = socket.recv_fds(self.sock, 4096, 1)
+                if data:
+                    for fd in fds:
+                        self._hand_over(fd)
+                else:  # retired: it takes no more orders
+                    listening = False
+                    poll.unregister(self.sock)
+                    if self.spare is not None:
+                        self.spare[1].close()
+
+    def _hand_over(self, fd: int) -> None:
+        """A call's socket to the spare guard. If no process can be made the call sees its end."""
+        for _ in range(2):
+            if self.spare is None:
+                self._fork()
+            if self.spare is None:
+                break
+            _, ours = self.spare
+            self.spare = None
+            try:
+                socket.send_fds(ours, [b"x"], [fd])
+                break
+            except OSError:
+                continue  # somebody has killed it
+            finally:
+                ours.close()
+        os.close(fd)
+        self._fork()
+
+    def _fork(self) -> None:
+        ours, theirs = socket.socketpair()
+        pid = kernel.plain_fork()  # a guard runs no code of tools, it only forks the worker
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            guard(theirs, self.tools)
+        theirs.close()
+        if pid < 0:
+            ours.close()
+            return
+        self.guards.add(pid)
+        self.spare = pid, ours
+        _register(self.registry, {"guard": pid})
+
+    def _reap(self) -> None:
+        while self.guards:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            self.guards.discard(pid)
+            if self.spare is not None and self.spare[0] == pid:
+                self.spare[1].close()
+                self.spare = None
+            _register(self.registry, {"gone": pid})
 
 
 def _register(registry: socket.socket, message: dict[str, Any]) -> None:
