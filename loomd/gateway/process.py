@@ -181,6 +181,7 @@ class GatewayPerformer:
 
     async def open(self, stage: Stage) -> None:
         self._stage = stage
+        _let_pass_what_litellm_drops(asyncio.get_running_loop())
         self._keys = read_keys(stage.keys_fd)
         for name, value in self._keys.items():
             # litellm's providers look for their default names in the environment. These stay in
@@ -281,6 +282,25 @@ class GatewayPerformer:
         module = await asyncio.to_thread(importlib.import_module, "loomd.gateway.litellm_backend")
         made: Backend = module.Backend(self._stage.settings, self._keys)
         return made
+
+
+def _let_pass_what_litellm_drops(loop: asyncio.AbstractEventLoop) -> None:
+    """litellm starts tasks of its own (for its logs) and drops them. The host ends the process on
+    any error that nobody awaited; one of those says nothing about our work and is only logged."""
+    ours = loop.get_exception_handler()
+
+    def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        task = context.get("task") or context.get("future")
+        coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
+        code = getattr(coroutine, "cr_code", None)
+        if code is not None and "/litellm/" in code.co_filename:
+            _log.warning("litellm dropped a task", error=repr(context.get("exception")))
+        elif ours is not None:
+            ours(loop, context)
+        else:
+            loop.default_exception_handler(context)
+
+    loop.set_exception_handler(handler)
 
 
 CANCELLED = Reply(Failed(kind="cancelled", detail="cancelled while the model was working"))

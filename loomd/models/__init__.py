@@ -5,6 +5,7 @@
 `breaker`  a model that keeps failing is left alone for a while
 `budget`   reserve the worst case before, settle what it cost after, per session
 `ledger`   one row per attempt, the lost ones too
+`state`    the rules from the settings, and all that the actor knows, with its invariants
 `process`  the behaviour that puts them together
 
 agent or keeper -> models `ModelRequest`; models -> gateway `Perform`, one mail per attempt, in the

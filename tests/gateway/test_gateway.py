@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 from typing import Any
@@ -260,3 +261,22 @@ def test_keys_are_read_from_their_memory_file() -> None:
     finally:
         os.close(fd)
     assert process.read_keys(-1) == {}
+
+
+@pytest.mark.parametrize(("path", "passes"), [("/x/litellm/logging.py", False), ("/x/us.py", True)])
+def test_a_task_that_litellm_drops_does_not_end_the_gateway(path: str, passes: bool) -> None:
+    scope: dict[str, Any] = {}
+    exec(compile("async def fail(): raise ValueError('dropped')", path, "exec"), scope)
+
+    async def run() -> list[dict[str, Any]]:
+        seen: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: seen.append(context))
+        async with Bench(FakeStage(LOG)):
+            task = loop.create_task(scope["fail"]())
+            await asyncio.wait([task])
+            del task
+            gc.collect()
+        return seen
+
+    assert bool(asyncio.run(run())) is passes

@@ -23,7 +23,6 @@ pytestmark = [
 ]
 
 CLOCKS = {"connect_s": 5.0, "first_byte_s": 15.0, "between_s": 15.0, "total_s": 30.0}
-QUICK = CLOCKS | {"between_s": 0.2}
 MODEL = "openai/gpt-5-mini"
 
 READ = ToolSchema(
@@ -186,7 +185,8 @@ def test_a_stalled_stream_is_ended_by_its_own_clock_and_its_connection_closed(
     plain = settings(server) | {"models": {"clocks": CLOCKS | clocks}}
     made = failed(complete(plain))
     assert made.kind == "timeout" and made.retryable and said in made.detail
-    assert answer.gone.wait(15)
+    if "between_s" in clocks:  # the others may end before the server has begun
+        assert answer.gone.wait(15)
 
 
 def test_nobody_at_the_address(server: OpenAIServer) -> None:

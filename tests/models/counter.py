@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from loomd.actor import behaviour as act
-from loomd.models.process import ModelsBehaviour, State
+from loomd.models.process import ModelsBehaviour
+from loomd.models.state import State
 from loomd.wire import bodies as b
 from loomd.wire import codec
 

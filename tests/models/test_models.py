@@ -6,7 +6,7 @@ import pytest
 
 from loomd.actor import behaviour as act
 from loomd.models import process
-from loomd.models.process import Rules
+from loomd.models.state import Rules
 from loomd.wire import bodies as b
 from loomd.wire import codec
 from loomd.wire.errors import LoomError
