@@ -1,0 +1,249 @@
+"""The built-in tools as functions. Their texts are what models depend on."""
+
+import os
+import re
+
+import pytest
+
+from loomd.tools import Context, Proposal, Result, ToolError
+from loomd.tools.builtin import glob as globs
+from loomd.tools.builtin._checkout import MAX_FILE
+from loomd.tools.builtin.edit import edit
+from loomd.tools.builtin.glob import glob
+from loomd.tools.builtin.grep import grep
+from loomd.tools.builtin.list import list_
+from loomd.tools.builtin.read import read
+from loomd.tools.builtin.shell import KEPT_TAIL, SHOWN_HEAD, SHOWN_TAIL, Output, shell
+from loomd.tools.builtin.write import write
+from loomd.tools.contract import NewFile
+from tests.tools.stand import git_repo
+
+
+@pytest.fixture
+def ctx(tmp_path):
+    repo = git_repo(
+        tmp_path / "repo",
+        {
+            "a.py": "def f():\n    return 1\n\n\ndef g():\n    return 1\n",
+            "pkg/b.py": "from a import f\n",
+            "pkg/deep/c.txt": "text\n",
+            ".gitignore": "*.log\n",
+            "x.log": "def f\n",
+            "empty.py": "",
+        },
+    )
+    (repo / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    (repo / "out").symlink_to(tmp_path)
+    (tmp_path / "secret").write_text("secret")
+    return Context(repo=repo, env={"PATH": os.environ["PATH"]}, scratch=tmp_path)
+
+
+def refused(code, said, function, *args, **kwargs):
+    with pytest.raises(ToolError) as caught:
+        function(*args, **kwargs)
+    assert caught.value.code == code and said in caught.value.text, caught.value.text
+
+
+# --- paths ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "out/secret", "pkg/../../secret"])
+def test_nothing_outside_of_the_checkout(ctx, path):
+    refused("denied", "outside of the checkout", read, path, ctx)
+    refused("denied", "outside of the checkout", write, path, "x", ctx)
+    refused("denied", "outside of the checkout", edit, path, "a", "b", ctx)
+    refused("denied", "outside of the checkout", grep, "x", ctx, path)
+    refused("denied", "outside of the checkout", list_, ctx, path)
+
+
+def test_an_absolute_path_inside_is_taken(ctx):
+    assert read(str(ctx.repo / "pkg/b.py"), ctx).text == "from a import f\n"
+
+
+# --- read ----------------------------------------------------------------------------------------
+
+
+def test_read_gives_the_exact_lines(ctx):
+    found = read("a.py", ctx)
+    assert found.text == (ctx.repo / "a.py").read_text()
+    assert found.data == {"path": "a.py", "first": 1, "last": 6, "lines": 6}
+
+
+def test_read_of_a_part_says_how_to_go_on(ctx):
+    assert read("a.py", ctx, offset=2, limit=2).text == (
+        "    return 1\n\n[lines 2-3 of 6; there is more: continue with offset=4]"
+    )
+    assert read("a.py", ctx, offset=5).text == "def g():\n    return 1\n"
+
+
+def test_read_of_an_empty_file_is_empty(ctx):
+    assert read("empty.py", ctx) == Result(
+        "", data={"path": "empty.py", "first": 1, "last": 0, "lines": 0}
+    )
+
+
+def test_read_of_a_whole_large_source_file(ctx):
+    text = "x = 1\n" * 40_000
+    (ctx.repo / "big.py").write_text(text)
+    assert read("big.py", ctx, limit=100_000).text == text
+
+
+def test_read_refuses_what_is_no_text(ctx):
+    refused("failed", "image.png is a binary file (PNG image, 10 bytes)", read, "image.png", ctx)
+    refused("bad_args", "is a folder", read, "pkg", ctx)
+    refused("not_found", "b.py does not exist; there is pkg/b.py", read, "b.py", ctx)
+    refused("bad_args", "has 6 lines; there is no line 9", read, "a.py", ctx, offset=9)
+    refused("bad_args", "count from 1", read, "a.py", ctx, offset=0)
+    with open(ctx.repo / "huge.txt", "wb") as file:
+        file.truncate(MAX_FILE + 1)
+    refused("too_large", "are not read", read, "huge.txt", ctx)
+    os.mkfifo(ctx.repo / "pipe")
+    refused("failed", "no plain file", read, "pipe", ctx)
+
+
+# --- edit and write ------------------------------------------------------------------------------
+
+
+def test_edit_proposes_and_writes_nothing(ctx):
+    before = (ctx.repo / "a.py").read_bytes()
+    made = edit("a.py", "def f():\n    return 1", "def f():\n    return 2", ctx, reason="why")
+    after = before.replace(b"return 1", b"return 2", 1)
+    assert made == Proposal((NewFile("a.py", before, after, 0o644),), "why")
+    assert (ctx.repo / "a.py").read_bytes() == before
+
+
+def test_edit_must_be_unique_unless_all_are_meant(ctx):
+    refused("failed", "stands 2 times in a.py (lines 2, 6)", edit, "a.py", "return 1", "x", ctx)
+    made = edit("a.py", "return 1", "return 2", ctx, replace_all=True)
+    assert made.files[0].after.count(b"return 2") == 2
+
+
+def test_a_miss_shows_the_nearest_real_lines(ctx):
+    refused(
+        "failed",
+        "differs only in white space from lines 1-2:\ndef f():\n    return 1",
+        edit, "a.py", "def f():\n  return 1", "x", ctx,
+    )  # fmt: skip
+    refused(
+        "failed", "nearest real text is lines 1-1:\ndef f():", edit, "a.py", "def ff():", "x", ctx
+    )
+    refused("failed", "may have been made", edit, "a.py", "nothing", "def g():", ctx)
+    refused("bad_args", "use write", edit, "a.py", "", "x", ctx)
+    refused("bad_args", "the same", edit, "a.py", "x", "x", ctx)
+    refused("not_found", "does not exist", edit, "nope.py", "x", "y", ctx)
+
+
+def test_edit_keeps_line_ends_bom_and_mode(ctx):
+    path = ctx.repo / "w.py"
+    path.write_bytes("\ufeffone\r\ntwo\r\nthree\r\n".encode())
+    path.chmod(0o755)
+    [file] = edit("w.py", "one\ntwo\n", "1\n2\n", ctx).files
+    assert file.after == "\ufeff1\r\n2\r\nthree\r\n".encode() and file.mode == 0o755
+    [file] = edit("w.py", "two\r\n", "2\r\n", ctx).files
+    assert file.after == "\ufeffone\r\n2\r\nthree\r\n".encode()
+
+
+def test_edit_of_what_is_no_utf8_is_refused(ctx):
+    (ctx.repo / "l.py").write_bytes(b"# caf\xe9\nx = 1\n")
+    refused("failed", "not UTF-8", edit, "l.py", "x = 1", "x = 2", ctx)
+
+
+def test_write_makes_and_replaces(ctx):
+    assert write("new/x.py", "x\n", ctx).files == (NewFile("new/x.py", None, b"x\n", 0o644),)
+    assert write("pkg/b.py", "x\n", ctx).files[0].base == b"from a import f\n"
+    assert isinstance(write("pkg/b.py", "from a import f\n", ctx), Result)
+    refused("bad_args", "is a folder", write, "pkg", "x", ctx)
+    refused("bad_args", "is a file, not a folder", write, "a.py/x", "x", ctx)
+    refused("denied", ".git", write, ".git/config", "x", ctx)
+
+
+# --- looking around ------------------------------------------------------------------------------
+
+
+def test_list_glob_and_grep(ctx):
+    assert list_(ctx).split("\n") == [
+        ".gitignore", "a.py", "empty.py", "image.png", "out/", "pkg/", "x.log",
+    ]  # fmt: skip
+    assert glob("**/*.py", ctx) == "a.py\nempty.py\npkg/b.py"
+    assert glob("*.{py,txt}", ctx) == "a.py\nempty.py"
+    assert glob("pkg/**", ctx) == "pkg/b.py\npkg/deep/c.txt"
+    assert glob("*.log", ctx) == ""
+    assert grep("def ", ctx) == "a.py:1:def f():\na.py:5:def g():"
+    assert grep("import", ctx, "pkg") == "pkg/b.py:1:from a import f"
+    assert grep("import", ctx, "pkg/b.py") == "pkg/b.py:1:from a import f"
+    assert grep("zzz", ctx).startswith("nothing found")
+    refused("bad_args", "no regular expression", grep, "(", ctx)
+    refused("not_found", "does not exist", grep, "x", ctx, "nope")
+    refused("bad_args", "is a file", list_, ctx, "a.py")
+
+
+def test_without_git_everything_but_caches_is_found(ctx, tmp_path):
+    repo = tmp_path / "plain"
+    (repo / "node_modules").mkdir(parents=True)
+    (repo / "node_modules/x.py").touch()
+    (repo / "a.py").touch()
+    assert glob("**/*.py", Context(repo=repo)) == "a.py"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "fits"),
+    [
+        ("*.py", "a.py", True), ("*.py", "b/a.py", False), ("**/a.py", "a.py", True),
+        ("**/a.py", "x/y/a.py", True), ("a/**/b", "a/b", True), ("a/**/b", "a/x/y/b", True),
+        ("[ab].py", "a.py", True), ("[!ab].py", "a.py", False), ("a?c", "a/c", False),
+        ("{a,b/c}.py", "b/c.py", True), ("a+b", "a+b", True), ("[", "[", True),
+    ],
+)  # fmt: skip
+def test_patterns(pattern, path, fits):
+    assert bool(re.fullmatch(globs.translate(pattern), path)) is fits
+
+
+# --- shell ---------------------------------------------------------------------------------------
+
+
+def test_shell_tells_output_and_exit_code(ctx):
+    done = shell("echo one; echo two >&2; exit 3", ctx)
+    assert re.fullmatch(r"one\ntwo\n\[exit code 3, \d+\.\d s\]", done.text)
+    assert (done.ok, done.error, done.data["exit"]) == (False, "failed", 3)
+    assert shell("true", ctx).ok
+    assert "killed by SIGKILL" in shell("kill -9 $$", ctx).text
+
+
+def test_shell_that_takes_too_long_is_killed_and_says_what_it_said(ctx):
+    done = shell("echo early; sleep 1000", ctx, timeout_s=0.2)
+    assert done.error == "timeout" and not done.ok
+    assert done.text == "early\n[killed after 0.2 s; it had not ended]"
+
+
+def test_shell_refuses_what_it_cannot_do(ctx):
+    refused("failed", "not supported yet", shell, "true", ctx, background=True)
+    refused("bad_args", "empty", shell, " ", ctx)
+
+
+def feed(output, data):
+    reading, writing = os.pipe()
+    try:
+        for at in range(0, len(data), 1 << 16):
+            os.write(writing, data[at : at + (1 << 16)])
+            output.take(reading)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_long_output_is_shown_by_its_ends_and_kept_whole():
+    output = Output()
+    data = b"".join(b"%09d\n" % n for n in range(20_000))
+    feed(output, data)
+    shown = output.shown()
+    assert shown.startswith("000000000\n") and shown.endswith("000019999")
+    assert f"[... {len(data) - SHOWN_HEAD - SHOWN_TAIL} bytes left out ...]" in shown
+    assert output.kept() == data
+
+
+def test_an_endless_output_is_kept_by_its_ends():
+    output = Output()
+    feed(output, b"x" * (20 << 20))
+    assert output.size == 20 << 20
+    assert len(output.tail) <= 2 * KEPT_TAIL + (1 << 16)
+    assert b"bytes were not kept" in output.kept()
