@@ -35,6 +35,7 @@ def run(
         birth.link.ready()
         pump = Pump(birth, behaviour)
         pump.hello()
+        pump.open_state()
         try:
             if performer is None:
                 _poll(pump)
