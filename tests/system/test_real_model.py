@@ -38,9 +38,9 @@ def server() -> Iterator[OpenAIServer]:
 def made(server: OpenAIServer, daemons: Callable[..., Daemon], tmp_path: Path) -> Iterator[Made]:
     clients = []
 
-    def make(more: str = "") -> tuple[Daemon, Job]:
+    def make(more: str = "", **env: str) -> tuple[Daemon, Job]:
         config = CONFIG.format(base=server.base_url, more=more)
-        daemon = daemons(config, TEST_PROVIDER_KEY=KEY)
+        daemon = daemons(config, TEST_PROVIDER_KEY=KEY, **env)
         clients.append(daemon.client())
         return daemon, Job(daemon, clients[-1], make_repo(tmp_path / "repo", {"a.py": "x = 1\n"}))
 
@@ -204,3 +204,41 @@ def test_a_stopped_session_closes_its_connection_and_stays_stopped(
     assert job.row()["state"] in ("stopped", "failed"), job.row()
     eventually(lambda: job.pid(f"{job.session}/lead") is None, what="the lead asleep")
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("point", "asked", "calls"),
+    [
+        # steps of models: 1 Init, 2 the request, 3 the report
+        ("host.before_step@models:2", 1, 1),
+        ("host.after_step@models:2", 1, 1),
+        ("host.after_commit@models:2", 1, 1),
+        ("host.after_step@models:3", 1, 1),
+        ("host.after_commit@models:3", 1, 1),
+        # the gateway as the victim: what it had begun is asked once more
+        ("host.after_step@gateway-1:2", 1, 1),  # its effect is not yet opened
+        ("gateway.before_call", 1, 2),  # may have been paid for, as far as anybody can know
+        ("gateway.after_call", 2, 2),
+        ("host.after_commit@gateway-1:3", 1, 1),  # told to models and to the asker already
+    ],
+)
+def test_a_crash_at_any_instant_of_a_call_repeats_it_only_if_the_gateway_was_in_it(
+    server: OpenAIServer, made: Made, tmp_path: Path, point: str, asked: int, calls: int
+) -> None:
+    server.brain = lambda request: Answer(text="the answer")
+    crashes = tmp_path / "crashes"
+    crashes.mkdir()
+    _, job = made(LOOM_CRASH_AT=point, LOOM_CRASH_DIR=str(crashes))
+    job.open("say something")
+    job.follow()
+    assert job.row()["answer"] == "the answer", job.story()
+    passages = [file.stat().st_size for file in crashes.iterdir()]
+    assert passages and passages[0] >= int(point.partition(":")[2] or 1), "the point was not passed"
+    assert len(server.requests) == asked
+    eventually(
+        lambda: (
+            [u["calls"] for u in job.client.request("usage", by="session", session=job.session)]
+            == [calls]
+        ),
+        what=lambda: str(job.client.request("usage", by="session", session=job.session)),
+    )
