@@ -66,6 +66,8 @@ def make(repo: Path, root: Path) -> Copy:
                 if entry.is_symlink():
                     os.symlink(os.readlink(entry.path), target)
                     copy.links.add(path)
+                elif path == ".git/objects":
+                    _borrow(repo, target)
                 elif entry.is_dir(follow_symlinks=False):
                     if path in ignored and _many(entry.path):
                         os.symlink(entry.path, target)
@@ -84,6 +86,13 @@ def make(repo: Path, root: Path) -> Copy:
             with contextlib.suppress(OSError):
                 shutil.copystat(repo / inside, folder)
     return copy
+
+
+def _borrow(repo: Path, objects: Path) -> None:
+    """An object store that reads the original's, which may be large, and writes its own."""
+    for name in ("info", "pack"):
+        (objects / name).mkdir(parents=True)
+    (objects / "info" / "alternates").write_text(f"{repo / '.git' / 'objects'}\n")
 
 
 def _many(folder: str) -> bool:
@@ -259,7 +268,8 @@ def _names(raw: bytes | None) -> list[str]:
 
 def files(repo: Path) -> list[str] | None:
     """Tracked and untracked files that git does not ignore; None if it is no git checkout."""
-    raw = git(repo, "ls-files", "-z", "-co", "--exclude-standard", "--deduplicate", "--", ".")
+    never = [f"--exclude={name}" for name in sorted(EXCLUDED)]  # of what is not tracked
+    raw = git(repo, "ls-files", "-z", "-co", "--exclude-standard", "--deduplicate", *never)
     return None if raw is None else _names(raw)
 
 

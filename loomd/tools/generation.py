@@ -155,7 +155,8 @@ def load(folder: Path | None, without: frozenset[str] = frozenset()) -> Formed:
             except BaseException as error:
                 if isinstance(error, KeyboardInterrupt):
                     raise
-                errors.append({"module": path.name, "error": trimmed(error, str(path))})
+                said = trimmed(error, str(path)).replace(f"{folder}/", "tools/")
+                errors.append({"module": path.name, "error": said})
                 continue
             if len(os.listdir("/proc/self/task")) > 1:
                 errors.append({"module": path.name, "error": _THREADS})
@@ -199,6 +200,8 @@ def serve(
         kernel.close_all_but([sock.fileno(), registry.fileno()])
         with contextlib.suppress(OSError):
             os.setsid()
+        # A call's folder is the checkout: nothing may be imported from there.
+        sys.path[:] = [entry for entry in sys.path if os.path.isabs(entry)]
         formed = load(Path(folder) if folder else None, frozenset(without))
         if formed.errors:
             _say(sock, {"broken": formed.errors})

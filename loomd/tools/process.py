@@ -29,6 +29,7 @@ from loomd.tools import nursery, sandbox
 from loomd.tools.apply import apply
 from loomd.tools.call import Frames
 from loomd.tools.host import FIRST, ToolsBehaviour
+from loomd.tools.propose import name_of
 from loomd.wire import codec
 from loomd.wire.bodies import (
     Applied,
@@ -73,6 +74,15 @@ ROOM_S: Final = 30.0
 
 SAFE_TO_REPEAT: Final = frozenset({"write", "edit"})
 """Built-in tools that only compute a proposal: after a crash they run again like reads."""
+
+STARTS: Final = 5
+"""Of a call that may be repeated, over deaths of the tool host. More than the one repetition that
+would do against a single death: it costs nothing, and a job should not fail because two processes
+were killed in one second."""
+
+RUNS: Final = 3
+"""Of a call within one start: its generation died before it began, or its process was killed from
+outside."""
 
 _SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 
@@ -447,13 +457,11 @@ class ToolsPerformer:
     async def _perform(
         self, effect: OpenEffect, call: ToolCall, running: Running
     ) -> tuple[Body, dict[str, Any] | None]:
-        await self._ready.wait()
-        assert self.current is not None
-        row = self.current.rows.get(call.name)
+        row = (await self._in_force()).rows.get(call.name)
         if row is None:
             text = f"there is no tool {call.name!r} any more"
             return ToolResult(id=call.id, ok=False, error="no_such_tool", text=text), None
-        if effect.attempt > 1 and (effect.attempt > 2 or not self._repeatable(row)):
+        if effect.attempt > (STARTS if self._repeatable(row) else 1):
             return ToolResult(id=call.id, ok=False, error="interrupted", text=_INTERRUPTED), None
         if running.cancelled:
             return ToolResult(id=call.id, ok=False, error="cancelled", text="cancelled"), None
@@ -461,14 +469,18 @@ class ToolsPerformer:
             if row.get("exclusive"):
                 lock = self._exclusive.setdefault(call.name, asyncio.Lock())
                 await held.enter_async_context(lock)
-            scratch = self.places.scratch / _safe(effect.id)
-            order = self._order(call, row, scratch)
+            # Short: whoever makes a Unix socket below it has 107 bytes for its path.
+            scratch = self.places.scratch / name_of(effect.id.encode())[:8]
+            order = self._order(call, row, scratch, await self._in_force())
             ending, limits = Ending(), order["limits"]
             try:
-                for _ in range(3):
+                for _ in range(RUNS):
+                    ending = Ending()
                     await self._converse(order, call.name, running, ending, held)
-                    if ending.born:
-                        break  # else its generation died before it began: nothing has happened
+                    if not ending.born:
+                        continue  # its generation died before it began: nothing has happened
+                    if running.cancelled or not (_harmless(row) and _killed(ending)):
+                        break
             finally:
                 if order["scratched"]:
                     await asyncio.to_thread(shutil.rmtree, scratch, True)
@@ -477,6 +489,12 @@ class ToolsPerformer:
             if state is not None:
                 self._states[call.name] = state
             return body, state
+
+    async def _in_force(self) -> Generation:
+        """The current generation; waits while there is none."""
+        while self.current is None:
+            await self._ready.wait()
+        return self.current
 
     def _repeatable(self, row: Mapping[str, Any]) -> bool:
         """May a call that was under way when the host died be made again? What only reads, what
@@ -487,17 +505,19 @@ class ToolsPerformer:
             return False
         return row["name"] in SAFE_TO_REPEAT or (row["access"] == "execute" and self.places.review)
 
-    def _order(self, call: ToolCall, row: Mapping[str, Any], scratch: Path) -> dict[str, Any]:
+    def _order(
+        self, call: ToolCall, row: Mapping[str, Any], scratch: Path, current: Generation
+    ) -> dict[str, Any]:
         """What the guard is told."""
         p = self.places
-        assert self.current is not None
         access = row["access"]
         builtin = row["source"] == "builtin"
         changes = access == "execute" or (access == "write" and not builtin)
         copied = changes and p.review
         scratched = changes or not builtin
         limits = dict(p.limits)
-        own = call.args.get("timeout_s")
+        shape = row["parameters"]["properties"].get("timeout_s") or {}
+        own = call.args.get("timeout_s", shape.get("default"))
         if isinstance(own, int | float) and not isinstance(own, bool):
             limits["call_s"] = min(max(limits["call_s"], own), MAX_CALL_S) + ROOM_S
         limits["watch"] = scratched
@@ -505,8 +525,8 @@ class ToolsPerformer:
         if scratched:
             env |= {"HOME": str(scratch / "home"), "TMPDIR": str(scratch / "tmp")}
         readable = [*p.readable, str(p.repo), *_git_folders(p.repo)]
-        if self.current.hash:
-            readable.append(str(p.generations / self.current.hash))
+        if current.hash:
+            readable.append(str(p.generations / current.hash))
         writable = [str(scratch)] if scratched else []
         if changes and not copied:
             writable.append(str(p.repo))
@@ -621,9 +641,7 @@ class ToolsPerformer:
     async def _to_generation(self) -> socket.socket:
         """Hands a call's socket to the current generation; our end of it."""
         while True:
-            await self._ready.wait()
-            current = self.current
-            assert current is not None
+            current = await self._in_force()
             mine, theirs = socket.socketpair()
             mine.setblocking(False)
             try:
@@ -730,6 +748,19 @@ def _passed(formed: Generation) -> dict[str, Any]:
 
 def _fine(body: Body) -> bool:
     return isinstance(body, Propose) or (isinstance(body, ToolResult) and body.ok)
+
+
+def _harmless(row: Mapping[str, Any]) -> bool:
+    """Built in, and its process changes nothing, not even the state of its tool."""
+    return row["source"] == "builtin" and (row["access"] == "read" or row["name"] in SAFE_TO_REPEAT)
+
+
+def _killed(ending: Ending) -> bool:
+    """Whether the call's process, or its guard, was killed and not by us."""
+    end = ending.end
+    if end is None:
+        return True
+    return ending.result is None and not end["reason"] and end["signal"] == signal.SIGKILL
 
 
 def _safe(id: str) -> str:

@@ -177,6 +177,13 @@ def test_list_glob_and_grep(ctx):
     refused("bad_args", "is a file", list_, ctx, "a.py")
 
 
+def test_an_environment_that_git_does_not_ignore_is_left_out_too(ctx):
+    (ctx.repo / "venv").mkdir()
+    (ctx.repo / "venv/x.py").touch()
+    (ctx.repo / "new.py").touch()
+    assert glob("**/*.py", ctx) == "a.py\nempty.py\nnew.py\npkg/b.py"
+
+
 def test_without_git_everything_but_caches_is_found(ctx, tmp_path):
     repo = tmp_path / "plain"
     (repo / "node_modules").mkdir(parents=True)

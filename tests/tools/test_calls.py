@@ -8,6 +8,7 @@ import textwrap
 import psutil
 import pytest
 
+from loomd.tools.process import STARTS
 from loomd.wire.bodies import CancelCall, ToolResult
 from tests.support import eventually, processes_naming
 from tests.tools.stand import Table, git_repo, hosting
@@ -233,6 +234,15 @@ def test_the_environment_is_the_sessions_without_keys_and_ours(instance, repo, t
     assert "secret" not in result.text
 
 
+def test_nothing_is_imported_from_the_checkout(instance, repo, tools):
+    (repo / "fractions.py").write_text("raise SystemExit('from the checkout')")
+    (tools / "late.py").write_text(
+        "from loomd.tools import tool\n@tool\ndef late() -> str:\n    'Doc.'\n"
+        "    import fractions\n    return str(fractions.Fraction(1, 2))\n"
+    )
+    assert ends(instance, repo, "late").text == "1/2"
+
+
 def test_calls_are_nice(instance, repo, tools):
     assert int(ends(instance, repo, "nice").text) >= 10
 
@@ -333,6 +343,64 @@ def test_a_new_incarnation_repeats_reads_and_calls_the_rest_interrupted(instance
     read, effect = drive(instance, repo, go_on, table=table)
     assert read == ToolResult(id=ids[0], text="read")
     assert effect.error == "interrupted" and not effect.ok
+
+
+def test_a_read_outlives_several_deaths_of_the_host_but_not_any_number(instance, repo, tools):
+    (tools / "slow.py").write_text(
+        textwrap.dedent("""
+        from loomd.tools import Context, tool
+        @tool
+        def slow(ctx: Context) -> str:
+            "Never ends."
+            import signal
+            signal.pause()
+            return ""
+        """)
+    )
+    table = Table(instance.places.blobs)
+
+    async def begin(host):
+        host.begin("slow")
+        await under_way(host)
+
+    async def under_way(host):
+        await host.until(lambda: any(r.writer for r in host.performer.calls.values()))
+
+    async def end(host):
+        return await host.until(
+            lambda: next((b for _, b in host.sent if isinstance(b, ToolResult)), None)
+        )
+
+    drive(instance, repo, begin, table=table)
+    for _ in range(STARTS - 1):
+        drive(instance, repo, under_way, table=table)
+    assert drive(instance, repo, end, table=table).error == "interrupted"
+
+
+@pytest.mark.parametrize("tool", ["read", "shell"])
+def test_a_read_whose_process_was_killed_from_outside_runs_again(instance, repo, tool):
+    """What may have had an effect does not: its result says what happened."""
+    args = {"read": {"path": "a.txt"}, "shell": {"command": "echo hi"}}[tool]
+
+    async def script(host):
+        converse = host.performer._converse
+        runs = []
+
+        async def killed_at_first(order, name, running, ending, held):
+            runs.append(name)
+            if len(runs) == 1:
+                ending.born = True  # and then its guard is gone
+            else:
+                await converse(order, name, running, ending, held)
+
+        host.performer._converse = killed_at_first
+        return await host.result(tool, **args), runs
+
+    result, runs = drive(instance, repo, script)
+    if tool == "read":
+        assert result.ok and result.text == "one\ntwo\n" and len(runs) == 2
+    else:
+        assert result.error == "crashed" and len(runs) == 1
 
 
 def test_a_killed_generation_is_formed_again_and_its_calls_go_on(instance, repo, tools):

@@ -1,4 +1,5 @@
 import os
+import subprocess
 
 import pytest
 
@@ -107,6 +108,20 @@ def test_big_ignored_folders_are_linked(repo, tmp_path):
     copy = copies.make(repo, tmp_path / "copy")
     assert (copy.root / "build").is_symlink()
     assert changed(copy) == ({}, [])
+
+
+def test_git_works_in_the_copy_and_leaves_the_original_alone(repo, copy):
+    def git(*args):
+        command = ["git", "-c", "user.name=t", "-c", "user.email=t@t", *args]
+        return subprocess.run(command, cwd=copy.root, check=True, capture_output=True, text=True)
+
+    before = sorted(p for p in (repo / ".git").rglob("*"))
+    assert git("log", "--format=%s").stdout == "base\n"
+    (copy.root / "a.py").write_text("A\n")
+    git("commit", "-qam", "in the copy")
+    assert git("show", "HEAD:a.py").stdout == "A\n"
+    assert sorted(p for p in (repo / ".git").rglob("*")) == before
+    assert set(changed(copy)[0]) == {"a.py"}
 
 
 def test_without_git_everything_but_caches_counts(tmp_path):

@@ -129,6 +129,7 @@ def test_a_broken_file_changes_nothing_and_is_told(instance, repo, tools, source
         answer = await reload(host)
         assert answer.generation == 1
         assert said in answer.errors[0]["error"], answer
+        assert "generations/" not in answer.errors[0]["error"]  # the author's file, not our copy
         assert names(host) == before
         assert (await host.result("version")).text == "one 1"
         (tools / "broken.py").unlink()

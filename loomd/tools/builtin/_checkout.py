@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
 from collections.abc import Iterator
@@ -42,8 +43,6 @@ def shown(ctx: Context, place: Path) -> str:
 
 def missing(ctx: Context, path: str, place: Path) -> ToolError:
     """`path` is not there; names files of a like name."""
-    import difflib
-
     wanted = place.name
     names = [name for name in listed(ctx) if os.path.basename(name) == wanted]
     if not names:
