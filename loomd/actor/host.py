@@ -8,6 +8,7 @@ for those with a performer.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -30,31 +31,33 @@ def run(
     Exit statuses: 0 stopped; 1 crashed; 70 fenced; 74 cannot ever start (the state is unreadable);
     the end of the link means that the root is dead, and this process with it.
     """
-    status = 1
     try:
         birth.link.ready()
         pump = Pump(birth, behaviour)
         pump.hello()
         pump.open_state()
-        try:
-            if performer is None:
-                _poll(pump)
-            else:
-                logger()  # performers and the libraries that they call do log
-                perform(pump, performer)
-        except Leave as leave:
-            status = leave.status
-            pump.log.info("left", reason=leave.reason, status=status)
-        pump.close()
-    except LinkClosed:
-        os._exit(NORMAL)
-    except BaseException:  # noqa: BLE001 - every death is reported, then it is one
-        report = traceback.format_exc()
-        logger().error("crashed", actor=birth.name, traceback=report)
-        try:
-            birth.link.send({"op": "crash", "traceback": report[-16_000:]})
-        except LinkClosed:
-            os._exit(1)
+        if performer is None:
+            _poll(pump)
+        logger()  # performers and the libraries that they call do log
+        perform(pump, performer, lambda error: _end(birth, error))
+    except BaseException as error:  # noqa: BLE001 - every death is reported, then it is one
+        _end(birth, error)
+
+
+def _end(birth: ProcessBirth, error: BaseException) -> NoReturn:
+    """Ends the process at once, with what `error` comes to. No thread is waited for."""
+    status = 1
+    match error:
+        case LinkClosed():
+            status = NORMAL
+        case Leave():
+            status = error.status
+            logger().info("left", actor=birth.name, reason=error.reason, status=status)
+        case _:
+            report = "".join(traceback.format_exception(error))
+            logger().error("crashed", actor=birth.name, traceback=report)
+            with contextlib.suppress(LinkClosed):
+                birth.link.send({"op": "crash", "traceback": report[-16_000:]})
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

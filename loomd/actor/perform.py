@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 
@@ -24,6 +24,9 @@ from loomd.wire.messages import Answered, Asked
 
 BEATS: Final = 4
 """While effects are open the loop shows so often per `heartbeat_s` that it turns."""
+
+
+End = Callable[[BaseException], NoReturn]
 
 
 @dataclass
@@ -222,19 +225,26 @@ class _Loop:
             self.stage.answered(message)
 
 
-async def _main(pump: Pump, performer: Performer) -> None:
+async def _main(pump: Pump, performer: Performer, end: End) -> None:
     loop = _Loop(pump, performer)
     try:
-        await loop.run()
-    except Leave:
-        for task in list(loop.tasks):
-            task.cancel()
-        if loop.opened:
-            await performer.close()
-        raise
+        try:
+            await loop.run()
+        except Leave:
+            for task in list(loop.tasks):
+                task.cancel()
+            if loop.opened:
+                await performer.close()
+            raise
+    except BaseException as error:  # noqa: BLE001 - `end` says it and ends the process
+        end(error)
 
 
-def perform(pump: Pump, performer: Performer) -> NoReturn:
-    """Runs until the pump leaves (`Leave`) or something fails."""
-    asyncio.run(_main(pump, performer))
+def perform(pump: Pump, performer: Performer, end: End) -> NoReturn:
+    """Runs until the pump leaves (`Leave`) or something fails, then calls `end` with it.
+
+    `end` is called on the loop: leaving the loop would first wait for its threads, and a dead
+    actor's subtree must be gone before its successor starts.
+    """
+    asyncio.run(_main(pump, performer, end))
     raise AssertionError("the loop ended without a reason")

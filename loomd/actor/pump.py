@@ -323,7 +323,10 @@ class Pump:
         birth = self.birth
         birth.slot.begin(INIT, 0, 0)
         if self.reader is None:
-            self.reader = Store.read_only(self.places)
+            try:
+                self.reader = Store.read_only(self.places)
+            except LoomError as error:
+                raise Leave(COULD_NOT_START, error.message) from None
         reader = self.reader
         row = reader.actor(self.name)
         if row is None:
