@@ -257,7 +257,8 @@ class Policy:
                 self._ignored(child)
             else:
                 why = "time-out" if child.timed_out else reason
-                self._start_failed(child, why, fatal=status == s.CANNOT_START)
+                killed = bool(event.signal) and not child.timed_out
+                self._start_failed(child, why, fatal=status == s.CANNOT_START, killed=killed)
         elif status == s.UPGRADED:
             child.restarts += 1  # want stays: the successor is started at once
         elif status in (s.NORMAL, s.FENCED, s.ASLEEP) and child.again:
@@ -352,7 +353,9 @@ class Policy:
                 sibling.want = sibling.spec.restart != "temporary"
                 sibling.restarts += sibling.stop and sibling.want
 
-    def _start_failed(self, child: Child, reason: str, *, fatal: bool) -> None:
+    def _start_failed(
+        self, child: Child, reason: str, *, fatal: bool, killed: bool = False
+    ) -> None:
         sup = child.parent
         assert sup is not None
         self._report(child, "start_error", reason)
@@ -365,7 +368,11 @@ class Policy:
                 self._remove(child)
             return
         self._answer(child, ("bounce",), reason)
-        if sup.state == "starting" and not sup.spec.dynamic:
+        # A start that fails by itself ends the start of its supervisor. One that was killed, or a
+        # child that had been up, is tried again like any other: whoever starts beside it is no
+        # reason to let one SIGKILL take the whole tree.
+        final = not killed and not child.started_at
+        if sup.state == "starting" and not sup.spec.dynamic and final:
             self._fail(sup, f"{child.id}: {reason}", fatal=fatal)
             return
         if fatal:

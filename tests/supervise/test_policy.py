@@ -430,6 +430,39 @@ def test_five_failing_starts_after_a_crash_are_retried_and_counted():
     assert len(stage.policy.root.attempts) == 6
 
 
+def test_a_child_that_fails_its_restart_while_others_still_start_is_retried():
+    stage = Stage(sup("root", *names("a", "b"), intensity=5), boot=False)
+    stage.slow.add("b")
+    stage.tell(t.Boot())
+    assert stage.state("root") == "starting"
+    stage.refuse["a"] = [73]
+    stage.exit("a", -1, 9)
+    stage.after(0.0)
+    assert stage.state("a") == "up" and stage.state("root") == "starting"
+    stage.ready("b")
+    assert stage.state("root") == "up" and stage.finish is None
+
+
+def test_a_kill_in_the_first_start_is_counted_and_tried_again():
+    stage = Stage(sup("root", *names("a", "b"), intensity=2), boot=False)
+    stage.slow.add("b")
+    stage.tell(t.Boot())
+    stage.exit("b", -1, 9)
+    stage.after(0.0)
+    stage.ready("b")
+    assert stage.state("root") == "up" and len(stage.policy.root.attempts) == 1
+
+
+def test_kills_in_the_first_start_end_at_the_intensity():
+    stage = Stage(sup("root", *names("a"), intensity=2), boot=False)
+    stage.slow.add("a")
+    stage.tell(t.Boot())
+    for _ in range(3):
+        stage.exit("a", -1, 9)
+        stage.after(0.1)
+    assert stage.finish is not None and not stage.finish.ok
+
+
 def test_failing_starts_count_three_attempts_then_the_end():
     stage = Stage(sup("root", *names("a"), intensity=3))
     stage.refuse["a"] = [73] * 99
