@@ -116,20 +116,20 @@ def receive_frame(sock: socket.socket) -> dict[str, Any]:
 
 
 def guard(waiting: socket.socket, tools: Mapping[str, ToolSpec]) -> NoReturn:
-    """The life of a guard, in a process freshly forked from the generation: it waits for the
-    socket of one call."""
+    """The life of a guard, in a process freshly forked from the generation: with its worker it
+    waits for the socket of one call."""
     status = 0
     try:
         os.setsid()
         kernel.become_subreaper()
         kernel.close_all_but([waiting.fileno()])
+        one = _Guard(tools)
         _, fds, _, _ = socket.recv_fds(waiting, 1, 1)
         waiting.close()
         if fds:
-            sock = socket.socket(fileno=fds[0])
-            order = receive_frame(sock)
-            send_frame(sock, {"born": os.getpid()})
-            _Guard(sock, order, tools).run()
+            if one.ended():
+                one = _Guard(tools)  # somebody has killed the worker while it waited
+            one.run(socket.socket(fileno=fds[0]))
     except Gone:
         pass
     except BaseException:  # noqa: BLE001 - the last line of defence: say it, then end
@@ -142,12 +142,7 @@ def guard(waiting: socket.socket, tools: Mapping[str, ToolSpec]) -> NoReturn:
 
 
 class _Guard:
-    def __init__(
-        self, sock: socket.socket, order: dict[str, Any], tools: Mapping[str, ToolSpec]
-    ) -> None:
-        self.sock = sock
-        self.order = order
-        self.limits: dict[str, Any] = order["limits"]
+    def __init__(self, tools: Mapping[str, ToolSpec]) -> None:
         self.head = bytearray()
         self.tail = bytearray()
         self.size = 0
@@ -158,50 +153,83 @@ class _Guard:
         self.pid = os.fork()
         if self.pid == 0:
             mine.close()
-            sock.close()
             os.close(reading)
-            worker(theirs, writing, order, tools)
+            worker(theirs, writing, tools)
         theirs.close()
         os.close(writing)
         self.inner = mine
         self.output = reading
         os.set_blocking(reading, False)
         self.pidfd = os.pidfd_open(self.pid)
+        self.poll = select.poll()
+        for fd in (self.pidfd, self.inner.fileno(), self.output):
+            self.poll.register(fd, select.POLLIN)
 
-    def run(self) -> None:
-        deadline = time.monotonic() + float(self.limits["call_s"])
-        poll = select.poll()
-        for fd in (self.pidfd, self.sock.fileno(), self.inner.fileno(), self.output):
-            poll.register(fd, select.POLLIN)
+    def ended(self) -> bool:
+        """Has the worker ended already?"""
+        return any(fd == self.pidfd for fd, _ in self.poll.poll(0))
+
+    def run(self, sock: socket.socket) -> None:
+        self.sock = sock
         outer, inner = Frames(), Frames()
-        watched = bool(self.limits.get("watch", True))
+        frames: list[dict[str, Any]] = []
+        while not frames:
+            frames = self._receive(outer)
+        order = frames.pop(0)
+        self.limits: dict[str, Any] = order["limits"]
+        send_frame(sock, {"born": os.getpid()})
+        with contextlib.suppress(Gone):
+            send_frame(self.inner, order)
+        self._from_host(frames)
+        self.poll.register(sock.fileno(), select.POLLIN)
+        now = time.monotonic()
+        deadline = now + float(self.limits["call_s"])
+        watch = now + WATCH_S if self.limits.get("watch", True) else deadline
         while not self.reason:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            now = time.monotonic()
+            if now >= deadline:
                 self.reason = "timeout"
                 break
-            ready = dict(poll.poll(min(left, WATCH_S if watched else left) * 1000))
-            if not ready and watched:
+            if now >= watch:
                 self._watch()
+                watch = time.monotonic() + WATCH_S
+                continue
+            ready = dict(self.poll.poll((min(deadline, watch) - now) * 1000))
             if self.output in ready and not self._read_output():
-                poll.unregister(self.output)
+                self.poll.unregister(self.output)
             if self.inner.fileno() in ready:
-                data = self.inner.recv(1 << 20)
+                try:
+                    data = self.inner.recv(1 << 20)
+                except ConnectionResetError:
+                    data = b""
                 if not data:
-                    poll.unregister(self.inner.fileno())
+                    self.poll.unregister(self.inner.fileno())
                 self._from_worker(inner, data)
-            if self.sock.fileno() in ready:
-                data = self.sock.recv(1 << 20)
-                if not data:
-                    raise Gone  # the tool host is dead: so is this call
-                for frame in outer.feed(data):
-                    if "cancel" in frame:
-                        self.reason = "cancelled"
-                    elif "state" in frame:
-                        with contextlib.suppress(Gone):
-                            send_frame(self.inner, frame)
+            if sock.fileno() in ready:
+                self._from_host(self._receive(outer))
             if self.pidfd in ready:
                 break
+        self._finish(inner)
+
+    def _receive(self, frames: Frames) -> list[dict[str, Any]]:
+        """Frames of the tool host. Gone: it is dead, and so is this call."""
+        try:
+            data = self.sock.recv(1 << 20)
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            raise Gone
+        return frames.feed(data)
+
+    def _from_host(self, frames: list[dict[str, Any]]) -> None:
+        for frame in frames:
+            if "cancel" in frame:
+                self.reason = "cancelled"
+            elif "state" in frame:
+                with contextlib.suppress(Gone):
+                    send_frame(self.inner, frame)
+
+    def _finish(self, inner: Frames) -> None:
         status = self._end()
         self.inner.setblocking(False)
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
@@ -324,10 +352,8 @@ def kill_tree() -> None:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def worker(
-    sock: socket.socket, output: int, order: dict[str, Any], tools: Mapping[str, ToolSpec]
-) -> NoReturn:
-    """Runs the function in this process and sends what came of it; never returns."""
+def worker(sock: socket.socket, output: int, tools: Mapping[str, ToolSpec]) -> NoReturn:
+    """Waits for the order, runs the function and sends what came of it; never returns."""
     status = 1
     try:
         if not kernel.die_with(os.getppid()):
@@ -342,7 +368,7 @@ def worker(
         kernel.default_signals()
         # Whatever the process that forked us had made of them: now they are the pipe.
         sys.stdin, sys.stdout, sys.stderr = _text(0, "r"), _text(1, "w"), _text(2, "w")
-        send_frame(sock, {"result": _run(sock, order, tools)})
+        send_frame(sock, {"result": _run(sock, receive_frame(sock), tools)})
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()

@@ -426,7 +426,7 @@ def test_a_killed_guard_ends_its_call_and_leaves_nothing(instance, repo, tools):
         id = host.begin("shell", command=f"sleep 1000; echo {mark}")
         await asyncio.to_thread(eventually, lambda: processes_naming(mark))
         generation = psutil.Process(host.performer.current.pid)
-        [guard] = [one for one in generation.children() if one.children()]
+        [guard] = [g for g in generation.children() if len(g.children(recursive=True)) > 1]
         guard.kill()
         result = await host.until(lambda: host.answer(id))
         await asyncio.to_thread(eventually, lambda: not processes_naming(mark))
