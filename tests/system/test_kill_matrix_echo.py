@@ -50,6 +50,11 @@ POINTS = [
     "child.before_ready@sink-1:1",
     "child.before_ready@worker-1:1",
     "template.before_fork@source-1:1",
+    "child.before_ready@hub:1",
+    "child.before_ready@models:1",
+    "child.before_ready@gateway-1:1",
+    "template.before_fork@hub:1",
+    "template.before_fork@gateway-1:1",
     "root.before_fork@sink-1:1",
     "root.after_fork@source-2:1",
 ]
