@@ -34,6 +34,9 @@ from loomd.wire.messages import (
 HELLO_S = 0.25
 """A Hello without a Welcome for this long is said again: the hub may be restarting."""
 
+QUIET_S = 0.25
+"""A request without an answer for this long is said again, with its id, so it is done once."""
+
 REFUSED_S = 2.0
 """A refused token may be the file of a predecessor; after this long it is ours that is wrong."""
 
@@ -95,11 +98,10 @@ class Client:
                     f"the hub did not answer `{op}` within {wait_s:.0f} s",
                     "look at the daemon's log: " + str(self.instance.log_file),
                 )
-            message = self._receive(min(left, 1.0))
+            message = self._receive(min(left, QUIET_S))
             match message:
                 case None:
-                    # A second of silence: a new hub knows neither us nor the request. Both are
-                    # safe to say again.
+                    # A new hub knows neither us nor the request. Both are safe to say again.
                     self._gone()
                     self._greet(deadline)
                     self._send(request)

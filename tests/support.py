@@ -246,7 +246,7 @@ class Client:
                 raise AssertionError(f"no answer to {op} within {timeout} s")
             if answer is None:
                 quiet += 1
-                if quiet % 4 == 0:  # the hub may have been restarted: same id, so done once
+                if quiet % 2 == 0:  # the hub may have been restarted: same id, so done once
                     self._hello(end)
                     self._send(m.Request(id=id, op=op, args=args))
 
