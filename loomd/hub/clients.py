@@ -12,7 +12,9 @@ import hmac
 import inspect
 import json
 import os
+import stat
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ import structlog
 from loomd.hub import boards, requests
 from loomd.hub.mail import DAEMON, HUB, OVER, TEST_KINDS, Result
 from loomd.store import journal
+from loomd.store.env import StoreError
 from loomd.store.schema import name_key, session_of
 from loomd.store.tables import SessionRow, dead_row
 from loomd.wire import codec, sockets
@@ -152,6 +155,16 @@ class Clients:
         except LoomError as error:
             self.hub.counters["failed_request"] += 1
             self._send(identity, requests.failure(request.id, error))
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what one client asks must not end all sessions
+            self._send(identity, requests.failure(request.id, self._defect(request.op, error)))
+
+    def _defect(self, what: str, error: Exception) -> LoomError:
+        """An error of our own while serving one client: logged, and told to that client."""
+        self.hub.counters["internal"] += 1
+        log.error("client.failed", op=what, error=traceback.format_exc())
+        return LoomError("internal", f"{type(error).__name__}: {error}"[:500])
 
     # --- journaled -----------------------------------------------------------------------------
 
@@ -215,6 +228,10 @@ class Clients:
                 operation.function(self, done, **args)
         except LoomError as error:
             done(error)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `_request`; a resend must not wait for it
+            done(self._defect(request.op, error))
 
     def _own_end(
         self, client: str, request: Request, done: Done, perform: Callable[[], None]
@@ -243,6 +260,11 @@ class Clients:
             return
         if answer.error:
             done(LoomError(answer.error, answer.detail or answer.error))
+            return
+        try:
+            codec.body(answer.body)
+        except LoomError as error:
+            done(LoomError("internal", f"the actor's answer is none: {error.message}"))
         else:
             done(codec.unpack(answer.body))
 
@@ -489,7 +511,11 @@ class Clients:
                     {"module": "", "error": f"{answer.error}: {answer.detail}".rstrip(": ")}
                 )
             else:
-                said = codec.body(answer.body)
+                try:
+                    said: Any = codec.body(answer.body)
+                except LoomError as error:
+                    said = None
+                    total["errors"].append({"module": "", "error": error.message})
                 if isinstance(said, Reloaded):
                     total["generation"] = max(total["generation"], said.generation)
                     for field in ("loaded", "changed"):
@@ -623,29 +649,57 @@ def project_rules(repo: Path) -> str:
 
 
 def head(repo: Path) -> str:
-    """The commit that HEAD names; "" if this is no git repo, or one without a commit."""
+    """The commit that HEAD names; "" if this is no git repo, or one without a commit.
+
+    The folder may be anybody's: nothing but small plain files is read, and nothing but the name of
+    a commit is taken from them.
+    """
     git = repo / ".git"
-    try:
-        if git.is_file():  # a worktree: "gitdir: PATH"
-            git = (repo / git.read_text().partition(":")[2].strip()).resolve()
-        said = (git / "HEAD").read_text().strip()
-        if not said.startswith("ref:"):
-            return said[:64]
-        ref = said.partition(":")[2].strip()
-        common = git / "commondir"
-        roots = [git] + ([(git / common.read_text().strip()).resolve()] if common.exists() else [])
-        for root in roots:
-            if (root / ref).is_file():
-                return (root / ref).read_text().strip()[:64]
-            packed = root / "packed-refs"
-            if packed.is_file():
-                for line in packed.read_text().splitlines():
-                    commit, _, name = line.partition(" ")
-                    if name == ref:
-                        return commit[:64]
-    except (OSError, UnicodeDecodeError):
+    if git.is_file():  # a worktree: "gitdir: PATH"
+        git = repo / _small(git).partition(":")[2].strip()
+    said = _small(git / "HEAD").strip()
+    if not said.startswith("ref:"):
+        return _commit(said)
+    ref = said.partition(":")[2].strip()
+    if not ref.startswith("refs/") or ".." in ref:
         return ""
+    roots = [git]
+    if common := _small(git / "commondir").strip():
+        roots.append(git / common)
+    for root in roots:
+        if found := _commit(_small(root / ref).strip()):
+            return found
+        for line in _small(root / "packed-refs", PACKED_BYTES).splitlines():
+            commit, _, name = line.partition(" ")
+            if name == ref:
+                return _commit(commit)
     return ""
+
+
+PACKED_BYTES: Final = 16 << 20
+
+
+def _small(path: Path, limit: int = 4096) -> str:
+    """The text of a plain file; "" if it is none, cannot be read, or is larger than `limit`."""
+    try:
+        # Not to wait for a pipe's other end.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):  # ValueError: a NUL in a path
+        return ""
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
+            return ""
+        return os.read(fd, limit).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+
+
+def _commit(text: str) -> str:
+    """`text` if it is the name of a commit (SHA-1 or SHA-256 in hex), else ""."""
+    return text if len(text) in (40, 64) and not set(text) - set("0123456789abcdef") else ""
 
 
 class Operation:

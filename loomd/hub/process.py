@@ -307,9 +307,15 @@ class Hub:
         if peer is None or not self.asks.answered(peer.name, answer.route, answer.id):
             self.counters["late_answer"] += 1
             return
+        if len(answer.body) > mail.MAX_BODY:
+            detail = f"the answer of {peer.name} has {len(answer.body)} bytes"
+            self.answered(answer.route, Answered(id=answer.id, error="too_large", detail=detail))
+            return
         self.answered(
             answer.route,
-            Answered(id=answer.id, body=answer.body, error=answer.error, detail=answer.detail),
+            Answered(
+                id=answer.id, body=answer.body, error=answer.error, detail=answer.detail[:2000]
+            ),
         )
 
     def _publish(self, identity: bytes, publish: Publish) -> None:
@@ -433,6 +439,10 @@ class Hub:
 
     def ask(self, route: bytes, id: str, sender: str, to: str, body: bytes) -> None:
         """Relays an ask. Its callee asleep or on its way: woken, and the ask is kept until then."""
+        if len(body) > mail.MAX_BODY:  # with its route it would not fit the callee's frame
+            detail = f"a question of {len(body)} bytes is over {mail.MAX_BODY}"
+            self.answered(route, Answered(id=id, error="too_large", detail=detail))
+            return
         peer = self.peers.by_name.get(to)
         if peer is not None:
             peer.used = time.monotonic()
@@ -496,8 +506,9 @@ class Hub:
             armed = self.timers.get(name, {}).get(key)
             if armed is not None and armed[0] == due:
                 self._fire(name, key)
-        if now >= self._next_tick:
-            self._next_tick = now + TICK_S
+        tick = time.monotonic()  # the wall clock may be set back by hours
+        if tick >= self._next_tick:
+            self._next_tick = tick + TICK_S
             self._tick()
 
     def _fire(self, name: str, key: str) -> None:

@@ -82,14 +82,23 @@ def test_a_diff_says_what_a_patch_needs() -> None:
     ("files", "expected"),
     [
         ({}, ""),
-        ({".git/HEAD": "c0ffee\n"}, "c0ffee"),
-        ({".git/HEAD": "ref: refs/heads/m\n", ".git/refs/heads/m": "abc\n"}, "abc"),
+        (
+            {".git/HEAD": "c0ffee0000000000000000000000000000000000\n"},
+            "c0ffee0000000000000000000000000000000000",
+        ),
         (
             {
                 ".git/HEAD": "ref: refs/heads/m\n",
-                ".git/packed-refs": "# pack\ndef refs/heads/m\n",
+                ".git/refs/heads/m": "abc0000000000000000000000000000000000000\n",
             },
-            "def",
+            "abc0000000000000000000000000000000000000",
+        ),
+        (
+            {
+                ".git/HEAD": "ref: refs/heads/m\n",
+                ".git/packed-refs": "# pack\n" + "def".ljust(40, "0") + " refs/heads/m\n",
+            },
+            "def".ljust(40, "0"),
         ),
         ({".git/HEAD": "ref: refs/heads/unborn\n"}, ""),
         (
@@ -97,9 +106,9 @@ def test_a_diff_says_what_a_patch_needs() -> None:
                 ".git": "gitdir: elsewhere/wt\n",
                 "elsewhere/wt/HEAD": "ref: refs/heads/m\n",
                 "elsewhere/wt/commondir": "..\n",
-                "elsewhere/refs/heads/m": "fed\n",
+                "elsewhere/refs/heads/m": "fed0000000000000000000000000000000000000\n",
             },
-            "fed",
+            "fed0000000000000000000000000000000000000",
         ),
         ({".git/HEAD/x": ""}, ""),
     ],

@@ -23,6 +23,8 @@ from tests.support import (
     eventually,
 )
 
+COMMIT = "c0ffee".ljust(40, "0")
+
 
 def spawn(client: Client, *names: str) -> None:
     for name in names:
@@ -543,7 +545,7 @@ def test_a_session_from_its_opening_to_its_end(instance: TestInstance) -> None:
         git = repo / ".git"
         (git / "refs" / "heads").mkdir(parents=True)
         (git / "HEAD").write_text("ref: refs/heads/main\n")
-        (git / "refs" / "heads" / "main").write_text("c0ffee\n")
+        (git / "refs" / "heads" / "main").write_text(f"{COMMIT}\n")
         opened = client.request("open_session", repo=str(repo), goal="g", team=3, yes=True)
         name = opened["session"]
         assert root.ensured(f"{name}/team")["group"] == ""
@@ -573,7 +575,7 @@ def test_a_session_from_its_opening_to_its_end(instance: TestInstance) -> None:
             )
             assert root.ensured(lead)["spec"]["start"]["entry"] == "x:main"
             shown = client.request("session", session=name)
-            assert (shown["state"], shown["base"]) == ("running", "c0ffee")
+            assert (shown["state"], shown["base"]) == ("running", COMMIT)
             assert [agent["name"] for agent in shown["agents"]] == [lead]
             assert client.request("board", session=name, table="tasks")[0]["title"] == "g"
             assert client.request("status")["sessions"] == 1

@@ -1,0 +1,99 @@
+"""A hub that is handed what nobody should hand it: it goes on, and says what was wrong."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from loomd.hub.clients import head
+from loomd.hub.mail import MAX_BODY
+from loomd.wire import bodies, codec
+from loomd.wire import messages as m
+from tests.hub.stand import Host, hub
+from tests.support import RequestFailed, TestInstance
+
+ECHO = "s-1/echo"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_a_repo_whose_git_file_leads_in_a_circle_ends_nothing(instance: TestInstance) -> None:
+    repo = instance.base / "repo"
+    repo.mkdir()
+    (repo / "loop").symlink_to("loop")
+    (repo / ".git").write_text("gitdir: loop\n")
+    with hub(instance) as root, root.client() as client:
+        opened = client.request("open_session", repo=str(repo))
+        assert client.request("session", session=opened["session"])["base"] == ""
+        assert root.process is not None and root.process.poll() is None
+
+
+def git_folder(path: Path, **files: str) -> Path:
+    for name, text in {"HEAD": "ref: refs/heads/main\n", **files}.items():
+        file = path / ".git" / name.replace("__", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return path
+
+
+def test_head_is_the_commit_that_git_names(tmp_path: Path) -> None:
+    assert head(git_folder(tmp_path / "loose", refs__heads__main=f"{COMMIT}\n")) == COMMIT
+    packed = git_folder(tmp_path / "packed")
+    (packed / ".git" / "packed-refs").write_text(f"# pack-refs\n{COMMIT} refs/heads/main\n")
+    assert head(packed) == COMMIT
+    assert head(git_folder(tmp_path / "detached", HEAD=f"{COMMIT}\n")) == COMMIT
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    main = git_folder(tmp_path / "main", refs__heads__topic=COMMIT) / ".git"
+    (main / "worktrees" / "tree").mkdir(parents=True)
+    (main / "worktrees" / "tree" / "HEAD").write_text("ref: refs/heads/topic\n")
+    (main / "worktrees" / "tree" / "commondir").write_text("../..\n")
+    (tree / ".git").write_text(f"gitdir: {main}/worktrees/tree\n")
+    assert head(tree) == COMMIT
+
+
+@pytest.mark.parametrize(
+    "said", ["ref: /etc/passwd", "ref: refs/../../secret", "ref: ../secret", "a secret", "\0", ""]
+)
+def test_head_tells_nothing_but_commits(tmp_path: Path, said: str) -> None:
+    repo = git_folder(tmp_path / "repo", HEAD=said)
+    (tmp_path / "repo" / "secret").write_text("hunter2")
+    assert head(repo) == ""
+
+
+def test_head_waits_for_no_pipe(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    os.mkfifo(tmp_path / ".git" / "HEAD")
+    assert head(tmp_path) == ""
+    assert head(tmp_path / "nowhere") == ""
+
+
+def test_an_answer_that_is_none_is_an_error_of_its_asker(instance: TestInstance) -> None:
+    with hub(instance) as root, root.client() as client:
+        client.request("spawn", spec={"name": ECHO, "kind": "echo", "session": "s-1"})
+        with Host(root, ECHO, 5) as host:
+            host.hello()
+            for body, code in ((b"", "internal"), (b"\xc1", "internal"), (b"x" * (MAX_BODY + 1),
+                               "too_large")):  # fmt: skip
+                client._count += 1
+                id = f"r{client._count}"
+                args = {"actor": ECHO, "body": {"t": "note", "data": 1}}
+                client._send(m.Request(id=id, op="ask", args=args))
+                asked = host.wait(m.Asked)
+                host.send(m.Answer(route=asked.route, id=asked.id, body=body))
+                answer = client._receive(15.0)
+                assert isinstance(answer, m.Failure) and answer.code == code, answer
+            assert root.process is not None and root.process.poll() is None
+
+
+def test_a_question_that_would_not_fit_its_frame_is_refused(instance: TestInstance) -> None:
+    with hub(instance) as root, root.client() as client:
+        client.request("spawn", spec={"name": ECHO, "kind": "echo", "session": "s-1"})
+        with Host(root, ECHO, 5) as host:
+            host.hello()
+            body = {"t": "note", "data": "x" * MAX_BODY}
+            with pytest.raises(RequestFailed, match="too_large"):
+                client.request("ask", actor=ECHO, body=body)
+            host.send(m.Ask(id="q", to=ECHO, body=codec.encode(bodies.Note(data="x" * MAX_BODY))))
+            assert host.wait(m.Answered).error == "too_large"
