@@ -92,7 +92,7 @@ def reference(input: Input) -> InputRef:
         case Mailed():
             return InputRef(kind="mail", lane=input.lane, seq=input.seq)
         case TimerDue():
-            return InputRef(kind="timer", key=input.key)
+            return InputRef(kind="timer", key=input.key, due=input.due)
         case EffectEnded():
             return InputRef(kind="effect", key=input.effect, body=codec.encode(input.result))
         case Init():

@@ -829,8 +829,9 @@ class Batch:
             if raw is not None:
                 timer = timer_row.decode(raw)
                 record.due, record.body = timer.due, timer.body
-                # One that was armed anew while its predecessor fired is not due yet, and stays.
-                if timer.due <= commit.now:
+                # One that was armed anew while its predecessor fired stays. Told by its due time,
+                # not by the clock: that may have been set back since it fired.
+                if timer.due == ref.due or (not ref.due and timer.due <= commit.now):
                     self.txn.delete("timers", key)
                     self._result.timers.append((name, ref.key, None, b""))
         elif ref.kind == "effect":

@@ -39,6 +39,7 @@ class InputRef(Frame, frozen=True, kw_only=True):
     lane: int = 0
     seq: int = 0  # mail: its sequence in the lane
     key: str = ""  # timer key or effect id
+    due: float = 0.0  # timer: which arming of it fired
     body: bytes = b""  # effect: its encoded result, for replay
 
 

@@ -40,7 +40,7 @@ MAIL = Mailed(5, "s-1/b/9.0", "s-1/b", NOTE, "c-1", m.CONTROL, 12)
 
 def test_every_input_is_named_as_the_hub_knows_it():
     assert reference(MAIL) == m.InputRef(kind="mail", lane=m.CONTROL, seq=12)
-    assert reference(TimerDue(5, "t", 1.0)) == m.InputRef(kind="timer", key="t")
+    assert reference(TimerDue(5, "t", 1.0)) == m.InputRef(kind="timer", key="t", due=1.0)
     assert reference(Init(1)) == m.InputRef(kind="init")
     ended = EffectEnded(5, "e", NOTE, Note(data=2))
     assert reference(ended) == m.InputRef(kind="effect", key="e", body=codec.encode(Note(data=2)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loomd.hub.mail import MAX_BODY, check_epoch
+from loomd.hub.mail import MAX_BODY, check_epoch, due_timers
 from loomd.store.schema import name_key, number_key, text_key
 from loomd.store.tables import dead_row
 from loomd.wire import codec
@@ -488,3 +488,15 @@ def test_a_newer_epoch_dethrones_an_older_hub(desk: Desk) -> None:
 
 def _fields(frame: m.Commit) -> dict:
     return {name: getattr(frame, name) for name in m.Commit.__struct_fields__}
+
+
+def test_a_timer_that_fired_is_gone_though_the_clock_was_set_back(desk: Desk) -> None:
+    desk.spawn("s-1/a")
+    desk.hello("s-1/a", 5)
+    desk.commit("s-1/a", timers=(m.TimerSet(key="t", due=1000.0),))
+    fired = m.InputRef(kind="timer", key="t", due=1000.0)
+    desk.commit("s-1/a", input=fired, now=10.0)
+    assert list(due_timers(desk.memory)) == []
+    desk.commit("s-1/a", timers=(m.TimerSet(key="t", due=2000.0),))
+    desk.commit("s-1/a", input=fired, now=3000.0)  # an older arming of it: the new one stays
+    assert [due for _, _, due, _ in due_timers(desk.memory)] == [2000.0]
