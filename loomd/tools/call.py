@@ -448,8 +448,27 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
         returned = _changed(copy, returned)
     result = _result(returned)
     if state.touched:
-        result["state"] = _checked(state.value())
-    return result
+        result["state"] = checked_state(state.value())
+    return readable(result)  # type: ignore[no-any-return]
+
+
+def readable(value: Any) -> Any:
+    """The same value with what is no UTF-8 (names of files may be any bytes) as `\\xNN`."""
+    if isinstance(value, str):
+        return value if value.isascii() else _escaped(value)
+    if isinstance(value, dict):
+        return {readable(key): readable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [readable(item) for item in value]
+    return value
+
+
+def _escaped(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text
 
 
 def _changed(copy: copies.Copy, returned: Any) -> Any:
@@ -520,7 +539,7 @@ def _proposal(proposal: Proposal) -> dict[str, Any]:
     files = tuple(change(f.path, f.base, f.after, f.mode) for f in proposal.files)
     if weight(files) > MAX_HUNKS:
         raise ToolError(
-            f"the change has {weight(files)} characters in changed lines; at most {MAX_HUNKS} fit "
+            f"the change has {weight(files)} bytes in changed lines; at most {MAX_HUNKS} fit "
             "one proposal: propose it in parts",
             "too_large",
         )
@@ -536,7 +555,10 @@ def _proposal(proposal: Proposal) -> dict[str, Any]:
     }
 
 
-def _checked(value: dict[str, Any]) -> dict[str, Any]:
+def checked_state(value: dict[str, Any]) -> dict[str, Any]:
+    """The state of a tool, if it can be stored. ToolError."""
+    if not isinstance(value, dict):
+        raise ToolError(f"ctx.state is no map but {type(value).__name__}")
     try:
         size = len(codec.pack(value))
     except (TypeError, ValueError, OverflowError) as error:

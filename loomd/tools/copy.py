@@ -166,6 +166,9 @@ def changes(copy: Copy) -> tuple[list[NewFile], list[str]]:
     for path in sorted([*touched, *gone]):
         if path in ignored:
             continue
+        if not _is_text(path):
+            left.append(f"{path}: its name is no UTF-8")
+            continue
         base = _content(copy.repo / path)
         if not _as_copied(copy, path):
             after = _content(copy.root / path) if path in found else None
@@ -220,6 +223,14 @@ def _walk(root: Path, inside: str) -> Iterable[tuple[str, os.stat_result]]:
                 else:
                     with contextlib.suppress(FileNotFoundError):
                         yield path, entry.stat(follow_symlinks=False)
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _excluded(path: str) -> bool:

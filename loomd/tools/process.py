@@ -27,7 +27,8 @@ from loomd.store.schema import text_key
 from loomd.tools import generation as generations
 from loomd.tools import nursery, sandbox
 from loomd.tools.apply import apply
-from loomd.tools.call import Frames
+from loomd.tools.call import Frames, checked_state
+from loomd.tools.contract import ToolError
 from loomd.tools.host import FIRST, ToolsBehaviour
 from loomd.tools.propose import name_of
 from loomd.wire import codec
@@ -67,6 +68,10 @@ LIMITS: Final[dict[str, Any]] = {
 }
 """Of one call: seconds, resident memory of its tree, address space of each of its processes,
 processes, and size of a file that it writes."""
+
+MAX_RESULT: Final = 448 << 10
+"""Bytes of what a call's end is told as. A commit carries it twice, as input and as mail, and the
+state of the tool too; a frame holds 1 MiB."""
 
 MAX_CALL_S: Final = 3600.0
 ROOM_S: Final = 30.0
@@ -484,11 +489,32 @@ class ToolsPerformer:
             finally:
                 if order["scratched"]:
                     await asyncio.to_thread(shutil.rmtree, scratch, True)
-            body = await self._body(call, ending, limits)
-            state = (ending.result or {}).get("state") if _fine(body) else None
+            body, state = await self._came_of(call, ending, limits)
             if state is not None:
                 self._states[call.name] = state
             return body, state
+
+    async def _came_of(
+        self, call: ToolCall, ending: Ending, limits: dict[str, Any]
+    ) -> tuple[Body, dict[str, Any] | None]:
+        """What is told, and what is kept. A tool may have written its result frame itself, and
+        the disk may be full: neither ends the host and with it the calls of others."""
+        try:
+            body = await self._body(call, ending, limits)
+            size = len(codec.encode(body))
+            if size > MAX_RESULT:
+                text = f"the result has {size} bytes; at most {MAX_RESULT} can be told"
+                return ToolResult(id=call.id, ok=False, error="too_large", text=text), None
+            state = (ending.result or {}).get("state") if _fine(body) else None
+            return body, None if state is None else checked_state(state)
+        except OSError as error:
+            text = f"the result could not be stored: {error.strerror or error}"
+            return ToolResult(id=call.id, ok=False, error="failed", text=text), None
+        except ToolError as error:
+            return ToolResult(id=call.id, ok=False, error=error.code, text=error.text), None
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            text = f"the process of the call sent no result of ours: {error!r}"[:1000]
+            return ToolResult(id=call.id, ok=False, error="crashed", text=text), None
 
     async def _in_force(self) -> Generation:
         """The current generation; waits while there is none."""
@@ -704,7 +730,7 @@ class ToolsPerformer:
             reason=result["reason"][:2000],
             files=tuple(msgspec.convert(file, FileChange) for file in result["files"]),
             task=call.task,
-            note=note[:NOTE],
+            note=note.encode()[:NOTE].decode("utf-8", "ignore"),
         )
 
     async def _blob(self, content: bytes) -> str:

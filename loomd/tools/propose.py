@@ -15,10 +15,10 @@ import msgspec
 from loomd.wire.bodies import FileChange, Hunk
 
 DIFF_LIMIT: Final = 100_000
-"""Characters of a proposal's diffs; a longer one is cut, and says so in its last line."""
+"""Bytes of a proposal's diffs; a longer one is cut, and says so in its last line."""
 
 MAX_HUNKS: Final = 200_000
-"""Characters of all hunks of a proposal: mails carry them."""
+"""Bytes of all hunks of a proposal: mails carry them."""
 
 
 def name_of(content: bytes | None) -> str:
@@ -146,9 +146,9 @@ def _line(mark: str, line: str) -> str:
 
 
 def cut(diff: str, limit: int = DIFF_LIMIT) -> str:
-    if len(diff) <= limit:
+    if len(diff) * 4 <= limit or len(raw := diff.encode()) <= limit:
         return diff
-    kept = diff[:limit].rpartition("\n")[0]
+    kept = raw[:limit].decode("utf-8", "ignore").rpartition("\n")[0]
     return f"{kept}\n[cut: {len(diff)} characters, {len(kept)} shown]\n"
 
 
@@ -158,11 +158,11 @@ def capped(files: tuple[FileChange, ...]) -> tuple[FileChange, ...]:
     made = []
     for file in files:
         diff = cut(file.diff, left)
-        left = max(left - len(diff), 200)
+        left = max(left - len(diff.encode()), 200)
         made.append(file if diff == file.diff else msgspec.structs.replace(file, diff=diff))
     return tuple(made)
 
 
 def weight(files: tuple[FileChange, ...]) -> int:
-    """Characters of all hunks."""
-    return sum(len(line) for f in files for h in f.hunks for line in (*h.old, *h.new))
+    """Bytes of all hunks."""
+    return sum(len(line.encode()) for f in files for h in f.hunks for line in (*h.old, *h.new))
