@@ -9,6 +9,7 @@ number), `wrong` (numbers that came twice, out of order or too late) and the own
     ping to n            n round trips with `to`; the times are in table `inputs`
     loop n               n steps by mail to itself
     broadcast to n       one mail to many
+    call to name args n  n calls of a tool at the tool host `to`, one after another
     start spec · stop name asleep · timer key after · effect id do · cancel id · emit type
     crash · hang · exit · segv · allocate mb · burn s · collect     misbehaves in this very step
 """
@@ -50,7 +51,7 @@ from loomd.actor.behaviour import (
 )
 from loomd.actor.host import run
 from loomd.wire import codec, sockets
-from loomd.wire.bodies import Body, Entry, Note
+from loomd.wire.bodies import Body, Entry, Note, ToolCall, ToolResult
 from loomd.wire.errors import LoomError
 from loomd.wire.messages import Delta
 
@@ -74,6 +75,7 @@ class Saved(msgspec.Struct):
     wrong: list[str] = []
     done: list[str] = []
     other: list[str] = []
+    series: dict[str, Any] = {}  # tool calls still to make
 
 
 @dataclass
@@ -132,12 +134,22 @@ class EchoBehaviour:
                 return state, []
             case Mailed(body=Note(data=dict() as data)):
                 return state, self._told(state, input, data, now)
+            case Mailed(body=ToolResult() as result):
+                return state, self._result(state, input, result)
             case Mailed():
                 state.saved.other.append(type(input.body).__name__)
                 del state.saved.other[:-20]
                 return state, []
             case _:
                 raise AssertionError(input)
+
+    def _result(self, state: State, mail: Mailed, result: ToolResult) -> list[Change]:
+        """The next call of a series; a call that failed ends it."""
+        saved = state.saved
+        if result.ok and saved.series.get("n", 0) > 0:
+            return self._told(state, mail, saved.series, 0.0)
+        saved.done.append("call" if result.ok else f"call failed: {result.text[:200]}")
+        return []
 
     def _told(self, state: State, mail: Mailed, data: dict[str, Any], now: float) -> list[Change]:
         saved = state.saved
@@ -175,6 +187,12 @@ class EchoBehaviour:
                     return [Send(state.name, Note(data={"op": "loop", "n": n - 1}))]
                 saved.done.append("loop")
                 return []
+            case {"op": "call", "to": str(to), "name": str(name), "n": int(n)}:
+                saved.series = {**data, "n": n - 1}
+                args = dict(data.get("args", {}))
+                return [
+                    Send(to, ToolCall(id=f"{name}:{n}", agent=state.name, name=name, args=args))
+                ]
             case {"op": "broadcast", "to": list(to), "n": int(n)}:
                 return [Send(tuple(to), Note(data={"op": "add", "n": n}))]
             case {"op": "echo"}:

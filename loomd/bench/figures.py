@@ -238,6 +238,46 @@ def commits(bench: Bench, agents: int) -> Iterator[Figure]:
     yield Figure("commits", "1/s", [rate], 8000.0, note=f"{agents} actors", more=True)
 
 
+def tool_call(bench: Bench, agents: int) -> Iterator[Figure]:
+    """From the tool host's step that opens a call until its step with the result.
+
+    A real session's host, with the sandbox on: a process per call, and one durable commit between
+    the two steps.
+    """
+    repo = bench.places.state.parent / "repo"
+    repo.mkdir(exist_ok=True)
+    (repo / "a.txt").write_text("one\n")
+    opened = bench.client.request(
+        "open_session", repo=str(repo), goal="", yes=True, env={"PATH": os.environ["PATH"]}
+    )
+    session = opened["session"]
+    host = f"{session}/tools"
+    name = bench.spawn(session, "caller")
+    # The first call waits until the generation is formed.
+    for n in (1, 200):
+        bench.tell(name, op="call", to=host, name="list", args={"path": "."}, n=n)
+        while len(done := bench.saved(name).get("done", ())) < (1 if n == 1 else 2):
+            time.sleep(0.01)
+    if done[-1] != "call":
+        raise LoomError("failed", done[-1])
+    times = bench.times(host)[-400:]
+    samples = [
+        (after - before) * MS
+        for (kind, before), (then, after) in itertools.pairwise(times)
+        if (kind, then) == ("mail", "effect")
+    ]
+    bench.clear()
+    bench.client.request("control", session=session, op="stop")
+    yield Figure(
+        "tool_call",
+        "ms",
+        samples,
+        6.0,
+        floor=floors.fork() + floors.durable_write(),
+        note="sandbox on, one durable commit; floor: bare fork, LMDB commit",
+    )
+
+
 def starvation(bench: Bench, agents: int) -> Iterator[Figure]:
     """A neighbour's ping beside one actor, then four, that burn the processors."""
     for hogs, goal in ((1, 1.0), (4, 2.0)):
@@ -274,6 +314,7 @@ FIGURES: dict[str, Measure] = {
         broadcast_durable_10,
         memory_agent,
         commits,
+        tool_call,
         starvation,
     )
 }

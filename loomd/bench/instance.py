@@ -43,7 +43,7 @@ class Client:
         raw = self._socket.receive(1.0)
         return raw is not None and isinstance(codec.to_client(raw), m.ClientWelcome)
 
-    def post(self, op: str, **args: Any) -> str:
+    def post(self, op: str, /, **args: Any) -> str:
         """Sends a request; its id, for `wait`."""
         self._count += 1
         id = str(self._count)
@@ -61,7 +61,7 @@ class Client:
             if isinstance(answer, m.Failure) and answer.id in (id, ""):
                 raise LoomError(answer.code, answer.message, answer.hint)
 
-    def request(self, op: str, timeout: float = 60.0, **args: Any) -> Any:
+    def request(self, op: str, /, timeout: float = 60.0, **args: Any) -> Any:
         return self.wait(self.post(op, **args), timeout)
 
     def ask(self, actor: str, **data: Any) -> Any:

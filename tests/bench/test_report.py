@@ -56,4 +56,5 @@ def test_the_names_of_the_figures_are_public():
         "memory_agent",
         "starvation",
         "commits",
+        "tool_call",
     } <= set(FIGURES)
