@@ -84,6 +84,7 @@ class _Loop:
         self.stage: HostStage | None = None
         self.opened = False
         self.waiting: list[OpenEffect] = []  # committed before the performer was open
+        self.cancelled: set[str] = set()  # of those
         self.turning = False
         self.timer: asyncio.TimerHandle | None = None
         self.beating: asyncio.TimerHandle | None = None
@@ -186,6 +187,9 @@ class _Loop:
         waiting, self.waiting = self.waiting, []
         for effect in waiting:
             self._perform(effect)
+            if effect.id in self.cancelled:
+                self.performer.cancel(effect.id)
+        self.cancelled.clear()
         self.turn()
 
     def start(self, effect: OpenEffect) -> None:
@@ -203,7 +207,10 @@ class _Loop:
         self.performer.start(effect, report)
 
     def cancel(self, id: str) -> None:
-        self.performer.cancel(id)
+        if self.opened:
+            self.performer.cancel(id)
+        else:
+            self.cancelled.add(id)
 
     def ask(self, asked: Asked, question: Body) -> None:
         self._spawn(self._ask(asked, question))

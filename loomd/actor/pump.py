@@ -177,17 +177,31 @@ class Pump:
         )
 
     def publish(self, topic: str, data: dict[str, Any]) -> None:
-        self.send(Publish(topic=topic, data=data))
+        """What is published may be lost; what no frame holds is."""
+        self._publish(Publish(topic=topic, data=data))
+
+    def _publish(self, message: Publish) -> None:
+        raw = codec.encode(message)
+        if len(raw) > codec.SOFT_LIMIT:
+            self.log.warning("too large to publish", topic=message.topic, size=len(raw))
+        else:
+            self._send_raw(raw)
 
     def ask(self, id: str, to: str, body: Body) -> None:
-        self.send(Ask(id=id, to=to, body=codec.encode(body)))
+        """LoomError(too_large)."""
+        self.send(Ask(id=id, to=to, body=_bounded(body, "question")))
 
     def reply(self, asked: Asked, body: Body | None, error: LoomError | None = None) -> None:
         if error is not None:
-            answer = Answer(route=asked.route, id=asked.id, error=error.code, detail=error.message)
+            said = error.message[:2000]
+            self.send(Answer(route=asked.route, id=asked.id, error=error.code, detail=said))
+            return
+        try:
+            raw = _bounded(body, "answer")
+        except LoomError as large:  # or its asker would never hear
+            self.reply(asked, None, large)
         else:
-            answer = Answer(route=asked.route, id=asked.id, body=codec.encode(body))
-        self.send(answer)
+            self.send(Answer(route=asked.route, id=asked.id, body=raw))
 
     # --- in ------------------------------------------------------------------------------------
 
@@ -377,7 +391,13 @@ class Pump:
                 raise Leave(NORMAL, "stopped; the last commit could not be stored")
             return False
         if self.stopping:
-            raise Leave(NORMAL, "stopped")
+            # What an effect has brought is stored before: it may have been paid for.
+            brought = next((one for one in self._queue if isinstance(one, tuple)), None)
+            if brought is None or not self.welcomed:
+                raise Leave(NORMAL, "stopped")
+            self._queue.remove(brought)
+            self._ended(*brought)
+            return True
         if not self.welcomed:
             return False
         if self._first is not None:
@@ -395,11 +415,14 @@ class Pump:
                     body = codec.body(fired.body) if fired.body else None
                     self._step(TimerDue(self.step + 1, fired.key, fired.due, body))
                 case (id, result):
-                    self.birth.slot.begin(EFFECT, 0, 0)
-                    self._step(EffectEnded(self.step + 1, id, self.open.pop(id), result))
+                    self._ended(id, result)
         else:
             return False
         return True
+
+    def _ended(self, id: str, result: Body) -> None:
+        self.birth.slot.begin(EFFECT, 0, 0)
+        self._step(EffectEnded(self.step + 1, id, self.open.pop(id), result))
 
     def _mail(self, mail: Mail) -> None:
         self.birth.slot.begin(MAIL, mail.lane, mail.seq)
@@ -461,7 +484,7 @@ class Pump:
                     q for q in self._queue if not (isinstance(q, TimerFired) and q.key == timer.key)
                 )
         for said in built.says:
-            self.send(said)
+            self._publish(said)
         for effect in built.starts:
             self._start(effect)
         for id in built.cancels:
@@ -512,6 +535,15 @@ class Pump:
         self.socket.close()
         if self.reader is not None:
             self.reader.close()
+
+
+def _bounded(body: Body | None, what: str) -> bytes:
+    """An encoded body that the hub can send on. LoomError(too_large)."""
+    raw = codec.encode(body)
+    if len(raw) > codec.BODY_LIMIT:
+        detail = f"{what} of {len(raw)} bytes is over {codec.BODY_LIMIT}"
+        raise LoomError("too_large", detail, "ask for less, or name a blob")
+    return raw
 
 
 @cache

@@ -67,7 +67,7 @@ from loomd.wire.messages import (
 MAILBOX_BOUND: Final = 10_000
 """Unconsumed work mails of one actor; answers and control mail are outside the bound."""
 
-MAX_BODY: Final = codec.SOFT_LIMIT - 4096
+MAX_BODY: Final = codec.BODY_LIMIT
 """A mail must fit a frame together with its ids."""
 
 SHARE_FROM: Final = 128

@@ -18,6 +18,9 @@ from loomd.wire.errors import LoomError
 SOFT_LIMIT: Final = 1 << 20
 """Bytes of one frame; a larger one is answered with the typed error `too_large`."""
 
+BODY_LIMIT: Final = SOFT_LIMIT - 4096
+"""Bytes of a body that is sent on in another frame, with ids and a route beside it."""
+
 HARD_LIMIT: Final = 8 << 20
 """ZMQ_MAXMSGSIZE: beyond it the peer is disconnected without a word."""
 

@@ -20,6 +20,7 @@ from loomd.supervise.slots import MAIL, Slot
 from loomd.wire import codec, sockets
 from loomd.wire import messages as m
 from loomd.wire.bodies import Note
+from loomd.wire.errors import LoomError
 from tests.support import TestInstance, eventually
 
 NAME = "s-1/echo"
@@ -420,3 +421,37 @@ def test_asks_are_answered_refused_or_failed_and_change_nothing(stands):
     answer = stand.next()
     assert isinstance(answer, m.Answer) and answer.error == "unknown_message"
     assert stand.pump.step == 1
+
+
+def test_what_an_effect_has_brought_is_stored_before_the_stop(stands):
+    stand = stands()
+    stand.pump.start_effect = lambda effect: None
+    stand.begin()
+    stand.hub.say(mail(1, op="effect", id="e", do={}))
+    stand.next()
+    stand.hub.say(m.Committed(step=2))
+    stand.hub.say(mail(2, op="add", n=1))
+    taken = stand.next()
+    stand.hub.say(mail(3, op="add", n=2))
+    assert seqs(taken) == ("mail", m.WORK, 2)
+    stand.pump.effect_ended("e", Note(data="paid"))
+    stand.pump.stopping = True
+    stand.hub.say(m.Committed(step=3))
+    commit = stand.next()
+    assert isinstance(commit, m.Commit) and (commit.input.kind, commit.input.key) == ("effect", "e")
+    stand.hub.say(m.Committed(step=4))
+    assert stand.fails(Leave).value.status == 0  # the mail stays for the successor
+
+
+def test_an_answer_that_no_frame_holds_is_an_error_and_a_publication_is_lost(stands):
+    stand = stands()
+    stand.begin()
+    large = "x" * codec.BODY_LIMIT
+    stand.pump.behaviour.answer = lambda state, question, reader: Note(data=large)
+    stand.hub.say(m.Asked(route=b"r", id="a", sender="user", body=note(op="x")))
+    answer = stand.next()
+    assert isinstance(answer, m.Answer) and (answer.error, answer.body) == ("too_large", b"")
+    with pytest.raises(LoomError, match="over"):
+        stand.pump.ask("q", "s-1/x", Note(data=large))
+    stand.pump.publish("d/s-1", {"text": large + large})
+    stand.silent()
