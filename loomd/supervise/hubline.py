@@ -105,7 +105,7 @@ class HubLine:
             if handler is None:
                 raise ValueError(f"unknown op {op!r}")
             handler(message)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             said = f"{type(error).__name__}: {error}"[:500]
             self._root.log.line("warning", "bad_request", op=str(op)[:80], reason=said)
             if message.get("id") is not None:

@@ -445,9 +445,16 @@ class Root:
         return None
 
     def _born(self, process: Process, pid: int) -> None:
-        """Its pid is known: from here on it can be watched. Nothing has reaped it: only we do."""
+        """Its pid is known: from here on it can be watched."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            # It died right after its word and was reaped as one that nobody knew, or there is no
+            # descriptor left: either way only this one is lost.
+            self._never_born(process, f"could not be watched: {error.strerror}")
+            return
         process.pid = pid
-        process.pidfd = os.pidfd_open(pid)
+        process.pidfd = pidfd
         self._by_pid[pid] = process
         self._selector.register(
             process.pidfd, selectors.EVENT_READ, lambda mask: self._on_exit(process)
@@ -468,6 +475,8 @@ class Root:
 
     def _order_lost(self, process: Process) -> None:
         """Its link ended before it told its pid: the template died, or could not fork."""
+        if process.dead:
+            return
         process.lost += 1
         if process.killed or process.lost > MAX_LOST_ORDERS:
             why = process.killed or "was never born"
@@ -529,11 +538,14 @@ class Root:
             if process.pid == 0:
                 self._order_lost(process)
             return
-        self._watch_link(process)
+        if not process.dead:
+            self._watch_link(process)
 
     def _read_link(self, process: Process) -> bool:
         """Takes what has come, to a limit; False at end of file."""
         for _ in range(256):
+            if process.dead:
+                return False
             try:
                 got = process.link.receive()
             except LinkClosed:
@@ -753,6 +765,8 @@ class Root:
                 self.tell(t.Postponed(process.name, process.incarnation))
                 continue
             alive = self._read_link(process)  # it may have told its pid just before
+            if process.dead:
+                continue
             if process.pid == 0:
                 self._replace(process)
             elif not alive:
