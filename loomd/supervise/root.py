@@ -817,11 +817,22 @@ class Root:
                 if pid in self._by_pid:
                     continue
                 if sessions[pid] in templates:
-                    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)  # a dead one is reaped
+                    self._reap_unborn(pid)
                 else:
                     reaped |= self._kill_orphan(pid)
             if not reaped:
                 return
+
+    def _reap_unborn(self, pid: int) -> None:
+        """Reaps a dead spare, or a child that died at its birth, unless it has told its pid: such
+        a one is watched and reaped by name. What it told, it told before it was seen to be dead."""
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return
+        for process in list(self.processes.values()):
+            if not process.pid and process.theirs is None:
+                self._read_link(process)
+        if pid not in self._by_pid:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
 
     def _kill_orphan(self, pid: int) -> bool:
         """True if it is reaped already: its own children have come to us meanwhile."""
