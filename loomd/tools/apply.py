@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import msgspec
+
 from loomd.supervise.crash import crash_point
 from loomd.tools.propose import name_of
 from loomd.wire.bodies import Applied, FileChange
@@ -68,21 +70,48 @@ def apply(
 ) -> Applied:
     """Applies all files or, if one of them conflicts, none. `name`: of the actor, for the crash
     points. Idempotent. Blocks on the disk."""
+    begun: list[tuple[Path, OnDisk, Step]] = []
     try:
         paths = {file.path: inside(repo, file.path) for file in files}
-        steps = plan(files, lambda path: look(paths[path]))
+        before = {file.path: look(paths[file.path]) for file in files}
+        steps = plan(files, before.__getitem__)
         conflicts = [step.detail for step in steps if step.state == "conflict"]
         if conflicts:
             return Applied(edit=edit, state="conflict", detail="; ".join(conflicts))
         for left in left_over(set(paths.values()), name):
             left.unlink(missing_ok=True)
         for step in steps:
-            _do(paths[step.change.path], step, blob, name)
-    except LoomError as error:
-        return Applied(edit=edit, state="failed", detail=error.message)
-    except OSError as error:
-        return Applied(edit=edit, state="failed", detail=f"could not be written: {error}")
+            path = step.change.path
+            begun.append((paths[path], before[path], step))
+            _do(paths[path], step, blob, name)
+    except (LoomError, OSError) as error:
+        said = error.message if isinstance(error, LoomError) else f"could not be written: {error}"
+        stands = _take_back(begun, blob, name)
+        if stands:
+            said += f"; written all the same, and could not be taken back: {', '.join(stands)}"
+        return Applied(edit=edit, state="failed", detail=said)
     return Applied(edit=edit, state="applied")
+
+
+def _take_back(
+    begun: Sequence[tuple[Path, OnDisk, Step]], blob: Callable[[str], bytes], name: str
+) -> list[str]:
+    """Makes what was begun as it was, last first; the paths where that failed. A crash meanwhile
+    is one of the application: what stands then is `base` or `after`."""
+    stands = []
+    for path, was, step in reversed(begun):
+        change = step.change
+        back = msgspec.structs.replace(change, base=change.after, after=change.base)
+        try:
+            if step.state == "mode":
+                path.chmod(was.mode)
+            elif step.state != "done" and look(path).hash == change.after != was.hash:
+                _do(path, Step(back, "write" if was.hash else "remove"), blob, name)
+                if was.hash:
+                    path.chmod(was.mode)
+        except (LoomError, OSError):
+            stands.append(change.path)
+    return stands
 
 
 def inside(repo: Path, path: str) -> Path:

@@ -105,3 +105,35 @@ def test_a_missing_blob_is_a_failure_that_leaves_nothing(repo):
 
     assert apply(repo, "e-1", [EDIT], missing, "s/tools").state == "failed"
     assert os.listdir(repo) == ["a.txt"] and (repo / "a.txt").read_bytes() == OLD
+
+
+def test_an_edit_that_fails_half_way_is_taken_back(repo):
+    (repo / "a.txt").write_bytes(OLD)
+    (repo / "a.txt").chmod(0o600)
+    (repo / "gone").write_bytes(OLD)
+    (repo / "script").write_bytes(OLD)
+    blobs = {name_of(content): content for content in (OLD, NEW)}
+
+    def blob(name):
+        if name not in blobs:
+            raise LoomError("not_found", f"no such blob: {name}")
+        return blobs[name]
+
+    files = (
+        change("a.txt", OLD, NEW, 0o755),
+        change("new/b.txt", None, NEW),
+        change("gone", OLD, None),
+        change("script", OLD, OLD, 0o755),
+        change("c.txt", None, b"a content that is nowhere\n"),
+    )
+    applied = apply(repo, "e-1", files, blob, "s/tools")
+    assert applied.state == "failed" and "no such blob" in applied.detail
+    assert "taken back" not in applied.detail
+    assert {p.name: p.read_bytes() for p in repo.iterdir() if p.is_file()} == {
+        "a.txt": OLD,
+        "gone": OLD,
+        "script": OLD,
+    }
+    assert not list((repo / "new").iterdir())
+    assert stat.S_IMODE((repo / "a.txt").stat().st_mode) == 0o600
+    assert stat.S_IMODE((repo / "script").stat().st_mode) == 0o644
