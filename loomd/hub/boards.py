@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -173,12 +174,87 @@ def _file_diff(path: str, base: str, after: str, blob: Callable[[str], bytes]) -
     old, new = (blob(name) if name else b"" for name in (base, after))
     if max(len(old), len(new)) > FILE_BYTES or b"\0" in old[:8192] or b"\0" in new[:8192]:
         return f"Binary files a/{path} and b/{path} differ\n"
-    lines = difflib.unified_diff(
-        old.decode("utf-8", "replace").splitlines(keepends=True),
-        new.decode("utf-8", "replace").splitlines(keepends=True),
-        f"a/{path}" if base else "/dev/null",
-        f"b/{path}" if after else "/dev/null",
-    )
-    return "".join(
-        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
-    )
+    a, b = (raw.decode("utf-8", "replace").splitlines(keepends=True) for raw in (old, new))
+    said = [f"--- a/{path}\n" if base else "--- /dev/null\n"]
+    said.append(f"+++ b/{path}\n" if after else "+++ /dev/null\n")
+    for group in _Matched(opcodes(a, b)).get_grouped_opcodes(3):
+        said.append(
+            f"@@ -{_extent(group[0][1], group[-1][2])} +{_extent(group[0][3], group[-1][4])} @@\n"
+        )
+        for tag, i1, i2, j1, j2 in group:
+            if tag == "equal":
+                said += [_line(" ", line) for line in a[i1:i2]]
+                continue
+            said += [_line("-", line) for line in a[i1:i2]]
+            said += [_line("+", line) for line in b[j1:j2]]
+    return "".join(said) if len(said) > 2 else ""
+
+
+class _Matched(difflib.SequenceMatcher[str]):
+    """Only groups what is known already."""
+
+    def __init__(self, codes: list[Any]) -> None:
+        super().__init__(None, (), ())
+        self._codes = codes
+
+    def get_opcodes(self) -> list[Any]:
+        return self._codes
+
+
+def opcodes(a: list[str], b: list[str]) -> list[tuple[str, int, int, int, int]]:
+    """As difflib's, in bounded time: what it would take too long for is told line by line, or as
+    one replacement. The hub's loop waits for this."""
+    first, limit = 0, min(len(a), len(b))
+    while first < limit and a[first] == b[first]:
+        first += 1
+    last = 0
+    while last < limit - first and a[-1 - last] == b[-1 - last]:
+        last += 1
+    one, other = a[first : len(a) - last], b[first : len(b) - last]
+    if _work(one, other) <= DIFF_WORK:
+        middle = difflib.SequenceMatcher(None, one, other).get_opcodes()
+    elif len(one) == len(other):
+        middle = [
+            ("equal" if same else "replace", start, end, start, end)
+            for same, start, end in _runs(one, other)
+        ]
+    else:
+        middle = [("replace", 0, len(one), 0, len(other))]
+    codes: list[tuple[str, int, int, int, int]] = []
+    if first:
+        codes.append(("equal", 0, first, 0, first))
+    codes += [
+        (tag, i1 + first, i2 + first, j1 + first, j2 + first) for tag, i1, i2, j1, j2 in middle
+    ]
+    if last:
+        codes.append(("equal", len(a) - last, len(a), len(b) - last, len(b)))
+    return codes
+
+
+DIFF_WORK: Final = 1_000_000
+"""Pairs of equal lines that difflib may look at in one pass: some tenths of a second."""
+
+
+def _work(one: list[str], other: list[str]) -> int:
+    counts = Counter(other)
+    popular = len(other) // 100 + 1 if len(other) >= 200 else len(other)  # as difflib has it
+    return sum(n for line in one if (n := counts[line]) <= popular)
+
+
+def _runs(one: list[str], other: list[str]) -> Iterable[tuple[bool, int, int]]:
+    """(equal?, start, end) of two lists of one length."""
+    start = 0
+    for i in range(1, len(one) + 1):
+        if i == len(one) or (one[i] == other[i]) != (one[start] == other[start]):
+            yield one[start] == other[start], start, i
+            start = i
+
+
+def _extent(start: int, end: int) -> str:
+    if end - start == 1:
+        return str(start + 1)
+    return f"{start + 1 if end > start else start},{end - start}"
+
+
+def _line(mark: str, line: str) -> str:
+    return mark + line if line.endswith("\n") else f"{mark}{line}\n\\ No newline at end of file\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,45 @@ def test_the_head_of_a_repo_is_read_without_git(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     assert head(tmp_path) == expected
+
+
+def plain(old: str, new: str) -> str:
+    lines = difflib.unified_diff(
+        old.splitlines(keepends=True), new.splitlines(keepends=True), "a/p", "b/p"
+    )
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines
+    )
+
+
+def shown(old: str, new: str) -> str:
+    return boards._file_diff("p", "o", "n", {"o": old.encode(), "n": new.encode()}.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("a\nb\nc\n", "a\nx\nc\n"),
+        ("a\n", ""),
+        ("", "a\nb"),
+        ("a", "a\n"),
+        ("a\nb", "a\nb\nc"),
+        ("\n".join("abcdefghijklmnop"), "\n".join("abXdefghijklYmnop")),
+        ("same\n", "same\n"),
+    ],
+)
+def test_a_diff_is_difflib_s(old: str, new: str) -> None:
+    assert shown(old, new) == plain(old, new)
+
+
+def test_a_diff_that_difflib_would_take_minutes_for_is_told_all_the_same() -> None:
+    old = [f"value {i * 7919 % 150}\n" for i in range(60_000)]
+    new = list(old)
+    for i in (10, 30_000, 59_990):
+        new[i] = f"changed {i}\n"
+    said = shown("".join(old), "".join(new))
+    assert [line for line in said.splitlines() if line.startswith("+c")] == [
+        "+changed 10", "+changed 30000", "+changed 59990"
+    ]  # fmt: skip
+    longer = shown("".join(old), "".join([*new[:100], "more\n", *new[100:]]))
+    assert "+more\n" in longer and "+changed 59990\n" in longer
