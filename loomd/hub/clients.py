@@ -282,7 +282,8 @@ class Clients:
 
     def _garbage(self, identity: bytes, code: str, detail: str, hint: str = "") -> None:
         self.hub.counters[code] += 1
-        log.warning("client.refused", peer=repr(identity[:80]), code=code, detail=detail[:200])
+        if self.hub.may_log_garbage():
+            log.warning("client.refused", peer=repr(identity[:80]), code=code, detail=detail[:200])
         self._send(
             identity, codec.encode(Failure(id="", code=code, message=detail[:500], hint=hint))
         )

@@ -682,12 +682,8 @@ class Batch:
         """Tells the sender, if it is an actor that can be told."""
         if tag_of(body) == "undelivered":
             return
-        told = Undelivered(
-            id=id,
-            to=to,
-            reason=reason,
-            body=body if len(body) <= codec.BLOB_LIMIT else b"",
-        )
+        # Whole, whatever its size: by it the sender knows which call or request will not be answered.
+        told = Undelivered(id=id, to=to, reason=reason, body=body)
         self.deliver(sender, CONTROL, f"{id}!{to}", HUB, codec.encode(told))
 
     def _problem(self, commit: Commit, row: ActorRow) -> Refused | None:

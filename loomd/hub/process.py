@@ -63,6 +63,13 @@ TICK_S: Final = 1.0
 LINGER_S: Final = 30.0
 """How long an actor of a session that is over stays for the next ask."""
 
+QUEUE: Final = 10_000
+"""Frames kept for one peer that does not read, or is not read: far beyond a host's window. Who
+fills it has no token, hangs or floods us, and must not have our memory for that."""
+
+GARBAGE_LOGGED: Final = 100
+"""Of refused frames, per minute; all are counted. Anybody who sees the socket can send them."""
+
 SWITCH_S: Final = 0.0005
 """How long a thread may keep the interpreter: the writer must not wait 5 ms after each fsync."""
 
@@ -146,15 +153,16 @@ class Hub:
         self._pages: dict[Any, list[Any]] = {}
         self._pieces: dict[Any, list[str]] = {}
         self._check_readers = False
+        self._garbage_seen = (0, 0)
         self._next_tick = 0.0
         self._later: list[Callable[[], None]] = []
 
         runtime = self.places.runtime
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.client_token = self._token()
-        self.actors = sockets.make_router(self.places.actors)
+        self.actors = sockets.make_router(self.places.actors, queue=QUEUE)
         self.publisher = Publisher(sockets.make_xpub(self.places.events))
-        self.clients = Clients(self, sockets.make_router(self.places.clients))
+        self.clients = Clients(self, sockets.make_router(self.places.clients, queue=QUEUE))
         self.writer = Writer(store, rules)
         self.writer.start()
         with store.reading() as txn:
@@ -257,8 +265,17 @@ class Hub:
 
     def _garbage(self, identity: bytes, code: str, detail: str) -> None:
         self.counters[code] += 1
-        log.warning("frame.refused", peer=repr(identity[:80]), code=code, detail=detail[:200])
+        if self.may_log_garbage():
+            log.warning("frame.refused", peer=repr(identity[:80]), code=code, detail=detail[:200])
         self.say(identity, Refused(code=code, detail=detail[:500]))
+
+    def may_log_garbage(self) -> bool:
+        """A few of many: a flood of garbage must not fill the disk."""
+        minute = int(time.monotonic() // 60)
+        if self._garbage_seen[0] != minute:
+            self._garbage_seen = (minute, 0)
+        self._garbage_seen = (minute, self._garbage_seen[1] + 1)
+        return self._garbage_seen[1] <= GARBAGE_LOGGED
 
     def _hello(self, identity: bytes, hello: Hello) -> None:
         expected = token_of(self.secret, hello.actor, hello.incarnation)

@@ -200,10 +200,7 @@ def remove(batch: Batch, id: str, *, session: str) -> dict[str, Any]:
         raise LoomError("bad_state", f"{session} is {row.state}", f"end it: loomctl stop {session}")
     row.removed = True
     for name in batch.members(session):
-        held = batch.actor(name)
-        if held is not None and held.wanted != "ended":
-            held.wanted, held.ended_reason, held.status = "ended", "removed", "ended"
-            batch.stop(name)
+        batch.end(name, "removed", by=f"{session}/team")
     return {"session": session, "state": "removed"}
 
 

@@ -156,11 +156,12 @@ def _connect(made: Socket, address: str, queue: int = 0) -> Socket:
 
 
 def make_router(address: str, *, queue: int = 0) -> Socket:
-    """A bound ROUTER. `queue`: messages kept per peer before it counts as unreachable; 0: any."""
+    """A bound ROUTER. `queue`: messages kept per peer, to it before it counts as unreachable and
+    from it before it must wait; 0: any."""
     made = _make(zmq.ROUTER)
     made.setsockopt(zmq.ROUTER_MANDATORY, 1)
     made.setsockopt(zmq.SNDHWM, queue)
-    made.setsockopt(zmq.RCVHWM, 0)
+    made.setsockopt(zmq.RCVHWM, queue)
     return _bind(made, address)
 
 

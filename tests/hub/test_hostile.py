@@ -9,10 +9,11 @@ import pytest
 
 from loomd.hub.clients import head
 from loomd.hub.mail import MAX_BODY
-from loomd.wire import bodies, codec
+from loomd.hub.process import GARBAGE_LOGGED
+from loomd.wire import bodies, codec, sockets
 from loomd.wire import messages as m
 from tests.hub.stand import Host, hub
-from tests.support import RequestFailed, TestInstance
+from tests.support import RequestFailed, TestInstance, eventually
 
 ECHO = "s-1/echo"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -97,3 +98,19 @@ def test_a_question_that_would_not_fit_its_frame_is_refused(instance: TestInstan
                 client.request("ask", actor=ECHO, body=body)
             host.send(m.Ask(id="q", to=ECHO, body=codec.encode(bodies.Note(data="x" * MAX_BODY))))
             assert host.wait(m.Answered).error == "too_large"
+
+
+def test_a_flood_of_garbage_that_reads_no_answer_costs_little(instance: TestInstance) -> None:
+    with hub(instance) as root, root.client() as client:
+        flood = sockets.make_dealer(instance.places.actors, "flood")
+        sent = 30_000
+        for _ in range(sent):
+            flood.send(b"\xc1")
+
+        def refused() -> int:
+            counted = client.request("status")["counters"]
+            return int(counted.get("unknown_message", 0))
+
+        eventually(lambda: refused() >= sent, what="all of it counted")
+        assert root.log().count("frame.refused") <= 2 * GARBAGE_LOGGED
+        flood.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loomd.hub.mail import MAX_BODY, check_epoch, due_timers
+from loomd.hub.mail import MAX_BODY, check_epoch, due_timers, mailbox
 from loomd.store.schema import name_key, number_key, text_key
 from loomd.store.tables import dead_row
 from loomd.wire import codec
@@ -500,3 +500,16 @@ def test_a_timer_that_fired_is_gone_though_the_clock_was_set_back(desk: Desk) ->
     desk.commit("s-1/a", timers=(m.TimerSet(key="t", due=2000.0),))
     desk.commit("s-1/a", input=fired, now=3000.0)  # an older arming of it: the new one stays
     assert [due for _, _, due, _ in due_timers(desk.memory)] == [2000.0]
+
+
+def test_what_was_not_delivered_comes_back_whole_and_fits_a_frame(desk: Desk) -> None:
+    body = codec.encode(Note(data=b"x" * (MAX_BODY - 20)))
+    assert codec.BLOB_LIMIT < len(body) <= MAX_BODY
+    nobody = "s-1/" + "n" * 400
+    desk.commit("s-1/a", outbox=(m.Out(to=(nobody,), body=body),))
+    [(_, raw)] = mailbox(desk.memory, "s-1/a", m.CONTROL, 0, 10)
+    told = codec.to_actor(raw)
+    assert isinstance(told, m.Mail)
+    assert codec.body(told.body) == Undelivered(
+        id="s-1/a/1.0", to=nobody, reason="no_such_actor", body=body
+    )

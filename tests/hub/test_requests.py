@@ -152,3 +152,21 @@ def test_a_dead_letter_can_be_tried_again_or_dropped() -> None:
     assert [codec.body(mail.body) for mail in desk.box("s-1/a")] == [Note(data=1)]
     assert desk.box("s-1/a")[0].attempt == 1
     assert desk.memory.tables["dead"] == {}
+
+
+def test_removing_a_session_leaves_no_mail_no_timer_and_no_effect() -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r")["session"]
+    team, tools = f"{session}/team", f"{session}/tools"
+    desk.hello(team, 1)
+    desk.hello(tools, 2)
+    desk.commit(tools, effects=(m.EffectOpen(id="e", body=codec.encode(Note(data=1))),))
+    desk.send(team, tools)
+    armed = (m.TimerSet(key="t", due=9.0),)
+    desk.commit(team, timers=armed, session=m.SessionChange(state="done"))
+    request = m.Request(id="9", op="remove", args={"session": session})
+    result = desk.do(lambda b: perform(b, "c", request))[0]
+    assert set(result.ended) == {team, tools}
+    assert (team, "t", None, b"") in result.timers
+    for table in ("mail", "timers", "effects"):
+        assert not list(desk.memory.scan(table, b"")), table
