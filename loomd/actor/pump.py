@@ -10,6 +10,7 @@ so that the hub can count it against that mail.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sys
 import time
 import traceback
@@ -112,7 +113,11 @@ class Pump:
         )
         self.reader: Store | None = None
         self.spec = Spec(name=self.name, kind="")
-        self.socket = sockets.make_dealer(self.places.actors, f"{self.name}#{birth.incarnation}")
+        # With something that nobody can guess: a ROUTER hears only the first of two peers of one
+        # identity, and whoever sees the socket could be the first.
+        mark = hashlib.sha256(birth.token.encode()).hexdigest()[:16]
+        identity = f"{self.name}#{birth.incarnation}~{mark}"
+        self.socket = sockets.make_dealer(self.places.actors, identity)
 
         # what the loop of a performer hangs in here
         self.on_load: Callable[[], None] | None = None

@@ -682,7 +682,7 @@ class Batch:
         """Tells the sender, if it is an actor that can be told."""
         if tag_of(body) == "undelivered":
             return
-        # Whole, whatever its size: by it the sender knows which call or request will not be answered.
+        # Whole, whatever its size: by it the sender knows what will not be answered.
         told = Undelivered(id=id, to=to, reason=reason, body=body)
         self.deliver(sender, CONTROL, f"{id}!{to}", HUB, codec.encode(told))
 

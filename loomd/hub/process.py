@@ -282,7 +282,7 @@ class Hub:
         if not hmac.compare_digest(expected.encode(), hello.token.encode()):
             self._garbage(identity, "auth", f"the token of {hello.actor!r} is wrong")
             return
-        if identity != f"{hello.actor}#{hello.incarnation}".encode():
+        if identity.partition(b"~")[0] != f"{hello.actor}#{hello.incarnation}".encode():
             self._garbage(identity, "auth", "the socket's identity is not name#incarnation")
             return
         if hello.protocol != PROTOCOL:

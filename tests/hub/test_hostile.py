@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
+from loomd.actor.echo import EchoBehaviour
+from loomd.actor.pump import Pump
 from loomd.hub.clients import head
 from loomd.hub.mail import MAX_BODY
 from loomd.hub.process import GARBAGE_LOGGED
+from loomd.supervise.link import ChildLink, ProcessBirth
+from loomd.supervise.slots import Slot
 from loomd.wire import bodies, codec, sockets
 from loomd.wire import messages as m
-from tests.hub.stand import Host, hub
-from tests.support import RequestFailed, TestInstance, eventually
+from tests.hub.stand import Host, hub, token
+from tests.support import BOUND_S, RequestFailed, TestInstance, eventually
 
 ECHO = "s-1/echo"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -114,3 +119,31 @@ def test_a_flood_of_garbage_that_reads_no_answer_costs_little(instance: TestInst
         eventually(lambda: refused() >= sent, what="all of it counted")
         assert root.log().count("frame.refused") <= 2 * GARBAGE_LOGGED
         flood.close()
+
+
+def test_nobody_can_take_an_identity_before_its_host(instance: TestInstance) -> None:
+    name, incarnation = "s-1/echo", 5
+    with hub(instance) as root, root.client() as client:
+        client.request("spawn", spec={"name": name, "kind": "echo", "session": "s-1"})
+        squatter = sockets.make_dealer(instance.places.actors, f"{name}#{incarnation}")
+        squatter.send(b"\xc1")
+        assert squatter.receive(BOUND_S) is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        birth = ProcessBirth(
+            name=name,
+            incarnation=incarnation,
+            token=token(name, incarnation),
+            link=ChildLink(theirs),
+            slot=Slot.private(),
+            args={
+                "config": str(instance.config),
+                "state_dir": str(instance.state),
+                "runtime_dir": str(instance.runtime),
+            },
+        )
+        with ours, theirs:
+            pump = Pump(birth, EchoBehaviour())
+            pump.hello()
+            eventually(lambda: (pump.turn(), pump.step)[1] == 1, what="its first commit")
+            pump.close()
+        squatter.close()

@@ -276,7 +276,7 @@ def kill_one(daemon: Daemon, victims: str, chance: random.Random) -> bool:
     named = []
     for process in daemon.children():
         with contextlib.suppress(psutil.Error):
-            title = process.cmdline()[0] if process.cmdline() else ""
+            title = (process.cmdline() or [""])[0]  # read once: it may be dying
             name = title.removeprefix("loomd: ").strip()
             if title.startswith("loomd: ") and name.startswith(groups[victims]):
                 named.append(process)
