@@ -211,8 +211,7 @@ def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:
     kernel.close_all_but(fds)
     kernel.redirect_output(order["output"])
     if order["nice"]:
-        with contextlib.suppress(OSError):
-            os.nice(order["nice"])
+        kernel.be_nice(order["nice"])
     setproctitle(f"loomd: {name}")
     kernel.default_signals()
     if "random" in sys.modules:
