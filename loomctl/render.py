@@ -58,7 +58,10 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "said":
             who, style, text = "you", "bold", short(data.get("text", ""))
         case "task_created":
-            style, text = "dim", f"task {data.get('id') or data.get('task', '')}: {short(data.get('title', ''))}"
+            style, text = (
+                "dim",
+                f"task {data.get('id') or data.get('task', '')}: {short(data.get('title', ''))}",
+            )
         case "agent_started":
             style, text = (
                 "cyan",
