@@ -17,6 +17,7 @@ from loomd.wire.endpoints import Instance
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
 
 @dataclass
@@ -36,6 +37,14 @@ class Context:
         from rich.console import Console
 
         return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+    def stream(self, line: Text, *, err: bool = True) -> None:
+        """One line of a stream: cut at the edge of a terminal, whole anywhere else."""
+        console = self.err if err else self.out
+        if console.is_terminal:
+            console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
+        else:
+            click.echo(line.plain, err=err)
 
     def client(self) -> Client:
         return Client(self.instance, start=self.start)

@@ -7,6 +7,7 @@ the state directory for as long as it lives.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -114,11 +115,24 @@ def _turn_over(log: Path) -> None:
 
 
 def failure(instance: Instance, status: int) -> LoomError:
-    """Why a daemon that was just started is gone, from its exit status and its log."""
+    """Why a daemon that was just started is gone: the last reason that its log gives."""
     code = "config" if status == 8 else "daemon_failed"
+    reason, hint = f"it exited with status {status}", f"see {instance.log_file}"
+    for line in reversed(_tail(instance.log_file)):
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(said, dict) and said.get("level") == "error" and said.get("reason"):
+            reason, hint = str(said["reason"]), str(said.get("hint") or hint)
+            break
+    return LoomError(code, f"the daemon did not start: {reason}", hint)
+
+
+def _tail(log: Path, size: int = 16 << 10) -> list[str]:
     try:
-        lines = instance.log_file.read_text(errors="replace").splitlines()[-6:]
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - size))
+            return file.read().decode(errors="replace").splitlines()
     except OSError:
-        lines = []
-    detail = "\n".join(lines) or f"it exited with status {status}"
-    return LoomError(code, f"the daemon did not start: {detail}", f"see {instance.log_file}")
+        return []

@@ -54,7 +54,7 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
     style, text = "", ""
     match event["type"]:
         case "session_opened":
-            style, text = "bold", short(data.get("goal") or "session opened")
+            style, text = "dim", f"session opened in {data.get('repo', '')}"
         case "said":
             who, style, text = "you", "bold", short(data.get("text", ""))
         case "task_created":
@@ -72,7 +72,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "tool_result":
             good = bool(data.get("ok", True))
             style = "dim" if good else "red"
-            text = ("← " if good else "← failed: ") + short(data.get("text", ""), 110)
+            said = short(data.get("text", ""), 110) or "nothing"
+            text = ("← " if good else "← failed: ") + said
         case "model_outcome" if data.get("kind") not in (None, "", "tool_calls", "final"):
             style = "red"
             text = f"model: {data.get('kind')}: {short(data.get('text') or data.get('detail', ''))}"
@@ -126,6 +127,16 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
     return line
 
 
+def numbered(event: Mapping[str, Any], line: Text | None) -> Text:
+    """A line of `events`: with its sequence, and every event has one."""
+    from rich.text import Text
+
+    whole = Text(f"{event['seq']:>6} ", "dim")
+    if line is None:
+        return whole.append(f"{event['type']} {short(event['data'])}", "dim")
+    return whole.append_text(line)
+
+
 def _paths(data: Mapping[str, Any]) -> list[str]:
     return [
         str(item.get("path")) if isinstance(item, Mapping) else str(item)
@@ -150,7 +161,8 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str)
     out = Table(box=None, pad_edge=False, header_style="bold")
     names = list(columns)
     for name in names:
-        out.add_column(name, overflow="fold")
+        key = name in ("name", "id", "session")  # to be copied, so never broken
+        out.add_column(name, overflow="fold", no_wrap=key)
     for row in rows:
         cells: list[RenderableType] = []
         for name in names:

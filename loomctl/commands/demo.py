@@ -262,7 +262,7 @@ def demo(context: Context, team: int, timeout: float) -> int:
         def on_event(event: dict[str, Any]) -> None:
             line = render.event_line(event)
             if line is not None and not context.json:
-                context.err.print(line)
+                context.stream(line)
             if crash.see(event) and not context.json:
                 context.err.print(
                     f"\n   kill -9 {crash.pid}   ({crash.victim})\n", style="bold red"

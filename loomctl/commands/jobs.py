@@ -205,7 +205,7 @@ def run(
                 return
             line = render.event_line(event)
             if line is not None:
-                context.err.print(line)
+                context.stream(line)
             if not yes:
                 ask_person(context, client, event)
 

@@ -19,8 +19,17 @@ def ps(context: Context, session: str, memory: bool) -> None:
     """Every process of the daemon, or of one session."""
     with context.client() as client:
         rows = client.request("ps", session=session, memory=memory)
-    columns = ["name", "role", "pid", "state", "waiting_for", "mailbox", "restarts", "uptime_s"]
-    context.rows(rows, [*columns, "rss_kb", *(["pss_kb"] if memory else [])], "nothing runs")
+    columns = ["name", "pid", "state", "waiting_for", "mailbox", "restarts", "uptime_s", "rss_kb"]
+    if memory:
+        columns.append("pss_kb")
+    awake = [row for row in rows if row.get("pid")] if not session else rows
+
+    def human() -> None:
+        context.out.print(render.table(awake, columns, "nothing runs"))
+        if len(awake) < len(rows):
+            context.out.print(f"and {len(rows) - len(awake)} asleep", style="dim")
+
+    context.show(rows, human)
 
 
 @click.command()

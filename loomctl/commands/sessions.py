@@ -65,9 +65,7 @@ def events(context: Context, session: str, after: int, follow: bool) -> None:
                 context.line(event)
                 continue
             line = render.event_line(event)
-            text = line if line is not None else f"{event['type']} {render.short(event['data'])}"
-            context.out.print(f"{event['seq']:>6} ", end="", style="dim")
-            context.out.print(text)
+            context.stream(render.numbered(event, line), err=False)
 
 
 @click.command()

@@ -485,6 +485,7 @@ class _Step:
                 call=call.id,
                 name=call.name,
                 ok=result.ok,
+                error=result.error[:100],
                 blob=result.blob,
                 sender=f"{self.agent.spec.session}/{call.to}" if call.to else "",
             )

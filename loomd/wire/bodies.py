@@ -59,6 +59,7 @@ class Entry(Part, frozen=True, kw_only=True):
     call: str = ""  # tool: Call.id
     name: str = ""  # tool: the tool's name
     ok: bool = True
+    error: str = ""  # tool: ToolResult.error
     blob: str = ""
     reasoning: str = ""
     model: str = ""

@@ -136,6 +136,13 @@ def _decide(talk: Talk, title: str, **more: Any) -> list[tuple[str, dict[str, An
     return [("decide", {"title": title, **more})] if talk.has("decide") else []
 
 
+def no_report(report: Result | None) -> Failed:
+    """The researcher ended without one. A limit that was reached is told as what it is."""
+    limits = ("limit", "repeats", "budget", "timeout")
+    kind = report.error if report and report.error in limits else "research_failed"
+    return Failed(kind=kind, detail=report.text if report else "no report")
+
+
 def _result(results: Sequence[Result], name: str) -> Result | None:
     return next((result for result in results if result.name == name), None)
 
@@ -157,7 +164,7 @@ def _look(
         return Turn([*decide, spawn], title, {**memory, "stage": "looking"})
     report = _result(results, "spawn")
     if report is None or not report.ok:
-        return Failed(kind="research_failed", detail=report.text if report else "no report")
+        return no_report(report)
     data = data_of(report.text, job) or {}
     text = without_data(report.text)
     if job == "outlined" and not data.get("found", True):
@@ -216,7 +223,7 @@ class _Rename:
         before = tests(shell.text, shell.ok) if shell else Tests("unknown", "no shell")
         report = _result(results, "spawn")
         if report is None or not report.ok:
-            return Failed(kind="research_failed", detail=report.text if report else "no report")
+            return no_report(report)
         data = data_of(report.text, "places")
         if data is None:
             return Failed(kind="research_failed", detail="the researcher's report has no places")

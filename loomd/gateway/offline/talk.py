@@ -41,6 +41,7 @@ class Result:
     args: dict[str, Any]
     text: str
     ok: bool
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def read_talk(resolved: Resolved) -> Talk:
 def _result(call: Call, entry: Entry | None) -> Result:
     if entry is None:
         return Result(call.name, call.args, "", False)
-    return Result(call.name, call.args, entry.text, entry.ok)
+    return Result(call.name, call.args, entry.text, entry.ok, entry.error)
 
 
 def _peer(entry: Entry, task: str) -> bool:
