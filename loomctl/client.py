@@ -48,16 +48,19 @@ class Client:
     """Attached to one instance. Use as a context manager."""
 
     def __init__(self, instance: Instance, *, start: bool = True) -> None:
+        instance.check()
         self.instance = instance
         self.id = f"c-{os.getpid()}-{secrets.token_hex(4)}"
         self.welcome: ClientWelcome | None = None
         self._requests = 0
         self._started: subprocess.Popen[bytes] | None = None
+        self._log_from = 0  # what is before this in the daemon's log was said by others
         if not daemon.running(instance):
             if not start:
                 raise LoomError(
                     "no_daemon", "no daemon runs on this instance", "start it: loomctl daemon start"
                 )
+            self._log_from = daemon.log_size(instance)
             self._started = daemon.start(instance)
         self._socket = sockets.make_dealer(instance.clients, self.id)
         self._sub: sockets.Socket | None = None
@@ -138,7 +141,7 @@ class Client:
                 if daemon.running(self.instance):
                     self._started = None  # another one was quicker
                 else:
-                    raise daemon.failure(self.instance, status)
+                    raise daemon.failure(self.instance, status, self._log_from)
             try:
                 token = self.instance.token_file.read_text().strip()
             except FileNotFoundError:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+WIDTH_OF_A_PIPE = 4096
+
+
 @dataclass
 class Context:
     instance: Instance
@@ -36,7 +39,10 @@ class Context:
     def out(self) -> Console:
         from rich.console import Console
 
-        return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        if sys.stdout.isatty():
+            return Console(highlight=False)
+        # Where nobody's eyes set the width, a row of a table is one line.
+        return Console(highlight=False, soft_wrap=True, width=WIDTH_OF_A_PIPE)
 
     def stream(self, line: Text, *, err: bool = True) -> None:
         """One line of a stream: cut at the edge of a terminal, whole anywhere else."""
@@ -64,9 +70,13 @@ class Context:
         sys.stdout.flush()
 
     def rows(
-        self, rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str = "none"
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        columns: Iterable[str],
+        empty: str = "none",
+        session: str = "",
     ) -> None:
-        self.show(rows, render.table(rows, columns, empty))
+        self.show(rows, lambda: self.out.print(render.table(rows, columns, empty, session)))
 
 
 pass_context = click.make_pass_decorator(Context)

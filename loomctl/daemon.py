@@ -59,11 +59,7 @@ def _starter(instance: Instance) -> Iterator[None]:
             instance.runtime / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
         )
     except OSError as error:
-        raise LoomError(
-            "daemon_failed",
-            f"cannot use {error.filename}: {error.strerror}",
-            "set LOOM_STATE_DIR and LOOM_RUNTIME_DIR to directories that you may write",
-        ) from None
+        raise _unusable(error) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -76,10 +72,7 @@ def start(instance: Instance) -> subprocess.Popen[bytes] | None:
     with _starter(instance):
         if running(instance):
             return None
-        _turn_over(instance.log_file)
-        log = os.open(
-            instance.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
+        log = _open_log(instance)
         try:
             child = subprocess.Popen(
                 [sys.executable, "-m", "loomd"],
@@ -106,6 +99,24 @@ def start(instance: Instance) -> subprocess.Popen[bytes] | None:
         return child
 
 
+def _open_log(instance: Instance) -> int:
+    try:
+        _turn_over(instance.log_file)
+        return os.open(
+            instance.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+    except OSError as error:
+        raise _unusable(error) from None
+
+
+def _unusable(error: OSError) -> LoomError:
+    return LoomError(
+        "daemon_failed",
+        f"cannot use {error.filename}: {error.strerror}",
+        "set LOOM_STATE_DIR and LOOM_RUNTIME_DIR to directories that you may write",
+    )
+
+
 def _turn_over(log: Path) -> None:
     try:
         if log.stat().st_size > LOG_CAP:
@@ -114,11 +125,19 @@ def _turn_over(log: Path) -> None:
         return
 
 
-def failure(instance: Instance, status: int) -> LoomError:
-    """Why a daemon that was just started is gone: the last reason that its log gives."""
+def log_size(instance: Instance) -> int:
+    """Bytes in the daemon's log, 0 if there is none."""
+    try:
+        return instance.log_file.stat().st_size
+    except OSError:
+        return 0
+
+
+def failure(instance: Instance, status: int, since: int = 0) -> LoomError:
+    """Why a daemon that was just started is gone: the last reason in its log after `since`."""
     code = "config" if status == 8 else "daemon_failed"
     reason, hint = f"it exited with status {status}", f"see {instance.log_file}"
-    for line in reversed(_tail(instance.log_file)):
+    for line in reversed(_tail(instance.log_file, since)):
         try:
             said = json.loads(line)
         except ValueError:
@@ -129,10 +148,11 @@ def failure(instance: Instance, status: int) -> LoomError:
     return LoomError(code, f"the daemon did not start: {reason}", hint)
 
 
-def _tail(log: Path, size: int = 16 << 10) -> list[str]:
+def _tail(log: Path, since: int, size: int = 16 << 10) -> list[str]:
     try:
         with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - size))
+            end = log.stat().st_size
+            file.seek(max(0, end - size, since if since <= end else 0))  # else it was turned over
             return file.read().decode(errors="replace").splitlines()
     except OSError:
         return []

@@ -65,7 +65,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "agent_started":
             style, text = (
                 "cyan",
-                f"started as {data.get('role')}: {short(data.get('task', ''), 80)}",
+                f"started as {data.get('role')}"
+                + (f" for {short(data['task'], 80)}" if data.get("task") else ""),
             )
         case "tool_call":
             style, text = "", "→ " + _call(data)
@@ -88,6 +89,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "edit_proposed":
             paths = ", ".join(_paths(data))
             style, text = "yellow", f"proposes {data.get('edit')}: {short(paths)}"
+        case "edit_approved" if not data.get("reviewer"):
+            style, text = "dim", f"{data.get('edit')} needs no review"
         case "edit_approved":
             who = str(data.get("reviewer") or data.get("by") or who).rpartition("/")[2]
             style, text = "green", f"approves {data.get('edit')}"
@@ -100,10 +103,10 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             style, text = "green", f"applied {data.get('edit')}: {short(', '.join(_paths(data)))}"
         case "permission_asked":
             style = "bold yellow"
-            text = f"asks: {short(data.get('text', ''))}   loomctl approve {data.get('id')}"
+            text = f"loomctl approve {data.get('id')} ?  {short(data.get('text', ''))}"
         case "question_asked":
             style = "bold yellow"
-            text = f"asks: {short(data.get('text', ''))}   loomctl answer {data.get('id')} TEXT"
+            text = f"loomctl answer {data.get('id')} TEXT ?  {short(data.get('text', ''))}"
         case "permission_decided":
             verdict = "allowed" if data.get("allow") else "denied"
             style, text = "yellow", f"{verdict} {data.get('id', '')} by {data.get('by', '')}"
@@ -113,7 +116,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             style, text = "bold red", f"dead letter: {short(data)}"
         case "keeper_started":
             style = "dim"
-            text = f"keeps entries {data.get('first')}-{data.get('last')} of {data.get('log')}"
+            log = str(data.get("log")).rpartition("/")[2]
+            text = f"keeps entries {data.get('first')}-{data.get('last')} of {log}"
         case "shared":
             style, text = "blue", short(data.get("text", ""))
         case "session_ended":
@@ -151,8 +155,30 @@ def coloured(state: Any) -> Text:
     return Text(str(state), COLOURS.get(str(state), ""))
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str) -> RenderableType:
-    """Rows as a table; a person sees `empty` rather than nothing."""
+HEADS = {
+    "waiting_for": "waits for",
+    "mailbox": "mail",
+    "uptime_s": "up",
+    "rss_kb": "rss",
+    "pss_kb": "pss",
+    "cost_usd": "usd",
+    "input_tokens": "in",
+    "output_tokens": "out",
+    "cached_tokens": "cached",
+}
+"""Heads that are shorter than the keys they stand for."""
+
+WIDE = frozenset({"title", "text", "goal", "repo", "reason", "error", "message", "note"})
+"""Columns that give way, cut with an ellipsis, where a terminal is too narrow."""
+
+
+def table(
+    rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str, session: str = ""
+) -> RenderableType:
+    """Rows as a table, one line each; a person sees `empty` rather than nothing.
+
+    With `session`, actors of that session are shown by their short names.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -161,26 +187,44 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str], empty: str)
     out = Table(box=None, pad_edge=False, header_style="bold")
     names = list(columns)
     for name in names:
-        key = name in ("name", "id", "session")  # to be copied, so never broken
-        out.add_column(name, overflow="fold", no_wrap=key)
+        out.add_column(HEADS.get(name, name), overflow="ellipsis", no_wrap=name not in WIDE)
     for row in rows:
-        cells: list[RenderableType] = []
+        cells: list[Text] = []
         for name in names:
-            value = row.get(name)
-            if name == "state":
-                cells.append(coloured(value))
-            elif name in ("created", "ended", "ts") and isinstance(value, int | float) and value:
-                cells.append(time.strftime("%H:%M:%S", time.localtime(value)))
-            elif name == "uptime_s" and isinstance(value, int | float):
-                cells.append(_span(value))
-            elif isinstance(value, float):
-                cells.append(f"{value:.4f}".rstrip("0").rstrip("."))
-            elif isinstance(value, list | tuple):
-                cells.append(short(", ".join(map(str, value)), 60))
-            else:
-                cells.append("" if value is None else short(value, 80))
+            cell = _cell(name, row, session)
+            cell.no_wrap, cell.overflow = True, "ellipsis"
+            cells.append(cell)
         out.add_row(*cells)
     return out
+
+
+def _cell(name: str, row: Mapping[str, Any], session: str) -> Text:
+    from rich.text import Text
+
+    value = row.get(name)
+    if value is None or (name in ("uptime_s", "rss_kb", "pss_kb") and row.get("pid", 0) is None):
+        return Text("")  # what has no process has no age and no size
+    if name == "state":
+        return coloured(value)
+    if name in ("created", "ended", "ts") and isinstance(value, int | float):
+        return Text(_moment(value) if value else "")
+    if name == "uptime_s" and isinstance(value, int | float):
+        return Text(_span(value))
+    if name in ("rss_kb", "pss_kb") and isinstance(value, int | float):
+        return Text(f"{value / 1024:.0f} MB")
+    if isinstance(value, float):
+        return Text(f"{value:.4f}".rstrip("0").rstrip("."))
+    if isinstance(value, list | tuple):
+        return Text(short(", ".join(map(str, value)), 60))
+    text = short(value, 80)
+    return Text(text.removeprefix(f"{session}/") if session else text)
+
+
+def _moment(ts: float) -> str:
+    """The time of day, with the date if it is not today's."""
+    then = time.localtime(ts)
+    today = then[:3] == time.localtime()[:3]
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M", then)
 
 
 def _span(seconds: float) -> str:

@@ -343,6 +343,7 @@ def main() -> int:
     os.umask(0o077)
     try:
         places = instance()
+        places.check()
         settings = settings_of.load(places.config)
         keys_fd = hide_keys()
         return run(places, settings, keys_fd, log)

@@ -19,7 +19,7 @@ def _board(verb: str, table: str, columns: tuple[str, ...], text: str) -> click.
     def board(context: Context, session: str) -> None:
         with context.client() as client:
             rows = client.request("board", session=session, table=table)
-        context.rows(rows, columns, f"no {verb}")
+        context.rows(rows, columns, f"no {verb}", session)
 
     return board
 

@@ -25,9 +25,10 @@ def ps(context: Context, session: str, memory: bool) -> None:
     awake = [row for row in rows if row.get("pid")] if not session else rows
 
     def human() -> None:
-        context.out.print(render.table(awake, columns, "nothing runs"))
+        context.out.print(render.table(awake, columns, "nothing runs", session))
         if len(awake) < len(rows):
-            context.out.print(f"and {len(rows) - len(awake)} asleep", style="dim")
+            left = len(rows) - len(awake)
+            context.out.print(f"and {left} asleep: loomctl ps SESSION", style="dim")
 
     context.show(rows, human)
 

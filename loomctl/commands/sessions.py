@@ -100,7 +100,7 @@ def show(context: Context, session: str) -> None:
             rows = [one for one in row.get(name) or () if isinstance(one, dict)]
             if rows:
                 context.out.print(f"\n{name}", style="bold")
-                context.out.print(render.table(rows, columns, ""))
+                context.out.print(render.table(rows, columns, "", session))
 
     context.show(row, human)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -51,7 +52,7 @@ def board(txn: Transaction, session: SessionRow, table: str) -> list[dict[str, A
     if table not in TABLES:
         raise LoomError("usage", f"no board {table!r}", f"one of: {', '.join(TABLES)}")
     if table != "decisions":
-        return rows(txn, table, name_key(session.session))
+        return sorted(rows(txn, table, name_key(session.session)), key=_by_number)
     # The graph belongs to the project: its key begins with whatever names the project.
     graph = []
     for key, raw in txn.scan("decisions", b""):
@@ -64,7 +65,16 @@ def board(txn: Transaction, session: SessionRow, table: str) -> list[dict[str, A
             graph.append(jsonable(row))
             if len(graph) >= PAGE_ROWS:
                 break
-    return graph
+    return sorted(graph, key=lambda row: (row.get("ts") or 0.0, _by_number(row)))
+
+
+def _by_number(row: dict[str, Any]) -> list[tuple[int, str]]:
+    """t-2 before t-10: the keys of the store are in the order of their bytes."""
+    return [
+        (int(part), "") if part.isdecimal() else (-1, part)
+        for part in re.split(r"(\d+)", str(row.get("id", "")))
+        if part
+    ]
 
 
 def open_questions(txn: Transaction, session: str) -> list[dict[str, Any]]:

@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from loomd.wire.errors import LoomError
+
+SOCKET_PATH_BYTES = 107
+"""What Linux takes as the path of a Unix socket."""
+
 
 @dataclass(frozen=True)
 class Instance:
@@ -19,6 +24,17 @@ class Instance:
     config: Path  # the file config.toml; its folder holds tools/ and roles/
     state: Path
     runtime: Path
+
+    def check(self) -> None:
+        """Raises LoomError(config) if the sockets cannot have the paths that they would get."""
+        longest = len(os.fsencode(self.runtime)) + len("/clients")
+        if longest > SOCKET_PATH_BYTES:
+            raise LoomError(
+                "config",
+                f"the runtime directory {self.runtime} is too long: the path of a socket in it "
+                f"would have {longest} bytes, and Linux takes {SOCKET_PATH_BYTES}",
+                "set LOOM_RUNTIME_DIR to a shorter one, for example /tmp/loom",
+            )
 
     @property
     def actors(self) -> str:

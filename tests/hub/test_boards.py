@@ -56,6 +56,18 @@ def test_a_board_is_cut_to_a_page() -> None:
     assert len(boards.board(memory, SessionRow(session="s-1", repo=""), "tasks")) == 500
 
 
+def test_boards_are_in_the_order_of_their_numbers() -> None:
+    memory = Memory()
+    for n in (1, 2, 10):
+        memory.put("tasks", text_key("s-1", f"t-{n}"), codec.pack({"id": f"t-{n}"}))
+        node = {"id": f"d-s-1-{n}", "session": "s-1", "ts": 5.0}
+        memory.put("decisions", text_key("/r", node["id"]), codec.pack(node))
+    session = SessionRow(session="s-1", repo="/r")
+    assert [row["id"] for row in boards.board(memory, session, "tasks")] == ["t-1", "t-2", "t-10"]
+    graph = [row["id"] for row in boards.board(memory, session, "decisions")]
+    assert graph == ["d-s-1-1", "d-s-1-2", "d-s-1-10"]
+
+
 def edit(n: int, path: str, base: str, after: str, state: str = "applied") -> dict:
     return {"state": state, "ended": n, "files": [{"path": path, "base": base, "after": after}]}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from loomctl import cli
+from loomctl import cli, daemon
 from loomctl.commands import NOT_YET, VERBS, jobs
 from loomd.wire.endpoints import Instance
 
@@ -115,3 +115,38 @@ def test_the_client_sees_nothing_of_loomd_but_its_wire():
             if line.strip().startswith(("import loomd", "from loomd")):
                 assert "loomd.wire" in line, f"{path}: {line}"
     assert Instance is not None
+
+
+def test_a_runtime_directory_that_is_too_long_for_a_socket_is_said(capsys, monkeypatch):
+    monkeypatch.setenv("LOOM_RUNTIME_DIR", "/tmp/" + "x" * 100)
+    assert cli.run(["ps", "--json"]) == 8
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert "107" in error["message"] and "LOOM_RUNTIME_DIR" in error["hint"]
+
+
+def refused(reason):
+    return json.dumps({"level": "error", "event": "refused", "reason": reason, "hint": "h"}) + "\n"
+
+
+def test_a_daemon_that_does_not_start_is_told_in_its_last_words(instance):
+    instance.state.mkdir(parents=True)
+    instance.places.log_file.write_text(refused("an old one"))
+    since = daemon.log_size(instance.places)
+    with instance.places.log_file.open("a") as log:
+        log.write("noise\n" + refused("config.toml:1: foo: unknown key") + "[1, 2]\n")
+    error = daemon.failure(instance.places, 8, since)
+    assert (error.exit_code, error.hint) == (8, "h")
+    assert error.message == "the daemon did not start: config.toml:1: foo: unknown key"
+
+
+def test_the_reason_of_an_earlier_start_is_not_the_reason_of_this_one(instance):
+    instance.state.mkdir(parents=True)
+    instance.places.log_file.write_text(refused("an old one"))
+    error = daemon.failure(instance.places, -9, daemon.log_size(instance.places))
+    assert "an old one" not in error.message and "-9" in error.message
+
+
+def test_a_log_that_cannot_be_written_is_said(capsys, instance):
+    instance.places.log_file.mkdir(parents=True)
+    assert cli.run(["ps", "--json"]) == 3
+    assert str(instance.places.log_file) in json.loads(capsys.readouterr().out)["error"]["message"]

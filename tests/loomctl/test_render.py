@@ -25,6 +25,11 @@ def line(type, **data):
         ("actor_restarted", {"name": "s-1/coder-1", "reason": "signal 9"},
          "coder-1        restarted after signal 9"),
         ("session_ended", {"state": "done"}, "session done"),
+        ("edit_approved", {"edit": "e-1", "author": "s-1/coder-1", "reviewer": "s-1/reviewer"},
+         "reviewer       approves e-1"),
+        ("edit_approved", {"edit": "e-1", "author": "s-1/coder-1", "reviewer": ""},
+         "coder-1        e-1 needs no review"),
+        ("tool_result", {"agent": "s-1/coder-1", "ok": True, "text": ""}, "← nothing"),
     ],
 )  # fmt: skip
 def test_an_event_is_one_line(type, data, seen):
@@ -54,3 +59,34 @@ def test_an_empty_table_says_so():
     out = io.StringIO()
     Console(file=out).print(render.table([], ("id",), "no claims"))
     assert out.getvalue().strip() == "no claims"
+
+
+def lines(renderable, width):
+    out = io.StringIO()
+    Console(file=out, width=width).print(renderable)
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+ROW = {"id": "t-1", "state": "done", "owner": "s-1/coder-1", "title": "a long title " * 9}
+
+
+def test_a_row_is_one_line_and_its_key_is_whole_on_a_narrow_terminal():
+    seen = lines(render.table([ROW], ("id", "state", "owner", "title"), "", "s-1"), 40)
+    assert len(seen) == 2
+    assert seen[1].startswith("t-1  done   coder-1  a long") and seen[1].endswith("…")
+
+
+def test_what_has_no_process_has_no_age_and_no_size():
+    row = {"name": "s-1/lead", "pid": None, "uptime_s": 0.0, "rss_kb": 0}
+    assert lines(render.table([row], ("name", "uptime_s", "rss_kb"), ""), 80)[1] == "s-1/lead"
+
+
+def test_an_agent_that_starts_without_a_task_ends_in_no_colon():
+    assert line("agent_started", name="s-1/reviewer", role="reviewer", task="").endswith(
+        "started as reviewer"
+    )
+
+
+def test_the_answer_to_a_question_is_not_what_a_narrow_terminal_cuts():
+    seen = line("permission_asked", agent="s-1/lead", id="q-1", text="shell " * 30)
+    assert seen.index("loomctl approve q-1") < 40
