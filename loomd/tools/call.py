@@ -317,11 +317,13 @@ def resident(pid: int) -> int:
 
 def proportional(pid: int) -> int:
     """Bytes of anonymous memory, each page divided by how many share it; 0 if it is gone."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            for line in file:
-                if line.startswith(b"Pss_Anon:"):
-                    return int(line.split()[1]) << 10
+    with (
+        contextlib.suppress(OSError, ValueError, IndexError),
+        open(f"/proc/{pid}/smaps_rollup", "rb") as file,
+    ):
+        for line in file:
+            if line.startswith(b"Pss_Anon:"):
+                return int(line.split()[1]) << 10
     return 0
 
 
