@@ -134,7 +134,7 @@ class Writer:
             self._transaction(jobs)
         except DiskFull as error:
             for job in jobs:
-                job.why = ("disk_full", str(error))
+                self._no_room(job, error)
         except Dethroned:
             raise
         except Exception as error:  # an error of one job must not cost the others
@@ -167,13 +167,18 @@ class Writer:
             try:
                 self._transaction([job])
             except DiskFull as error:
-                job.why = ("disk_full", str(error))
+                self._no_room(job, error)
             except Dethroned:
                 raise
             except Exception as error:
                 if isinstance(error, StoreError) and self._hopeless():
                     raise
                 self._offence(job, error)
+
+    def _no_room(self, job: Job, error: DiskFull) -> None:
+        # It may be the commit that failed: then the job has a result, and nothing is stored.
+        job.result = None
+        job.why = ("disk_full", str(error))
 
     def _offence(self, job: Job, error: Exception) -> None:
         job.result = None

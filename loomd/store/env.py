@@ -42,6 +42,9 @@ T = TypeVar("T")
 StoreError = lmdb.Error
 
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 class DiskFull(Exception):
     """The transaction could not be stored for lack of space; nothing of it was."""
 
@@ -151,7 +154,7 @@ class Store:
                 "give the state directory to the user that runs loomd",
             ) from None
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in NO_SPACE:
                 raise DiskFull(str(error)) from None
             raise LoomError("bad_state", f"cannot make the state directory: {error}") from None
         except lmdb.Error as error:
@@ -289,7 +292,9 @@ class Store:
 
 
 def _no_space(error: Exception) -> bool:
-    if isinstance(error, (lmdb.MapFullError, lmdb.DiskError)):
-        return isinstance(error, lmdb.MapFullError) or os.strerror(errno.ENOSPC) in str(error)
+    if isinstance(error, lmdb.MapFullError):
+        return True
+    # A write that was cut short, as the one that fills the device is, LMDB calls an I/O error. A
+    # device that has a real one is tried again too: the state is as the last commit left it.
     text = str(error)
-    return os.strerror(errno.ENOSPC) in text or os.strerror(errno.EDQUOT) in text
+    return any(os.strerror(code) in text for code in NO_SPACE)

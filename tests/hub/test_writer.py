@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import select
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,10 @@ from tests.support import BOUND_S
 @pytest.fixture
 def places(tmp_path: Path) -> Instance:
     return Instance(tmp_path / "config", tmp_path / "state", tmp_path / "run")
+
+
+class Undone(Exception):
+    """Takes a transaction back."""
 
 
 class Desk:
@@ -138,6 +145,51 @@ def test_no_space_on_the_device_is_a_full_disk_not_the_end(
     desk.put("b")
     desk.wait(2)
     assert desk.said == [("a", "disk_full"), ("b", "done")]
+
+
+def test_a_commit_that_finds_no_space_is_not_acknowledged(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The jobs have their results by then; none of them may be told as done."""
+    real = Store.writing
+
+    @contextlib.contextmanager
+    def full(self: Store) -> Iterator[Any]:
+        with contextlib.suppress(Undone), real(self) as txn:
+            yield txn
+            raise Undone
+        raise DiskFull("mdb_txn_commit: No space left on device")
+
+    monkeypatch.setattr(Store, "writing", full)
+    desk.put("a")
+    desk.put("b")
+    desk.writer.start()
+    desk.wait(2)
+    assert desk.said == [("a", "disk_full"), ("b", "disk_full")]
+    with desk.store.reading() as txn:
+        assert txn.get("ledger", b"a") is None
+
+
+def test_a_write_that_is_cut_short_is_a_full_disk(desk: Desk, places: Instance) -> None:
+    """As on a full device: the kernel takes a part of a write, and LMDB says I/O error."""
+    desk.put("small")
+    desk.writer.start()
+    desk.wait(1)
+    size = (places.lmdb / "data.mdb").stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 2048, before[1]))
+        desk.put("large", 1 << 20)
+        desk.wait(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+    desk.put("again")
+    desk.wait(3)
+    assert desk.said == [("small", "done"), ("large", "disk_full"), ("again", "done")]
+    with desk.store.reading() as txn:
+        assert txn.get("ledger", b"large") is None
 
 
 def test_any_other_error_of_the_store_ends_the_hub(
