@@ -76,6 +76,8 @@ def _fail(error: LoomError, as_json: bool) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """One command line; returns the exit code."""
+    if sys.stdout is None:  # started with it closed: what we say has nowhere to go
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     args = _lift_flags(argv)
     as_json = args[:1] == ["--json"]
     try:
@@ -96,6 +98,9 @@ def run(argv: Sequence[str]) -> int:
         # The reader (head, less) has gone. Keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return _fail(LoomError("failed", f"cannot write the answer: {error.strerror}"), False)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import os
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from loomctl import daemon
@@ -196,18 +196,24 @@ class Client:
                 return
 
     def follow(
-        self, session: str, after: int = 0, *, until: float | None = None
+        self,
+        session: str,
+        after: int = 0,
+        *,
+        until: float | None = None,
+        idle: Callable[[], None] = lambda: None,
     ) -> Iterator[dict[str, Any]]:
         """The log from `after` on, for ever: snapshot, then live, each event once and in order.
 
         What is published may be lost, so it is only a hint: at a gap, and once a second, the log
-        itself is read. Ends at monotonic time `until`.
+        itself is read, after a call of `idle`. Ends at monotonic time `until`.
         """
         if self._sub is None:
             self._sub = sockets.make_sub(self.instance.events, [topics.events(session)])
         else:
             self._sub.subscribe(topics.events(session))
         while until is None or time.monotonic() < until:
+            idle()
             for event in self.events(session, after):
                 after = event["seq"]
                 yield event

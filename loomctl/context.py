@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import select
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +53,15 @@ class Context:
             console.print(line, no_wrap=True, overflow="ellipsis", crop=True)
         else:
             click.echo(line.plain, err=err)
+
+    def check_reader(self) -> None:
+        """Raises BrokenPipeError if nobody reads stdout any more: without it, a stream that has
+        nothing to say would outlive its reader.
+        """
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if any(flags & select.POLLERR for _, flags in poll.poll(0)):
+            raise BrokenPipeError(errno.EPIPE, "the reader has gone")
 
     def client(self) -> Client:
         return Client(self.instance, start=self.start)

@@ -59,7 +59,10 @@ def events(context: Context, session: str, after: int, follow: bool) -> None:
     """The event log of a session, one line an event."""
     with context.client() as client:
         client.request("session", session=session)  # an unknown one is an error, not silence
-        stream = client.follow(session, after) if follow else client.events(session, after)
+        if follow:
+            stream = client.follow(session, after, idle=context.check_reader)
+        else:
+            stream = client.events(session, after)
         for event in stream:
             if context.json:
                 context.line(event)

@@ -585,6 +585,8 @@ class Clients:
             "mailbox": sum(row.boxed) if row is not None else 0,
             "waiting_for": row.waiting_for if row is not None else "",
         }
+        if name in hub.no_room and pid:
+            shown |= {"state": "waiting", "waiting_for": "disk_full"}
         if memory:
             shown["pss_kb"] = _pss(pid) if pid else 0
         return shown

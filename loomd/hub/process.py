@@ -113,6 +113,7 @@ class CommitJob(Job):
         if code == "disk_full":
             frame: Any = Retry(step=self.commit.step, reason="disk_full", after_s=RETRY_S)
             self.hub.counters["disk_full"] += 1
+            self.hub.no_room.add(self.name)
         else:
             frame = Refused(code=code, detail=detail[:500], step=self.commit.step)
             self.hub.counters["refused"] += 1
@@ -139,6 +140,7 @@ class Hub:
             entries=args.get("entries") or {}, args={k: args[k] for k in kept if k in args}
         )
         self.counters: Counter[str] = Counter()
+        self.no_room: set[str] = set()  # actors whose commit waits for room on the disk
         self.peers = Peers()
         self.asks = Asks()
         self.children: dict[str, reconcile.Child] = {}
@@ -400,6 +402,7 @@ class Hub:
     def committed(self, job: CommitJob, result: Result) -> None:
         """A commit is durable, or was refused."""
         crash_point("hub.before_ack", job.name)
+        self.no_room.discard(job.name)
         reply = result.reply
         self.say(job.identity, reply)
         if type(reply) is Refused:

@@ -531,6 +531,7 @@ def test_a_full_disk_makes_commits_wait_and_reads_go_on(instance: TestInstance) 
                 retry = a.wait(m.Retry)
                 assert (retry.step, retry.reason) == (1, "disk_full")
             assert client.request("fetch_state", name="s-t/a")["step"] == 0
+            assert client.request("status")["counters"]["disk_full"]
             a.commit(events=(m.EventOut(type="small"),))
             page = client.request("events", session="s-t")
             assert page["events"][-1]["type"] == "small"

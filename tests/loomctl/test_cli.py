@@ -1,13 +1,18 @@
 """The command line itself: flags, exit codes, errors as JSON. No daemon is started here."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from loomctl import cli, daemon
 from loomctl.commands import NOT_YET, VERBS, jobs
+from loomctl.context import Context
 from loomd.wire.endpoints import Instance
+from tests.support import BOUND_S
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +127,29 @@ def test_a_runtime_directory_that_is_too_long_for_a_socket_is_said(capsys, monke
     assert cli.run(["ps", "--json"]) == 8
     error = json.loads(capsys.readouterr().out)["error"]
     assert "107" in error["message"] and "LOOM_RUNTIME_DIR" in error["hint"]
+
+
+def test_a_stream_ends_with_its_reader_even_if_it_has_nothing_to_say(monkeypatch, instance):
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        context = Context(instance=instance.places)
+        context.check_reader()
+        os.close(read)
+        with pytest.raises(BrokenPipeError):
+            context.check_reader()
+
+
+def test_an_answer_that_cannot_be_written_is_said():
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{sys.executable} -m loomctl daemon logs --json >/dev/full"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=BOUND_S,
+    )
+    assert done.returncode == 1
+    assert "No space left" in done.stderr and "Traceback" not in done.stderr
 
 
 def refused(reason):
