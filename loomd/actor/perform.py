@@ -83,6 +83,7 @@ class _Loop:
         self.tasks: set[asyncio.Task[None]] = set()
         self.stage: HostStage | None = None
         self.opened = False
+        self._ready = asyncio.Event()  # set with `opened`
         self.waiting: list[OpenEffect] = []  # committed before the performer was open
         self.cancelled: set[str] = set()  # of those
         self.turning = False
@@ -184,6 +185,7 @@ class _Loop:
     async def _open(self, stage: HostStage) -> None:
         await self.performer.open(stage)
         self.opened = True
+        self._ready.set()
         waiting, self.waiting = self.waiting, []
         for effect in waiting:
             self._perform(effect)
@@ -217,7 +219,9 @@ class _Loop:
 
     async def _ask(self, asked: Asked, question: Body) -> None:
         try:
-            answer = await self.performer.ask(question) if self.opened else None
+            # One that was woken for this ask gets it before its performer is open.
+            await self._ready.wait()
+            answer = await self.performer.ask(question)
         except LoomError as error:
             self.pump.reply(asked, None, error)
         else:

@@ -3,6 +3,7 @@ right, nothing is lost or doubled, nothing is paid twice, nothing is left runnin
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,12 +146,10 @@ def test_what_lives_below_the_tool_host_may_be_killed(below, lenient: Daemon, tm
             here = event["type"], event["actor"].partition("/")[2]
             if here not in phases:
                 return
-            for process in below(job):
-                try:
+            with contextlib.suppress(psutil.NoSuchProcess):  # gone while it was listed
+                for process in below(job):
                     if strike(process):
                         killed.append(process.pid)
-                except psutil.NoSuchProcess:
-                    continue
             phases.remove(here)
 
         job.open().follow(on_event)
