@@ -349,20 +349,34 @@ def children_of(pid: int) -> list[int]:
 
 
 def kill_tree() -> None:
-    """Kills everything below this subreaper and reaps it, until nothing is left."""
+    """Kills everything below this subreaper and reaps it, until nothing is left.
+
+    First all stand still, so that what forks cannot outrun the killing: a stop that reaches a
+    process inside a fork makes that fork start over, so once a look round finds nobody new there
+    will be nobody new. Waits only for those it has killed: one that was adopted meanwhile may
+    never end by itself.
+    """
     while True:
-        pids = descendants()
-        if not pids:
-            return
-        for pid in pids:  # first all stand still: what forks cannot outrun the killing
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGSTOP)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        for pid in kernel.own_children():
+        seen: set[int] = set()
+        held: set[int] = set()  # standing still, so their pids are theirs until we reap them
+        while new := [pid for pid in descendants() if pid not in seen]:
+            seen.update(new)
+            held.update(pid for pid in new if _signal(pid, signal.SIGSTOP))
+        if not held:
+            return  # nothing is left, or only what we may not signal (a setuid program)
+        for pid in held:
+            _signal(pid, signal.SIGKILL)
+        for pid in held.intersection(kernel.own_children()):
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+
+
+def _signal(pid: int, number: int) -> bool:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 # --- the worker ----------------------------------------------------------------------------------
