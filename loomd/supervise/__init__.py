@@ -3,6 +3,7 @@
 `spec`      what a child is: values, checked one field at a time; the reserved exit statuses
 `tree`      its nouns: nodes, events in, actions out, and how a tree is read. Pure
 `policy`    what to do: (tree, event, now) -> actions. Pure; OTP's supervisor is its specification
+`freeze`    a policy as plain data, and back. Pure
 `root`      the process that does it: one thread, one loop over pidfds, links, signals and timers
 `hubline`   what the hub may ask of the root, and what the root tells it
 `template`  a fresh interpreter with the actor code imported once; forks every actor on an order

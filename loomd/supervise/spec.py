@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 # --- exit statuses that mean something to a supervisor -----------------------------------------
@@ -126,6 +126,15 @@ def parse_worker(value: object) -> WorkerSpec:
     if not isinstance(spec, WorkerSpec):
         raise SpecError("not_a_worker", spec.id)
     return spec
+
+
+def plain(spec: ChildSpec) -> dict[str, Any]:
+    """The spec as plain data; `parse` makes the same spec of it."""
+    value = {field.name: getattr(spec, field.name) for field in fields(spec)}
+    if isinstance(spec, WorkerSpec):
+        start = {field.name: getattr(spec.start, field.name) for field in fields(spec.start)}
+        return {**value, "type": "worker", "start": start}
+    return {**value, "type": "supervisor", "children": [plain(child) for child in spec.children]}
 
 
 def check_in(parent: SupervisorSpec, child: ChildSpec) -> None:

@@ -1,0 +1,114 @@
+"""A policy that was handed on as JSON goes on exactly as it would have."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from loomd.supervise import freeze as f
+from loomd.supervise import spec as s
+from loomd.supervise import tree as t
+from tests.supervise.test_policy import Stage, Tree, names, sup, trees, worker
+
+
+def handed_on(policy: Any) -> Any:
+    return f.thaw(json.loads(json.dumps(f.freeze(policy))))
+
+
+class Twins(Tree):
+    """At every event of a random life: the policy and one thawed just before do the same."""
+
+    def tell(self, event: t.Event) -> None:
+        twin = handed_on(self.stage.policy)
+        actions = self.stage.policy.handle(event, self.stage.now)
+        assert twin.handle(event, self.stage.now) == actions
+        assert f.freeze(twin) == f.freeze(self.stage.policy)
+        self._settle_actions(actions)
+
+
+TestTwins = Twins.TestCase
+TestTwins.settings = settings(
+    max_examples=60,
+    stateful_step_count=30,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate, Phase.shrink],
+)
+
+
+@given(trees())
+def test_a_spec_survives_as_plain_data(tree: dict[str, Any]):
+    spec = s.parse(tree)
+    assert s.parse(json.loads(json.dumps(s.plain(spec)))) == spec
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "template": st.just("actors"),
+            "entry": st.just("a.b:main"),
+            "args": st.dictionaries(st.text(), st.integers() | st.text()),
+            "nice": st.integers(-20, 19),
+            "ready": st.sampled_from(["link", "none"]),
+            "ready_s": st.floats(0.1, 100),
+            "keys": st.booleans(),
+            "lock": st.booleans(),
+        }
+    )
+    | st.fixed_dictionaries(
+        {
+            "serves": st.just("actors"),
+            "preload": st.lists(st.just("a.b")),
+            "without": st.lists(st.just("c")),
+            "spares": st.integers(0, 16),
+        }
+    )
+)
+def test_a_start_survives_as_plain_data(start: dict[str, Any]):
+    spec = s.parse({"id": "a", "start": start})
+    assert s.parse(json.loads(json.dumps(s.plain(spec)))) == spec
+
+
+def test_callers_who_wait_and_births_that_wait_are_handed_on():
+    stage = Stage(sup("root", *names("a", "b"), sup("services", dynamic=True)))
+    stage.stuck.add("a")
+    assert stage.call(t.Bounce(7, "a")) is None
+    stage.policy = handed_on(stage.policy)
+    stage.stuck.clear()
+    stage.exit("a", 0)
+    assert t.Reply(7, "", "a") in stage.out
+
+
+def test_a_field_that_a_newer_node_has_is_carried_and_an_unknown_one_dropped():
+    stage = Stage(sup("root", *names("a")))
+    frozen = f.freeze(stage.policy)
+    (child,) = frozen["root"]["children"]
+    child["restarts"] = 5
+    child["of_another_version"] = [1]
+    del child["failures"]
+    node = f.thaw(frozen).nodes["a"]
+    assert isinstance(node, t.Worker)
+    assert (node.restarts, node.failures) == (5, 0)
+    assert not hasattr(node, "of_another_version")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda z: z.update(format=f.FORMAT + 1),
+        lambda z: z.pop("next"),
+        lambda z: z["root"]["children"][0].update(spec={"id": "a"}),
+        lambda z: z["root"]["children"].append(z["root"]["children"][0]),
+        lambda z: z["root"]["children"][0].update(state="starting"),  # without its time-out
+        lambda z: z["timers"].append(["stop", "nobody", 1.0]),
+        lambda z: z.update(root={**z["root"]["children"][0]}),
+    ],
+)
+def test_what_cannot_be_is_refused(damage: Any):
+    frozen = f.freeze(Stage(sup("root", worker("a"), worker("b"))).policy)
+    damage(frozen)
+    with pytest.raises(f.FreezeError):
+        f.thaw(frozen)
