@@ -134,10 +134,14 @@ class CancelTimer:
 
 @dataclass(frozen=True)
 class Open:
-    """Opens an effect for the performer; it starts after the commit is acknowledged."""
+    """Opens an effect for the performer; it starts after the commit is acknowledged.
+
+    standing: it is open for as long as the actor runs, so it does not keep the actor awake.
+    """
 
     id: str
     body: Body
+    standing: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,11 +240,12 @@ class OpenEffect:
     id: str
     body: Body
     attempt: int
+    standing: bool = False
 
 
 @dataclass(frozen=True)
 class Birth:
-    """What `init` gets. `restarts` > 0: an earlier incarnation of this name existed."""
+    """What `init` gets. `restarts`: how often its supervisor has restarted this name."""
 
     spec: Spec
     saved: Any  # as `save` returned it, decoded; None at first

@@ -152,8 +152,9 @@ def build(
             case CancelTimer():
                 timers.append(TimerSet(key=change.key))
             case Open():
-                effects.append(EffectOpen(id=change.id, body=codec.encode(change.body)))
-                starts.append(OpenEffect(change.id, change.body, 1))
+                body = codec.encode(change.body)
+                effects.append(EffectOpen(id=change.id, body=body, standing=change.standing))
+                starts.append(OpenEffect(change.id, change.body, 1, change.standing))
             case Cancel():
                 cancels.append(change.id)
             case Start():
@@ -209,7 +210,9 @@ def reopening(author: Author, step: int, now: float, left: Sequence[OpenEffect])
     It consumes nothing (its input is `init` with the key "reopen"); only after it is acknowledged
     are the effects started again, so that the count on disk is never below the truth.
     """
-    again = tuple(OpenEffect(effect.id, effect.body, effect.attempt + 1) for effect in left)
+    again = tuple(
+        OpenEffect(effect.id, effect.body, effect.attempt + 1, effect.standing) for effect in left
+    )
     commit = Commit(
         actor=author.actor,
         incarnation=author.incarnation,
@@ -219,7 +222,12 @@ def reopening(author: Author, step: int, now: float, left: Sequence[OpenEffect])
         generation=author.generation,
         version=author.version,
         effects=tuple(
-            EffectOpen(id=effect.id, body=codec.encode(effect.body), attempt=effect.attempt)
+            EffectOpen(
+                id=effect.id,
+                body=codec.encode(effect.body),
+                attempt=effect.attempt,
+                standing=effect.standing,
+            )
             for effect in again
         ),
     )

@@ -358,7 +358,12 @@ class Pump:
         if saved is not None and version != self.behaviour.version:
             saved = self.behaviour.upgrade(saved, version)
         left = [
-            OpenEffect(effect, codec.body(value["body"]), value["attempt"])
+            OpenEffect(
+                effect,
+                codec.body(value["body"]),
+                value["attempt"],
+                bool(value.get("standing")),
+            )
             for effect, value in reader.effects(self.name)
         ]
         self.state = self.behaviour.init(

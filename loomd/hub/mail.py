@@ -213,6 +213,11 @@ class Rules:
         return row is not None and row.wanted == "running"
 
 
+def boot_of(incarnation: int) -> int:
+    """The start of the daemon that an incarnation belongs to."""
+    return incarnation >> 32
+
+
 def begin_epoch(txn: Transaction) -> int:
     """+1, in the first transaction of a hub; the new one."""
     raw = txn.get("meta", b"epoch")
@@ -318,10 +323,10 @@ class Batch:
             row = self.actor(hello.actor)
             assert row is not None
             again = row.fence != 0
+            if again and not row.slept and boot_of(row.fence) == boot_of(hello.incarnation):
+                row.restarts += 1
             row.fence = hello.incarnation
             row.generation = hello.generation
-            if again:
-                row.restarts += 1
             kind = (
                 "actor_started" if not again else "actor_woken" if row.slept else "actor_restarted"
             )
@@ -638,7 +643,10 @@ class Batch:
 
     def _busy(self, name: str, row: ActorRow) -> bool:
         """Whether mail or an open effect keeps it from sleeping."""
-        return any(row.boxed) or any(True for _ in self.txn.scan("effects", name_key(name)))
+        return any(row.boxed) or any(
+            not effect_row.decode(raw).standing
+            for _, raw in self.txn.scan("effects", name_key(name))
+        )
 
     def _blame(self, name: str, lane: int, seq: int, reason: str) -> None:
         key = mail_key(name, lane, seq)
@@ -776,7 +784,9 @@ class Batch:
             txn.put(
                 "effects",
                 text_key(name, effect.id),
-                _encode(EffectRow(body=effect.body, attempt=effect.attempt)),
+                _encode(
+                    EffectRow(body=effect.body, attempt=effect.attempt, standing=effect.standing)
+                ),
             )
         for event in commit.events:
             self.event(event.session or session, event.type, name, event.data, event.cause)

@@ -101,6 +101,7 @@ class ActorRow(Row, kw_only=True):
     step      of the last commit; log: number of entries of the own log
     seq       last sequence given out, per lane [control, work]
     slept     it was sent to sleep since its last Hello: the next one is no restart
+    restarts  by its supervisor; neither wake-ups nor new starts of the daemon
     boxed     unconsumed mails, per lane
     fails     ends in a row without a commit in between that its supervisor did not mend
     """
@@ -174,6 +175,7 @@ class InputRow(Row, kw_only=True, omit_defaults=True):
 class EffectRow(Row, kw_only=True):
     body: bytes
     attempt: int = 1
+    standing: bool = False
 
 
 class TimerRow(Row, kw_only=True):

@@ -424,6 +424,7 @@ class _Step:
                         "without": [error["module"] for error in errors if error["module"]],
                     }
                 ),
+                standing=True,
             )
         )
         if errors:

@@ -76,11 +76,15 @@ class TimerSet(Frame, frozen=True, kw_only=True):
 
 
 class EffectOpen(Frame, frozen=True, kw_only=True):
-    """Opens an outside effect. Its end is a later input of kind `effect`, which closes it."""
+    """Opens an outside effect. Its end is a later input of kind `effect`, which closes it.
+
+    standing: it lasts as long as its actor runs, and does not keep it from sleeping.
+    """
 
     id: str
     body: bytes
     attempt: int = 1
+    standing: bool = False
 
 
 class ChildChange(Frame, frozen=True, kw_only=True):

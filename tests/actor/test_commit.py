@@ -141,8 +141,12 @@ def test_a_state_over_the_limit_is_refused():
 
 
 def test_effects_left_open_count_one_attempt_more_and_consume_nothing():
-    built = reopening(AUTHOR, 9, 1.0, [OpenEffect("e", NOTE, 1), OpenEffect("f", NOTE, 2)])
+    left = [OpenEffect("e", NOTE, 1), OpenEffect("f", NOTE, 2, standing=True)]
+    built = reopening(AUTHOR, 9, 1.0, left)
     assert built.commit.input == m.InputRef(kind="init", key="reopen")
     assert built.commit.step == 9
-    assert [(e.id, e.attempt) for e in built.commit.effects] == [("e", 2), ("f", 3)]
-    assert built.starts == (OpenEffect("e", NOTE, 2), OpenEffect("f", NOTE, 3))
+    assert [(e.id, e.attempt, e.standing) for e in built.commit.effects] == [
+        ("e", 2, False),
+        ("f", 3, True),
+    ]
+    assert built.starts == (OpenEffect("e", NOTE, 2), OpenEffect("f", NOTE, 3, standing=True))

@@ -57,6 +57,19 @@ def test_a_second_hello_of_the_same_incarnation_is_no_restart(desk: Desk) -> Non
     assert desk.row("s-1/a").restarts == 0
 
 
+def test_neither_a_wake_up_nor_a_new_start_of_the_daemon_is_a_restart(desk: Desk) -> None:
+    boot = 1 << 32
+    asleep = (m.ChildChange(name="s-1/a", wanted="asleep"),)
+    desk.commit("s-1/a", children=asleep)
+    desk.do(lambda b: b.wake("s-1/a"))
+    desk.hello("s-1/a", 2)
+    assert desk.row("s-1/a").restarts == 0
+    desk.hello("s-1/a", boot + 1)
+    assert desk.row("s-1/a").restarts == 0
+    desk.hello("s-1/a", boot + 2)
+    assert desk.row("s-1/a").restarts == 1
+
+
 def test_a_commit_of_another_incarnation_is_fenced(desk: Desk) -> None:
     desk.hello("s-1/a", 7)
     result = desk.commit("s-1/a", incarnation=1, outbox=(out("s-1/b"),))
@@ -115,7 +128,8 @@ def test_a_mail_that_is_not_there_cannot_be_consumed(desk: Desk) -> None:
 def test_effects_are_opened_by_one_commit_and_closed_by_another(desk: Desk) -> None:
     key = text_key("s-1/a", "e-1")
     desk.commit("s-1/a", effects=(m.EffectOpen(id="e-1", body=b"q"),))
-    assert codec.unpack(desk.memory.get("effects", key)) == {"body": b"q", "attempt": 1}
+    stored = codec.unpack(desk.memory.get("effects", key))
+    assert stored == {"body": b"q", "attempt": 1, "standing": False}
     again = m.EffectOpen(id="e-1", body=b"q", attempt=2)
     desk.commit("s-1/a", input=m.InputRef(kind="init", key="reopen"), effects=(again,))
     assert codec.unpack(desk.memory.get("effects", key))["attempt"] == 2
@@ -371,6 +385,25 @@ def test_what_was_said_while_a_session_ended_is_heard(session: tuple[Desk, str])
     desk.commit(team, input=taking(desk.box(team)[0]))
     assert desk.do(lambda b: b.settle([team, f"{name}/lead"]))[0].ended == [team]
     assert desk.row(team).wanted == "asleep"
+
+
+def test_a_standing_effect_does_not_keep_an_actor_of_a_session_that_is_over_awake(
+    session: tuple[Desk, str],
+) -> None:
+    desk, name = session
+    tools = f"{name}/tools"
+    effects = (
+        m.EffectOpen(id="call-1", body=b""),
+        m.EffectOpen(id="generation-1", body=b"", standing=True),
+    )
+    desk.commit(tools, effects=effects)
+    desk.commit(f"{name}/team", session=m.SessionChange(state="done"))
+    desk.do(lambda b: b.wake(tools))
+    desk.hello(tools, 5)
+    assert desk.do(lambda b: b.settle([tools]))[0].ended == []
+    desk.commit(tools, input=m.InputRef(kind="effect", key="call-1"))
+    assert desk.do(lambda b: b.settle([tools]))[0].ended == [tools]
+    assert desk.row(tools).wanted == "asleep"
 
 
 def test_a_due_timer_wakes_the_team_of_a_session_that_is_over_and_nobody_else(

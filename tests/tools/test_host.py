@@ -254,7 +254,11 @@ def test_a_new_generation_is_recorded_and_the_next_one_awaited():
     formed = script.formed("h2", [*BUILTIN, tool], changed=["mine.py"])
     out = script.end("generation-1", formed)
     assert out == [
-        Open("generation-2", Note(data={"generation": 2, "hash": "h2", "without": []})),
+        Open(
+            "generation-2",
+            Note(data={"generation": 2, "hash": "h2", "without": []}),
+            standing=True,
+        ),
         Emit("tools_reloaded", {"generation": 2, "changed": ["mine.py"]}),
     ]
     assert script.row("toolsets")["generation"] == 2
