@@ -8,11 +8,20 @@ OTP's supervisor is the specification; where OS processes force an answer that O
   is started again at once, 72 is kept for a wake-up); 73 is a failed start; 74 makes its supervisor
   give up without retrying; every other status or signal is abnormal.
 - A failed start arms a timer, never a loop: the first retry at once, later ones a little later.
+  Siblings that such a failure has stopped may be up again before it is retried.
+- A first start that is killed from outside is retried, and counted, as that of a child that was up.
+- An end is answered when it comes, not after the start or the round that is under way. Siblings
+  that still wait for their turn in a round count as alive, and as `restarting` in answers.
+- Calls do not queue. A child that is still being stopped is `running`; below a supervisor that is
+  to go down it is `noproc`. A child terminated in the middle of a round holds up nobody after it.
+- Children of a dynamic supervisor have specs and ids of their own (as in Elixir): calls name them
+  by id, and what has ended or was terminated is `not_found`. A name is taken in the whole tree.
 - A death that is blamed on a piece of mail is free of intensity, a few times for the same piece.
 
 Invariants (`validate`): the name table and the tree are the same set; nothing lives below what is
 down; nothing is wanted below what stops; no more restarts are remembered than are allowed; each
-starting worker has its time-out armed, each waiting child its retry.
+starting worker has its time-out armed, each waiting child its retry; each call that waits has
+something to wait for.
 """
 
 from __future__ import annotations
@@ -26,6 +35,11 @@ from loomd.supervise.tree import Child, Supervisor, Worker
 
 RETRY_STEP_S = 0.02
 """The n-th failed start in a row is retried after n - 1 of these."""
+
+SIGKILL, SIGTERM = 9, 15
+
+ON_PURPOSE = (s.NORMAL, s.FENCED, s.UPGRADED, s.ASLEEP)
+"""What OTP calls normal, shutdown or {shutdown, _}."""
 
 FREE_BLAMES = 4
 """Deaths blamed on the same input that are not counted. The hub puts it aside before that."""
@@ -92,7 +106,11 @@ class Policy:
                     self.root.want = False
                     self._begin_stop(self.root)
             case t.KillAll():
-                self._kill_below(self.root, "shutdown at once")
+                self._asked_to_end = True
+                if self.root.state != "down":
+                    self.root.stop = True
+                    self.root.want = False
+                    self._kill_below(self.root, "shutdown at once")
             case t.Born():
                 node = self._worker(event.name, event.incarnation)
                 if node is not None:
@@ -101,7 +119,7 @@ class Policy:
                 self._ready(event)
             case t.Postponed():
                 node = self._worker(event.name, event.incarnation)
-                if node is not None and node.state == "starting":
+                if node is not None and node.state == "starting" and not node.timed_out:
                     self._arm(("start", node.id), now_plus=node.spec.start.ready_s)
             case t.Exited():
                 self._exited(event)
@@ -176,29 +194,31 @@ class Policy:
             self._next += 1
             child.incarnation = self._next
             child.pid = 0
-            child.again = child.timed_out = child.overdue = False
+            child.again = child.timed_out = child.overdue = child.killed = False
             self._out.append(t.StartProcess(child.id, child.incarnation))
             self._arm(("start", child.id), now_plus=child.spec.start.ready_s)
             return
         child.failed = child.why = ""
         child.fatal = child.overdue = False
         child.attempts = []
+        taken = [spec.id for spec in child.spec.children if spec.id in self.nodes]
+        if taken:  # by a stranger that came while this one was down
+            self._fail(child, f"name_taken: {taken[0]}", fatal=False)
+            return
         for spec in child.spec.children:
             self._add(child, spec).want = True
         self._touch(child)
 
     def _begin_stop(self, child: Child) -> None:
-        was, child.state = child.state, "stopping"
         shutdown = child.spec.shutdown_s
-        if isinstance(child, Supervisor):
-            self._mark_all_down(child)
-            self._touch(child)
-        elif was == "starting":
-            self._cancel(("start", child.id))
         if shutdown == "kill":
             self._kill_below(child, "shutdown is kill")
             return
-        if isinstance(child, Worker):
+        if isinstance(child, Supervisor):
+            self._go_down(child)
+        else:
+            child.state = "stopping"
+            self._cancel(("start", child.id))
             self._out.append(t.StopProcess(child.id, child.incarnation))
         if isinstance(shutdown, float):
             self._arm(("stop", child.id), now_plus=shutdown)
@@ -214,16 +234,23 @@ class Policy:
                 self._answer(child, ("start", "restart", "bounce"), "terminated")
 
     def _kill_below(self, node: Child, reason: str) -> None:
-        for worker in t.workers(node):
-            if worker.state in ("starting", "up", "stopping"):
-                self._out.append(t.KillProcess(worker.id, worker.incarnation, reason))
+        """All at once; supervisors that have not had their turn yet must not restart anything."""
+        for below in list(t.walk(node)):
+            if isinstance(below, Supervisor):
+                if below.state in ("starting", "up"):
+                    self._go_down(below)
+            elif below.state in ("starting", "up", "stopping"):
+                below.state = "stopping"
+                below.killed = True
+                self._cancel(("start", below.id))
+                self._out.append(t.KillProcess(below.id, below.incarnation, reason))
 
     # --- what becomes of a child ----------------------------------------------------------------
 
     def _ready(self, event: t.Ready) -> None:
         node = self._worker(event.name, event.incarnation)
-        if node is None or node.state != "starting":
-            return  # it was told to stop meanwhile
+        if node is None or node.state != "starting" or node.timed_out:
+            return  # it was told to stop, or killed, meanwhile
         self._cancel(("start", node.id))
         self._came_up(node)
 
@@ -247,10 +274,8 @@ class Policy:
         reason = event.reason or (f"signal {event.signal}" if event.signal else f"status {status}")
         self._touch(child.parent)
         if child.stop:
-            if child.overdue or status not in (s.NORMAL, -1):
+            if not self._as_told(child, status, event.signal):
                 self._report(child, "shutdown_error", reason)
-            self._stopped(child)
-        elif child.parent.state == "stopping":
             self._stopped(child)
         elif was == "starting":
             if status in (s.NORMAL, s.ASLEEP):
@@ -267,9 +292,10 @@ class Policy:
             child.want = False
         elif status == s.CANNOT_START:
             self._report(child, "child_terminated", reason)
-            self._give_up(child.parent, f"{child.id} can never start", fatal=True)
+            self._give_up(child.parent, child, f"{child.id} can never start", fatal=True)
         elif status in (s.NORMAL, s.FENCED):
             if child.spec.restart == "permanent":
+                self._report(child, "child_terminated", reason)
                 self._restart(child, reason, counted=status == s.NORMAL)
             else:
                 self._ended(child)
@@ -279,6 +305,16 @@ class Policy:
                 self._ended(child)
             else:
                 self._restart(child, reason, counted=not self._is_free(child, event.blame))
+
+    def _as_told(self, child: Worker, status: int, signal: int) -> bool:
+        """Whether it ended in the way that it was told to; anything else is a shutdown_error."""
+        if child.overdue:
+            return False
+        if signal == (SIGKILL if child.killed else SIGTERM):
+            return True
+        if status == s.NORMAL and not child.killed:
+            return True
+        return status in ON_PURPOSE and child.spec.restart != "permanent"
 
     def _is_free(self, child: Worker, blame: tuple[int, int, int] | None) -> bool:
         if blame is None:
@@ -294,12 +330,11 @@ class Policy:
         child.state = "down"
         self._answer(child, ("terminate",), "")
         self._touch(child.parent)
-        temporary = child.spec.restart == "temporary"
-        if temporary and not isinstance(child, Worker):
-            child.want = False
-        if child.want and not (temporary and not child.waiters):
+        if child.want:
             child.forget = False
             return
+        child.failures = 0
+        temporary = child.spec.restart == "temporary"
         dynamic = child.parent is not None and child.parent.spec.dynamic
         if child.forget or temporary or dynamic:
             self._remove(child)
@@ -313,15 +348,19 @@ class Policy:
         child.want = False
         if child.spec.restart == "temporary" or sup.spec.dynamic:
             self._remove(child)
-        if not child.spec.significant or sup.state not in ("starting", "up"):
+        else:
+            self._answer(child, ("start", "restart", "bounce"), "terminated")
+        if not child.spec.significant:
             return
         rule = sup.spec.auto_shutdown
-        others = any(c.spec.significant and c.state != "down" for c in sup.children.values())
+        # One that is down in a round comes back; one that is being terminated does not.
+        others = any(c.spec.significant and c.want for c in sup.children.values())
         if rule == "any_significant" or (rule == "all_significant" and not others):
             self._shut_itself(sup, f"significant child {child.id} has ended")
 
     def _ignored(self, child: Worker) -> None:
         child.want = False
+        child.failures = 0
         self._answer(child, ("start", "restart", "bounce"), "")
         if child.spec.restart == "temporary" or child.parent.spec.dynamic:
             self._remove(child)
@@ -330,10 +369,8 @@ class Policy:
         sup = child.parent
         assert sup is not None
         child.want = True
-        if sup.state == "stopping":
-            return
         if counted and not self._attempt(sup):
-            self._give_up(sup, f"too many restarts: {child.id}: {reason}")
+            self._give_up(sup, child, f"too many restarts: {child.id}: {reason}")
             return
         child.restarts += 1
         self._round(sup, child)
@@ -350,7 +387,7 @@ class Policy:
                 if sibling.spec.restart == "temporary" and sibling.state == "down":
                     continue
                 sibling.stop = sibling.state != "down"
-                sibling.want = sibling.spec.restart != "temporary"
+                sibling.want = sibling.spec.restart != "temporary" and not sibling.forget
                 sibling.restarts += sibling.stop and sibling.want
 
     def _start_failed(
@@ -376,7 +413,7 @@ class Policy:
             self._fail(sup, f"{child.id}: {reason}", fatal=fatal)
             return
         if fatal:
-            self._give_up(sup, f"{child.id} can never start: {reason}", fatal=True)
+            self._give_up(sup, child, f"{child.id} can never start: {reason}", fatal=True)
             return
         if child.spec.restart == "temporary":
             self._ended(child)  # there is nobody to tell, and it is never restarted
@@ -402,17 +439,18 @@ class Policy:
         sup.fatal = fatal
         self._go_down(sup)
 
-    def _give_up(self, sup: Supervisor, reason: str, *, fatal: bool = False) -> None:
-        if sup.state == "starting":
-            self._out.append(t.GaveUp(sup.id, reason))
-            self._fail(sup, reason, fatal=fatal)
-            return
+    def _give_up(self, sup: Supervisor, child: Child, reason: str, *, fatal: bool = False) -> None:
+        """`child` has ended or failed once too often.
+
+        While `sup` still starts, its start fails by that only if the child has never come up. OTP
+        hears of the end of a child that was up only after the start: an end like any later one.
+        """
+        if sup.state == "starting" and (fatal or not child.started_at):
+            sup.failed = reason
         sup.fatal = fatal
         self._shut_itself(sup, reason)
 
     def _shut_itself(self, sup: Supervisor, reason: str) -> None:
-        if sup.state not in ("starting", "up"):
-            return
         self._out.append(t.Report(sup.id, "shutdown", sup.id, reason))
         self._out.append(t.GaveUp(sup.id, reason))
         sup.why = reason
@@ -436,6 +474,8 @@ class Policy:
             return
         self._touch(parent)
         if sup.stop:
+            if sup.overdue:
+                self._report(sup, "shutdown_error", "stop time-out")
             self._stopped(sup)
         elif sup.failed:
             self._start_failed(sup, sup.failed, fatal=sup.fatal)
@@ -572,7 +612,7 @@ class Policy:
 
     def _start_child(self, event: t.StartChild) -> None:
         sup = self.nodes.get(event.supervisor)
-        if not isinstance(sup, Supervisor) or sup.state in ("down", "waiting", "stopping"):
+        if not isinstance(sup, Supervisor) or sup.state == "waiting" or self._is_closing(sup):
             self._out.append(t.Reply(event.call, "noproc", event.supervisor))
             return
         there = self.nodes.get(event.spec.id)
@@ -580,7 +620,7 @@ class Policy:
             if there.parent is not sup:
                 error = "name_taken"
             else:
-                running = there.state in ("starting", "up", "stopping")
+                running = self._not_down(there) == "running"
                 error = "already_started" if running else "already_present"
             self._out.append(t.Reply(event.call, error, event.spec.id))
             return
@@ -609,8 +649,8 @@ class Policy:
         child = self._child(event.call, event.name)
         if child is None:
             return
-        if child.state != "down":
-            error = "restarting" if child.state == "waiting" else "running"
+        error = self._not_down(child)
+        if error:
             self._out.append(t.Reply(event.call, error, child.id))
             return
         child.want = True
@@ -621,14 +661,16 @@ class Policy:
         child = self._child(event.call, event.name)
         if child is None:
             return
-        error = ""
-        if child.state == "waiting" or (child.want and child.state == "down"):
-            error = "restarting"
-        elif child.state != "down":
-            error = "running"
-        else:
+        error = self._not_down(child)
+        if not error:
             self._remove(child)
         self._out.append(t.Reply(event.call, error, event.name))
+
+    def _not_down(self, child: Child) -> str:
+        """Why it can be neither started nor deleted by a call: "running", "restarting" or ""."""
+        if t.is_restarting(child):
+            return "restarting"
+        return "" if child.state == "down" else "running"
 
     def _bounce(self, event: t.Bounce) -> None:
         child = self._child(event.call, event.name)
@@ -704,6 +746,9 @@ class Policy:
                 timed = node.state == "starting" and not node.timed_out
                 assert (("start", node.id) in self.timers) == timed, node
                 assert not node.stop or node.state in ("starting", "up", "stopping"), node
+            for waiter in node.waiters:
+                waits = node.stop or (node.want and waiter.kind != "terminate")
+                assert waits, f"nothing will answer {waiter}"
             assert (("retry", node.id) in self.timers) == (node.state == "waiting"), node
             if ("stop", node.id) in self.timers:
                 assert node.state == "stopping", node

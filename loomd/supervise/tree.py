@@ -52,6 +52,7 @@ class Worker:
     failures: int = 0  # failed starts in a row
     started_at: float = 0.0
     timed_out: bool = False
+    killed: bool = False  # we have killed it to end it
     overdue: bool = False  # had to be killed at the end of its time to stop
     blamed: tuple[tuple[int, int, int], int] = ((0, 0, 0), 0)
     waiters: list[Waiter] = field(default_factory=list)
@@ -335,12 +336,22 @@ def workers(node: Child) -> Iterator[Worker]:
     return (n for n in walk(node) if isinstance(n, Worker))
 
 
+def is_restarting(child: Child) -> bool:
+    """OTP's `restarting`: it failed to start, or waits for its turn, and will be tried again."""
+    if child.state == "starting":
+        return child.failures > 0
+    return child.state == "waiting" or (child.state == "down" and child.want)
+
+
 def which_children(sup: Supervisor) -> list[tuple[str, int | str | None, str]]:
-    """OTP's which_children: newest first, (id, pid | "restarting" | None, type)."""
+    """OTP's which_children: newest first, (id, pid | "restarting" | None, type).
+
+    pid 0: it runs but has no pid, as a supervisor, or has none yet.
+    """
     listed: list[tuple[str, int | str | None, str]] = []
     for child in reversed(sup.children.values()):
         pid: int | str | None = None
-        if child.state == "waiting":
+        if is_restarting(child):
             pid = "restarting"
         elif child.state != "down":
             pid = child.pid if isinstance(child, Worker) else 0
@@ -354,7 +365,7 @@ def count_children(sup: Supervisor) -> dict[str, int]:
     supervisors = sum(isinstance(c, Supervisor) for c in children)
     return {
         "specs": len(children),
-        "active": sum(c.state not in ("down", "waiting") for c in children),
+        "active": sum(c.state != "down" and not is_restarting(c) for c in children),
         "supervisors": supervisors,
         "workers": len(children) - supervisors,
     }

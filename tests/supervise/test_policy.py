@@ -142,197 +142,6 @@ def names(*ids: str, **more: Any) -> list[dict[str, Any]]:
     return [worker(id, **more) for id in ids]
 
 
-# --- start and stop ------------------------------------------------------------------------------
-
-
-def test_01_sup_start_normal():
-    stage = Stage(sup("root"))
-    assert stage.state("root") == "up"
-    stage.tell(t.Shutdown())
-    assert stage.finish == t.Finish(True, "shutdown")
-
-
-def test_03_sup_start_ignore_child_keeps_the_spec():
-    stage = Stage(sup("root", *names("a", "b")), boot=False)
-    stage.refuse["a"] = [0]
-    stage.tell(t.Boot())
-    root = stage.policy.root
-    assert t.count_children(root) == {"specs": 2, "active": 1, "supervisors": 0, "workers": 2}
-    assert [(id, pid is None) for id, pid, _ in t.which_children(root)] == [
-        ("b", False),
-        ("a", True),
-    ]
-
-
-def test_04_sup_start_ignore_temporary_child_saves_no_spec():
-    stage = Stage(sup("root", worker("a", "temporary"), worker("b")), boot=False)
-    stage.refuse["a"] = [0]
-    stage.tell(t.Boot())
-    assert stage.state("a") is None and stage.running == {"b"}
-    stage.refuse["c"] = [0]
-    assert stage.call(t.StartChild(1, "root", s.parse(worker("c", "temporary")))) == ""
-    assert stage.state("c") is None
-
-
-def test_05_sup_start_ignore_permanent_child_start_child_simple():
-    stage = Stage(sup("root", dynamic=True))
-    stage.refuse["a"] = [0]
-    assert stage.call(t.StartChild(1, "root", s.parse(worker("a")))) == ""
-    assert t.which_children(stage.policy.root) == []
-    stage.tell(t.Shutdown())
-    assert stage.finish is not None and stage.finish.ok
-
-
-def test_06_sup_start_fail_stops_what_was_started():
-    stage = Stage(sup("root", *names("a", "b", "bad", "never")), boot=False)
-    stage.refuse["bad"] = [73]
-    stage.tell(t.Boot())
-    assert stage.took() == "+a +b +bad -b -a"
-    assert stage.finish == t.Finish(False, "bad: status 73")
-
-
-def test_07_sup_start_child_returns_error_saves_no_spec():
-    for dynamic in (False, True):
-        stage = Stage(sup("root", dynamic=dynamic))
-        stage.refuse["a"] = [73]
-        assert stage.call(t.StartChild(1, "root", s.parse(worker("a")))) == "status 73"
-        assert stage.state("a") is None and stage.state("root") == "up"
-
-
-def test_08_sup_start_restart_child_returns_error_keeps_the_spec():
-    stage = Stage(sup("root", *names("a")))
-    assert stage.call(t.TerminateChild(1, "a")) == ""
-    stage.refuse["a"] = [73]
-    assert stage.call(t.RestartChild(2, "a")) == "status 73"
-    assert stage.state("a") == "down"
-    assert stage.call(t.RestartChild(3, "a")) == ""
-
-
-def test_13_sup_stop_infinity_waits_for_ever():
-    stage = Stage(sup("root", worker("a", shutdown_s="infinity")))
-    stage.stuck.add("a")
-    stage.tell(t.Shutdown())
-    stage.after(1e6)
-    assert stage.finish is None and stage.running == {"a"}
-    stage.exit("a", 0)
-    assert stage.finish == t.Finish(True, "shutdown")
-
-
-def test_14_sup_stop_timeout_kills_the_stuck_one():
-    stage = Stage(sup("root", worker("good"), worker("stuck", shutdown_s=1.0)))
-    stage.stuck.add("stuck")
-    stage.took()
-    stage.tell(t.Shutdown())
-    assert stage.took() == "-stuck"
-    stage.after(1.0)
-    assert stage.took() == "!stuck -good"
-    assert stage.reports("shutdown_error") == ["stuck"]
-
-
-def test_15_sup_stop_brutal_kill():
-    stage = Stage(sup("root", worker("a"), worker("b", shutdown_s="kill")))
-    stage.took()
-    stage.tell(t.Shutdown())
-    assert stage.took() == "!b -a"
-
-
-def test_16_sup_stop_race_children_that_end_by_themselves_are_not_restarted():
-    children = [
-        worker(f"{restart}-{i}", restart)
-        for restart in ("permanent", "transient", "temporary")
-        for i in range(4)
-    ]
-    stage = Stage(sup("root", *children, worker("last", shutdown_s="infinity")))
-    stage.stuck.add("last")
-    stage.tell(t.Shutdown())
-    stage.took()
-    for restart in ("permanent", "transient", "temporary"):
-        stage.exit(f"{restart}-0", 0)
-        stage.exit(f"{restart}-1", 1)
-        stage.exit(f"{restart}-2", 72)
-        stage.exit(f"{restart}-3", -1, 9)
-    assert stage.took() == ""
-    stage.exit("last", 0)
-    assert stage.finish == t.Finish(True, "shutdown")
-
-
-def test_17_sup_stop_non_shutdown_exit_dynamic():
-    stage = Stage(sup("root", dynamic=True))
-    for i in range(4):
-        stage.call(t.StartChild(i, "root", s.parse(worker(f"c{i}"))))
-        stage.stuck.add(f"c{i}")
-    stage.tell(t.Shutdown())
-    for i, status in enumerate((0, 1, 72, 99)):
-        stage.exit(f"c{i}", status)
-    assert stage.finish == t.Finish(True, "shutdown")
-
-
-def test_34_simple_one_for_one_shutdown_stops_side_by_side():
-    stage = Stage(sup("root", dynamic=True))
-    for i in range(5):
-        stage.call(t.StartChild(i, "root", s.parse(worker(f"c{i}", shutdown_s=0.3))))
-        stage.stuck.add(f"c{i}")
-    stage.took()
-    stage.tell(t.Shutdown())
-    assert sorted(stage.took().split()) == [f"-c{i}" for i in range(5)]
-    stage.after(0.3)
-    assert sorted(stage.took().split()) == [f"!c{i}" for i in range(5)]
-    assert stage.finish is not None and stage.now == 1000.3
-
-
-def test_static_children_stop_one_by_one_so_that_their_times_add_up():
-    stage = Stage(
-        sup("root", worker("k", shutdown_s="kill"), worker("stuck", shutdown_s=0.3), worker("slow"))
-    )
-    stage.stuck |= {"stuck", "slow"}
-    stage.took()
-    stage.tell(t.Shutdown())
-    stage.after(0.4)
-    stage.exit("slow", 0)
-    stage.after(0.3)
-    assert stage.took() == "-slow -stuck !stuck !k"
-    assert stage.now == pytest.approx(1000.7) and stage.finish is not None
-
-
-def test_41_order_of_children():
-    stage = Stage(sup("root", *names("z", "a", "m"), strategy="one_for_all", intensity=9))
-    assert stage.took() == "+z +a +m"
-    stage.crash("a")
-    assert stage.took() == "-m -z +z +a +m"
-    stage.tell(t.Shutdown())
-    assert stage.took() == "-m -a -z"
-
-
-def test_a_child_starts_only_when_the_one_before_is_ready():
-    stage = Stage(sup("root", *names("a", "b")), boot=False)
-    stage.slow.add("a")
-    stage.tell(t.Boot())
-    assert stage.took() == "+a" and stage.state("root") == "starting"
-    stage.ready("a")
-    assert stage.took() == "+b" and stage.state("root") == "up"
-
-
-def test_a_start_without_ready_is_killed_at_its_time_and_counts_as_failed():
-    stage = Stage(sup("root", *names("a"), intensity=2))
-    stage.slow.add("a")
-    stage.crash("a")
-    stage.took()
-    stage.after(s.READY_S)
-    assert stage.took() == "!a +a"
-    stage.after(s.READY_S - 1)
-    assert stage.finish is None
-
-
-def test_a_start_that_had_to_be_ordered_again_gets_its_whole_time_again():
-    stage = Stage(sup("root", *names("a")))
-    stage.slow.add("a")
-    stage.exit("a", 71)
-    stage.after(s.READY_S - 1)
-    stage.tell(t.Postponed("a", stage.live["a"]))
-    stage.after(s.READY_S - 1)
-    assert stage.running == {"a"} and "!a" not in stage.took()
-
-
 # --- restart types -------------------------------------------------------------------------------
 
 
@@ -648,30 +457,6 @@ def test_a_supervisor_that_cannot_start_again_escalates():
     assert stage.running == set() and stage.finish is not None
 
 
-def test_whole_subtrees_stop_in_reverse():
-    stage = Stage(sup("root", worker("a"), sup("in", *names("b", "c")), worker("d")))
-    stage.took()
-    stage.tell(t.Shutdown())
-    assert stage.took() == "-d -c -b -a"
-
-
-def test_a_supervisor_with_a_deadline_is_killed_as_a_whole():
-    stage = Stage(sup("root", sup("in", *names("a", "b"), shutdown_s=1.0)))
-    stage.stuck |= {"a", "b"}
-    stage.took()
-    stage.tell(t.Shutdown())
-    stage.after(1.0)
-    assert stage.took().split()[0] == "-b" and stage.finish is not None
-
-
-def test_shutdown_during_the_start():
-    stage = Stage(sup("root", *names("a", "b", "c")), boot=False)
-    stage.slow.add("b")
-    stage.tell(t.Boot())
-    stage.tell(t.Shutdown())
-    assert stage.took() == "+a +b -b -a" and stage.finish == t.Finish(True, "shutdown")
-
-
 # --- calls ---------------------------------------------------------------------------------------
 
 
@@ -701,15 +486,6 @@ def test_19_child_adm_simple_terminate_removes():
     assert stage.call(t.TerminateChild(3, "a")) == "not_found"
 
 
-def test_38_child_unlink_terminate_does_not_hang():
-    stage = Stage(sup("root", *names("a")))
-    stage.stuck.add("a")
-    assert stage.call(t.TerminateChild(1, "a")) is None
-    stage.out.clear()
-    stage.after(s.SHUTDOWN_S)
-    assert t.Reply(1, "", "a") in stage.out and stage.state("a") == "down"
-
-
 def test_40_count_children_restarting_ones_are_workers_but_not_active():
     stage = Stage(sup("root", *names("a", "b"), intensity=9))
     stage.refuse["a"] = [73] * 3
@@ -736,11 +512,6 @@ def test_42_hanging_restart_loop_other_requests_get_in_between(strategy):
     assert stage.state("a") == "down" and not stage.policy.timers
     stage.tell(t.Shutdown())
     assert stage.finish is not None and stage.finish.ok
-
-
-def test_49_a_name_that_is_taken_elsewhere_is_a_plain_error():
-    stage = Stage(sup("root", worker("a"), sup("in")))
-    assert stage.call(t.StartChild(1, "in", s.parse(worker("a")))) == "name_taken"
 
 
 def test_an_orderly_restart_counts_nothing_and_is_answered_when_it_is_up():
