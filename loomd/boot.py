@@ -66,6 +66,7 @@ ALLOWED_PREFIXES = ("LOOM_", "LC_", "XDG_", "PYTHON")
 
 ACTOR_CODE = [
     "loomd.actor.host",
+    "loomd.actor.ahead",
     "loomd.hub.process",
     "loomd.models.process",
     "loomd.gateway.process",
@@ -110,7 +111,8 @@ def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, 
                     "serves": "actors",
                     "preload": ACTOR_CODE,
                     "without": ["rich", "pygments"],  # structlog would take them: 5 MB an image
-                    "spares": 2,
+                    "spares": 4,
+                    "ahead": "loomd.actor.ahead:prepare",
                     "ready_s": 60,
                 },
             },
@@ -121,6 +123,7 @@ def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, 
                     "entry": "loomd.hub.process:main",
                     "args": hub_args,
                     "lock": True,
+                    "cold": True,  # it opens the state for writing
                     "ready_s": 60,
                 },
             },

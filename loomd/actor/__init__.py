@@ -4,6 +4,7 @@
 `commit`     the changes of one step -> its commit, and what waits for the acknowledgement (pure)
 `pump`       one incarnation: Hello, resend, order, effects, asks, exit statuses; has no loop
 `host`       the process: `run`, and the bare poll of actors that only think
+`ahead`      what a process has behind it before it knows which actor it will be
 `perform`    the asyncio loop of actors with a performer, and what the host lends one
 `echo`       actors without a meaning, for the bench and the tests
 

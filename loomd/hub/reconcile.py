@@ -20,6 +20,9 @@ GROUPS: Final = {
 }
 """Kind -> the dynamic supervisor that it stands under; others: the session itself."""
 
+COLD: Final = frozenset({"tools"})
+"""Kinds that fork before they open anything: what a process has opened ahead they cannot use."""
+
 SHUTDOWN_S: Final = 5.0
 
 
@@ -46,6 +49,7 @@ class Births:
                 "entry": entry,
                 "args": dict(self.args),
                 "nice": spec.nice,
+                "cold": spec.kind in COLD,
                 "keys": False,
             },
         }

@@ -100,8 +100,20 @@ class Store:
     # --- opening -------------------------------------------------------------------------------
 
     @classmethod
+    def prepare(cls, places: Instance) -> Store:
+        """Opens the state for the `read_only` to come in this process. Raises what that raises."""
+        global _prepared
+        _prepared = None
+        _prepared = cls.read_only(places)
+        return _prepared
+
+    @classmethod
     def read_only(cls, places: Instance) -> Store:
         """For every process but the hub. LoomError(bad_state) if it is missing or newer."""
+        global _prepared
+        prepared, _prepared = _prepared, None
+        if prepared is not None:
+            return prepared
         try:
             env = lmdb.open(
                 str(places.lmdb),
@@ -289,6 +301,10 @@ class Store:
             if len(page) < PAGE:
                 return
             after = page[-1][0]
+
+
+_prepared: Store | None = None
+"""Opened by `prepare`: never twice in one process."""
 
 
 def _no_space(error: Exception) -> bool:

@@ -92,7 +92,9 @@ def be_nice(increment: int) -> None:
     nice is set too. Best effort: without privilege the kernel takes one such write in 0.1 s.
     """
     with contextlib.suppress(OSError):
-        os.nice(increment)
+        nice = os.getpriority(os.PRIO_PROCESS, 0) + increment
+        for thread in os.listdir("/proc/self/task"):  # to Linux each has a priority of its own
+            os.setpriority(os.PRIO_PROCESS, int(thread), nice)
     with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:
         group.write(str(increment))
 

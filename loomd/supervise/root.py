@@ -361,6 +361,8 @@ class Root:
                     "preload": list(start.preload),
                     "without": list(start.without),
                     "spares": start.spares,
+                    "ahead": start.ahead,
+                    "args": self.config.base_args,
                 }
             )
         else:
@@ -426,6 +428,7 @@ class Root:
             "args": {**self.config.base_args, **start.args},
             "nice": start.nice,
             "keys": with_keys,
+            "cold": start.cold,
             "boot": self.config.boot,
             "output": self._output(process.name),
         }

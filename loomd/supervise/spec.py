@@ -65,6 +65,8 @@ class Start:
     preload: tuple[str, ...] = ()  # of a template: the modules it imports
     without: tuple[str, ...] = ()  # and those that these shall not find
     spares: int = 0  # and the processes that it keeps forked ahead of their orders
+    ahead: str = ""  # and what these call with the common args before they wait: "module:function"
+    cold: bool = False  # of a worker: needs a process in which nothing has been opened ahead
     nice: int = 0
     ready: Literal["link", "none"] = "link"
     ready_s: float = READY_S
@@ -222,6 +224,9 @@ def _start(spec: Mapping[str, Any]) -> Start:
     spares = value.get("spares", 0)
     if isinstance(spares, bool) or not isinstance(spares, int) or not 0 <= spares <= 16:
         raise SpecError("invalid_spares", spares)
+    ahead = value.get("ahead", "")
+    if not isinstance(ahead, str) or (ahead and not _ENTRY.fullmatch(ahead)):
+        raise SpecError("invalid_ahead", ahead)
     nice = value.get("nice", 0)
     if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
         raise SpecError("invalid_nice", nice)
@@ -234,6 +239,8 @@ def _start(spec: Mapping[str, Any]) -> Start:
         preload=tuple(preload),
         without=tuple(without),
         spares=spares,
+        ahead=ahead,
+        cold=_flag("cold", value.get("cold", False)),
         nice=nice,
         ready=_one_of("ready", value.get("ready", "link"), ("link", "none")),
         ready_s=_positive("ready_s", value.get("ready_s", READY_S)),

@@ -3,7 +3,8 @@
     root --order, one end of the link--> template --fork--> middle --fork--> child
                                                     middle exits at once; the root adopts the child
 
-A few children are forked ahead of their orders (`spares`) and are handed theirs by the template.
+A few children are forked ahead of their orders (`spares`), do what every actor must do anyway
+(`ahead`), and are handed their orders by the template. Orders that wait already share one middle.
 
 The child waits until the root is its parent (and exits if it ever is another), arranges to die with
 it, tells its pid on its link (the kernel vouches for it), takes a session of its own, closes every
@@ -24,7 +25,7 @@ import select
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -37,6 +38,8 @@ from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, NORMAL
 MAX_ORDER = 256 * 1024
 MAX_REPORT = 32 * 1024
 MAX_MIDDLES = 64
+MAX_BIRTHS = 8
+"""Orders that share one middle process: the first child lives when the last is forked."""
 
 try:
     from setproctitle import setproctitle
@@ -68,6 +71,7 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
     link.ready()
     middles: list[int] = []
     spares: list[socket.socket] = []
+    prepare = partial(_prepare, setup["ahead"], setup["args"])
     while True:
         while not select.select([sock], [], [], 0)[0] and (
             middles or len(spares) < setup["spares"]
@@ -75,7 +79,28 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
             if middles:
                 os.waitpid(middles.pop(), 0)
             else:
-                middles += _make_spare(spares, root, slots)
+                middles += _make_spare(spares, root, slots, prepare)
+        orders = _take_orders(sock)
+        slot.begin(LOOP)
+        births = []
+        for data, order, fds in orders:
+            crash_point("template.before_fork", order["name"])
+            if (order["cold"] and setup["ahead"]) or not _use_spare(spares, data, fds):
+                births.append(partial(_child, order, fds, root, slots))
+        if births:
+            middles += _fork_twice(births)
+        if len(middles) > MAX_MIDDLES:
+            middles = [pid for pid in middles if not os.waitpid(pid, os.WNOHANG)[0]]
+        for _, _, fds in orders:
+            for fd in fds:
+                os.close(fd)
+        slot.end()
+
+
+def _take_orders(sock: socket.socket) -> list[tuple[bytes, dict[str, Any], list[int]]]:
+    """Waits for an order; it and those that have come behind it. Exits when the link ends."""
+    orders: list[tuple[bytes, dict[str, Any], list[int]]] = []
+    while not orders or (len(orders) < MAX_BIRTHS and select.select([sock], [], [], 0)[0]):
         try:
             data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4, socket.MSG_CMSG_CLOEXEC)
         except OSError:
@@ -83,21 +108,25 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
         if not data:
             os._exit(NORMAL)
         order = decode(data)
-        if order is None or order.get("op") != "fork":
-            for fd in fds:
-                os.close(fd)
-            if order is not None and order.get("op") == "stop":
-                os._exit(NORMAL)
+        if order is not None and order.get("op") == "fork":
+            orders.append((data, order, fds))
             continue
-        slot.begin(LOOP)
-        crash_point("template.before_fork", order["name"])
-        if not _use_spare(spares, data, fds):
-            middles += _fork_twice(partial(_child, order, fds, root, slots))
-        if len(middles) > MAX_MIDDLES:
-            middles = [pid for pid in middles if not os.waitpid(pid, os.WNOHANG)[0]]
         for fd in fds:
             os.close(fd)
-        slot.end()
+        if order is not None and order.get("op") == "stop":
+            os._exit(NORMAL)
+    return orders
+
+
+def _prepare(ahead: str, args: dict[str, Any]) -> None:
+    """What a spare does before it waits for its order. It lives on without it, if that fails."""
+    if not ahead:
+        return
+    module, _, function = ahead.partition(":")
+    try:
+        getattr(importlib.import_module(module), function)(args)
+    except Exception:  # noqa: BLE001 - of any actor's module; the actor will meet it again, and say
+        traceback.print_exc()
 
 
 def _preload(link: ChildLink, modules: list[str], without: list[str]) -> None:
@@ -126,11 +155,11 @@ def _import_all(link: ChildLink, modules: list[str]) -> None:
                 link.send({"op": "warning", "text": f"preload of {name}: {error!r}"[:2000]})
 
 
-def _fork_twice(child: Callable[[int], NoReturn]) -> list[int]:
-    """Forks a process that the root adopts and that runs `child(pid of the one in between)`.
+def _fork_twice(children: Sequence[Callable[[int], NoReturn]]) -> list[int]:
+    """Forks processes that the root adopts and that run `child(pid of the one in between)`.
 
     The pid of the one in between, to be reaped: not at once, which would make a burst of births
-    three times as long. Empty if no process can be made: the root then sees the link end. Both are
+    three times as long. Empty if no process can be made: the root then sees the link end. All are
     forked by libc alone: what Python does after a fork (locks made anew, threads forgotten, hooks
     of `threading`, `logging`, `random`) is for processes with threads, and touches, and so copies,
     700 KB of pages that every actor would carry for its life. `_live` does what is left of it.
@@ -140,8 +169,9 @@ def _fork_twice(child: Callable[[int], NoReturn]) -> list[int]:
         return [middle] if middle > 0 else []
     try:
         between = os.getpid()
-        if kernel.plain_fork() == 0:
-            child(between)
+        for child in children:
+            if kernel.plain_fork() == 0:
+                child(between)
     finally:
         os._exit(NORMAL)
 
@@ -152,6 +182,7 @@ def _child(
     status = 1
     try:
         if kernel.wait_for_parent(root, between) and kernel.die_with(root):
+            kernel.close_all_but(fds)
             status = _live(order, fds, slots)
     except BaseException:  # noqa: BLE001 - the last line of defence: say it, then end
         traceback.print_exc()
@@ -159,24 +190,34 @@ def _child(
         os._exit(status)
 
 
-def _make_spare(spares: list[socket.socket], root: int, slots: SlotMap) -> list[int]:
+def _make_spare(
+    spares: list[socket.socket], root: int, slots: SlotMap, prepare: Callable[[], None]
+) -> list[int]:
     """Forks, while nothing else is to do, a process that waits for an order.
 
-    Most of the time of a birth is two forks and the first touch of the pages; a spare has that
-    behind it. Until its order it stays in the template's session, by which the root knows it.
+    Most of the time of a birth is two forks, the first touch of the pages, and what every actor
+    opens; a spare has that behind it. Until its order it stays in the template's session, by which
+    the root knows it.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     spares.append(ours)
-    middle = _fork_twice(partial(_spare, theirs, root, slots))
+    middle = _fork_twice([partial(_spare, theirs, root, slots, prepare)])
     theirs.close()
     return middle
 
 
-def _spare(sock: socket.socket, root: int, slots: SlotMap, between: int) -> NoReturn:
+def _spare(
+    sock: socket.socket,
+    root: int,
+    slots: SlotMap,
+    prepare: Callable[[], None],
+    between: int,
+) -> NoReturn:
     status = NORMAL
     try:
         if kernel.wait_for_parent(root, between) and kernel.die_with(root):
             kernel.close_all_but([sock.fileno()])
+            prepare()
             data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4, socket.MSG_CMSG_CLOEXEC)
             order = decode(data)
             sock.close()
@@ -208,7 +249,6 @@ def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:
         return COULD_NOT_START
     os.setsid()
     keys = fds[1] if order["keys"] else -1
-    kernel.close_all_but(fds)
     kernel.redirect_output(order["output"])
     if order["nice"]:
         kernel.be_nice(order["nice"])

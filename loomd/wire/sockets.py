@@ -48,6 +48,7 @@ class Unreachable(Exception):
 
 
 _lock = threading.Lock()
+_prepared: Socket | None = None
 _context: zmq.Context[Any] | None = None
 _owner = 0
 _open = 0
@@ -165,12 +166,20 @@ def make_router(address: str, *, queue: int = 0) -> Socket:
     return _bind(made, address)
 
 
+def prepare() -> None:
+    """Makes the context, its threads and the next DEALER of this process ahead of their use."""
+    global _prepared
+    if _prepared is None:
+        _prepared = _make(zmq.DEALER)
+
+
 def make_dealer(address: str, identity: str | bytes) -> Socket:
     """A connected DEALER. Identities never repeat: `name#incarnation`, a client's id.
 
     Its queues have no bound of their own: the hub's windows bound what is on the way.
     """
-    made = _make(zmq.DEALER)
+    global _prepared
+    made, _prepared = _prepared or _make(zmq.DEALER), None
     made.setsockopt(zmq.IDENTITY, identity.encode() if isinstance(identity, str) else identity)
     return _connect(made, address)
 

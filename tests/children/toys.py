@@ -7,11 +7,23 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from loomd.supervise.link import LinkClosed, ProcessBirth
 from loomd.supervise.slots import MAIL
+
+prepared: list[int] = []
+"""The pid of the spare that `prepare` was called in."""
+
+
+def prepare(args: dict[str, Any]) -> None:
+    prepared.append(os.getpid())
+    threading.Thread(target=signal.pause, daemon=True).start()  # as the sockets' context has
+    if args.get("unprepared"):
+        raise RuntimeError("cannot be prepared")
 
 
 def main(birth: ProcessBirth) -> None:
@@ -42,6 +54,10 @@ def main(birth: ProcessBirth) -> None:
     if do == "segv_in_step":
         birth.slot.begin(MAIL, 0, 8)
         os.kill(os.getpid(), signal.SIGSEGV)
+    if do == "prepared":
+        known = prepared == [os.getpid()]
+        nice = {os.getpriority(os.PRIO_PROCESS, int(t)) for t in os.listdir("/proc/self/task")}
+        (folder / birth.name).write_text(f"{known} {nice}")
     if do == "stubborn":
         signal.pause()
     if do == "brood":

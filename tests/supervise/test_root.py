@@ -45,7 +45,7 @@ class Rooted:
 
     def toy(self, id: str, do: str = "live", **more: Any) -> dict[str, Any]:
         fields = {k: more.pop(k) for k in ("restart", "shutdown_s", "significant") if k in more}
-        start = {k: more.pop(k) for k in ("ready_s", "keys", "nice") if k in more}
+        start = {k: more.pop(k) for k in ("ready_s", "keys", "nice", "cold") if k in more}
         args = {"folder": str(self.folder), "do": do, **more}
         entry = "tests.children.toys:main"
         return {
@@ -396,6 +396,34 @@ def test_spares_are_made_in_advance_replaced_and_gone_with_their_template(rooted
     os.kill(template, signal.SIGKILL)
     rooted.wait_started("template", 2)
     eventually(lambda: not any(alive(pid) for pid in last), what="old spares gone")
+
+
+def ahead() -> dict[str, Any]:
+    return {
+        "id": "template",
+        "start": {**TEMPLATE["start"], "ahead": "tests.children.toys:prepare"},
+    }
+
+
+def test_a_spare_is_prepared_before_its_order_and_a_cold_child_takes_none(rooted):
+    rooted.start(ahead(), rooted.hub_spec(), group("services", dynamic=True))
+    rooted.wait_started("template")
+    eventually(lambda: len(spares(rooted)) == 2, what="two spares")
+    for name, more in (("warm", {"nice": 5}), ("cold", {"cold": True})):
+        spec = rooted.toy(name, "prepared", **more)
+        rooted.tell(op="ensure", name=name, session="", group="", spec=spec)
+    assert eventually(lambda: rooted.read("warm")) == "True {5}"
+    assert eventually(lambda: rooted.read("cold")) == "False {0}"
+
+
+def test_a_spare_that_cannot_be_prepared_serves_all_the_same(rooted):
+    base_args = {"unprepared": True}
+    rooted.start(ahead(), rooted.hub_spec(), group("services", dynamic=True), base_args=base_args)
+    rooted.wait_started("template")
+    eventually(lambda: len(spares(rooted)) == 2, what="two spares")
+    rooted.tell(op="ensure", name="x", session="", group="", spec=rooted.toy("x"))
+    rooted.wait_started("x")
+    assert "cannot be prepared" in (rooted.output / "template").read_text()
 
 
 def test_without_spares_every_child_is_forked_on_its_order(rooted):
