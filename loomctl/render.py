@@ -120,6 +120,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             text = f"keeps entries {data.get('first')}-{data.get('last')} of {log}"
         case "shared":
             style, text = "blue", short(data.get("text", ""))
+        case "reply":
+            style, text = "yellow", short(data.get("text", ""), 400)
         case "session_ended":
             style, text = "bold", f"session {data.get('state')}"
         case _:

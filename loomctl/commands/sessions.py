@@ -91,7 +91,7 @@ def show(context: Context, session: str) -> None:
         row = client.request("session", session=session)
 
     def human() -> None:
-        for key in ("session", "state", "kind", "goal", "repo", "model", "answer"):
+        for key in ("session", "state", "kind", "goal", "repo", "model", "answer", "hint"):
             if row.get(key):
                 context.out.print(f"{key:<8} ", end="", style="bold")
                 context.out.print(render.coloured(row[key]) if key == "state" else str(row[key]))

@@ -168,7 +168,8 @@ def _show(turn: Turn) -> None:
             fresh = s.shown not in ("running", "waiting", "paused")
             s.shown = state
             turn.out.append(
-                act.Session(state=state, kind="", answer="") if fresh else act.Session(state=state)
+                # Its last answer stays until there is another one.
+                act.Session(state=state, kind="") if fresh else act.Session(state=state)
             )
     status = {
         "new": ("idle", ""),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from loomd.actor import behaviour as act
 from loomd.team import board, gate, memory, roster
-from loomd.team.edits import cut
 from loomd.team.roster import Agent
 from loomd.team.state import Outcome
 from loomd.team.tasks import Task, TaskState, title_of
@@ -25,7 +24,7 @@ CLOSING_S = 10.0
 """How long the end waits for agents and keepers; for an edit on its way to the disk it waits on."""
 
 ANSWER_LIMIT = 24_000
-"""Characters of the session's answer: it lies in the saved state while the session ends."""
+"""Bytes of the session's answer: it lies in the saved state while the session ends."""
 
 MAX_LATER = 20
 
@@ -109,17 +108,29 @@ def report(turn: Turn, sender: str, body: Report) -> None:
         stopped = turn.s.outcome is not None and turn.s.outcome.state == "stopped"
         turn.end_task(task, "cancelled" if stopped else body.state, body.kind)
         if turn.s.phase == "running":
-            outcome = Outcome(
-                state=body.state,
-                kind=body.kind,
-                answer=cut(body.text, ANSWER_LIMIT),
-                hint=body.hint,
-            )
-            end(turn, outcome)
+            end(turn, _outcome(turn, body))
         return
     text = body.text or body.kind
     error = "" if body.state == "done" else body.kind or "failed"
     _end_agent(turn, agent, body.state, text, error, stop=True)
+
+
+def _bounded(text: str) -> str:
+    raw = text.encode()
+    if len(raw) <= ANSWER_LIMIT:
+        return text
+    return f"{raw[:ANSWER_LIMIT].decode(errors='ignore')}\n[cut: {len(raw) - ANSWER_LIMIT} bytes]"
+
+
+def _outcome(turn: Turn, body: Report) -> Outcome:
+    """Of the lead's report. A word that is no task ("thanks!") does not undo what was done."""
+    before, answer = turn.s.before, _bounded(body.text)
+    if body.kind == "unknown_goal" and before is not None:
+        turn.emit("reply", agent=turn.s.lead, text=answer, hint=body.hint)
+        return Outcome(
+            state=before.state, kind=before.kind, answer=answer, hint=body.hint, kept=True
+        )
+    return Outcome(state=body.state, kind=body.kind, answer=answer, hint=body.hint)
 
 
 def _reviewer_reported(turn: Turn, agent: Agent, body: Report) -> None:
@@ -286,11 +297,13 @@ def settle(turn: Turn) -> None:
         agent.task, agent.stopping = "", False
     for task in team.tasks.values():
         if task.open and task.id not in s.later:
-            state: TaskState = "failed" if outcome.state == "failed" else "cancelled"
+            failed = outcome.state == "failed" or outcome.kept
+            state: TaskState = "failed" if failed else "cancelled"
             turn.end_task(task, state, outcome.kind)
     _draw(turn, outcome)
     turn.out.append(act.CancelTimer(CLOSING))
     s.phase, s.task, s.goal = "over", "", ""
+    s.before = Outcome(state=outcome.state, kind=outcome.kind)
     s.outcome, s.forced = None, False
     turn.emit(
         "session_ended",
@@ -304,8 +317,8 @@ def settle(turn: Turn) -> None:
         act.Session(
             state=outcome.state,
             kind=outcome.kind,
-            answer=outcome.answer,
-            data={"hint": outcome.hint},
+            answer=None if outcome.kept else outcome.answer,
+            data={"hint": f"{outcome.answer}; {outcome.hint}" if outcome.kept else outcome.hint},
         )
     )
     if s.later:
@@ -315,7 +328,8 @@ def settle(turn: Turn) -> None:
 def _draw(turn: Turn, outcome: Outcome) -> None:
     if turn.s.goal:
         graph = turn.graph()
-        title = f"{outcome.state}: {title_of(outcome.answer or outcome.kind)}"
+        state = "failed" if outcome.kept else outcome.state
+        title = f"{state}: {title_of(outcome.answer or outcome.kind)}"
         node = graph.node("outcome", title, turn.now, turn.team.name, outcome.answer)
         edge = graph.edge("leads_to", turn.s.goal, node["id"], turn.now, turn.team.name)
         turn.record(graph, [node, edge], say=True)

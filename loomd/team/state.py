@@ -30,12 +30,17 @@ ENDED_EDITS: Final = 500
 
 
 class Outcome(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """How the session's task ended. state: done | failed | stopped."""
+    """How the session's task ended. state: done | failed | stopped.
+
+    kept: it was no task that anybody here can do, so the session stays what it was, with the answer
+    that it had; `answer` only says why.
+    """
 
     state: str
     kind: str = ""
     answer: str = ""
     hint: str = ""
+    kept: bool = False
 
 
 class Keeper(msgspec.Struct, kw_only=True):
@@ -80,6 +85,7 @@ class Saved(msgspec.Struct, omit_defaults=True):
     later: list[str] = msgspec.field(default_factory=list)
     paused: bool = False
     outcome: Outcome | None = None
+    before: Outcome | None = None  # of the last task; its answer lies in the session's row
     forced: bool = False  # the end waits for nobody any more, but for what is being applied
     asks: list[str] = msgspec.field(default_factory=list)  # questions without an answer
     recalls: list[Recalling] = msgspec.field(default_factory=list)

@@ -88,6 +88,15 @@ def test_uses_and_outline_change_nothing(daemon: Daemon, repo):
     assert "conf/parser.py:1" in uses["answer"] and "conf/use.py" in uses["answer"]
     outline = loomctl(daemon.instance, "run", "outline conf/use.py", "--repo", str(repo), "--yes")
     assert outline["state"] == "done" and "both" in outline["answer"]
+    with daemon.client() as client:
+        job = Job(daemon, client, repo, session=uses["session"])
+        job.follow()
+        loomctl(daemon.instance, "send", job.session, "thanks, that helped")
+        job.follow()
+        assert "reply" in [event["type"] for event in job.events]
+        row = job.row()
+    assert (row["state"], row["answer"]) == ("done", uses["answer"])
+    assert "It knows: `rename" in row["hint"]
     assert contents(repo, SOURCES) == SOURCES
 
 

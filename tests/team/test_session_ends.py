@@ -32,6 +32,37 @@ def test_the_leads_failure_is_the_sessions_with_its_kind_and_hint() -> None:
     assert not script.stopped(), "the lead stays for what may come next"
 
 
+def test_a_long_answer_fits_the_saved_state_whatever_its_letters() -> None:
+    script = with_coders()
+    script.report(LEAD, "t-1", "語" * 24_000)
+    stopped_reports(script)
+    (told,) = [one for one in script.changes if isinstance(one, act.Session)]
+    assert told.answer is not None and told.answer.startswith("語" * 8_000 + "\n[cut: ")
+
+
+def test_a_word_that_is_no_task_is_answered_and_does_not_undo_what_was_done() -> None:
+    script = under_way()
+    script.report(LEAD, "t-1", "renamed 3 places")
+    assert script.told() == [("done", "")]
+    script.restart()
+    script.say("thanks!")
+    assert act.Session(state="running", kind="") in script.changes, "the answer stays"
+    why = {"state": "failed", "kind": "unknown_goal", "hint": "try a model"}
+    script.report(LEAD, "t-2", "I know: rename", **why)
+    (told,) = [one for one in script.changes if isinstance(one, act.Session)]
+    assert told == act.Session(
+        state="done", kind="", answer=None, data={"hint": "I know: rename; try a model"}
+    )
+    assert script.events("reply") == [
+        {"agent": LEAD, "text": "I know: rename", "hint": "try a model"}
+    ]
+    assert script.board("tasks", "t-2")["state"] == "failed"
+    script.say("rename a to b")
+    script.report(LEAD, "t-3", "no such name", state="failed", kind="not_found")
+    (told,) = [one for one in script.changes if isinstance(one, act.Session)]
+    assert (told.state, told.answer) == ("failed", "no such name")
+
+
 def test_a_stop_ends_everything_and_waits_for_the_last_words() -> None:
     script = with_coders()
     script.call(CODER1, "k1", "claim", path="a.py")
