@@ -17,6 +17,7 @@ import click
 
 from loomctl.commands import NOT_YET, VERBS
 from loomctl.context import Context
+from loomctl.render import plain
 from loomd.wire.endpoints import instance
 from loomd.wire.errors import LoomError
 
@@ -68,9 +69,9 @@ def _fail(error: LoomError, as_json: bool) -> int:
     if as_json:
         print(json.dumps(error.as_json()), flush=True)
     else:
-        click.echo(f"loomctl: {error.message}", err=True)
+        click.echo(f"loomctl: {plain(error.message)}", err=True)
         if error.hint:
-            click.echo(f"  {error.hint}", err=True)
+            click.echo(f"  {plain(error.hint)}", err=True)
     return error.exit_code
 
 

@@ -33,18 +33,14 @@ class Context:
 
     @cached_property
     def err(self) -> Console:
-        from rich.console import Console
-
-        return Console(stderr=True, highlight=False)
+        return _console(stderr=True)
 
     @cached_property
     def out(self) -> Console:
-        from rich.console import Console
-
         if sys.stdout.isatty():
-            return Console(highlight=False)
+            return _console()
         # Where nobody's eyes set the width, a row of a table is one line.
-        return Console(highlight=False, soft_wrap=True, width=WIDTH_OF_A_PIPE)
+        return _console(soft_wrap=True, width=WIDTH_OF_A_PIPE)
 
     def stream(self, line: Text, *, err: bool = True) -> None:
         """One line of a stream: cut at the edge of a terminal, whole anywhere else."""
@@ -88,6 +84,13 @@ class Context:
         session: str = "",
     ) -> None:
         self.show(rows, lambda: self.out.print(render.table(rows, columns, empty, session)))
+
+
+def _console(**more: Any) -> Console:
+    """What is printed is text: neither `[/x]` in a goal nor `:x:` in an answer is markup."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, **more)
 
 
 pass_context = click.make_pass_decorator(Context)

@@ -29,12 +29,26 @@ COLOURS = {
     "stopped": "magenta",
 }
 
+CONTROLS = {
+    code: chr(0x2400 + code) if code < 32 else "\N{REPLACEMENT CHARACTER}"
+    for code in (*range(32), *range(127, 160))
+    if chr(code) not in "\n\t"
+}
+"""Control characters -> what is shown for them."""
+
 LEFT = 14  # width of the actor's column in a stream of events
+
+
+def plain(text: Any) -> str:
+    """A text that only prints. What models, tools and repos say may hold escape sequences, which
+    would clear the screen, or paint a question over with another one.
+    """
+    return str(text).replace("\r\n", "\n").translate(CONTROLS)
 
 
 def short(text: Any, limit: int = 100) -> str:
     """One line of at most `limit` characters."""
-    line = " ".join(str(text).split())
+    line = plain(" ".join(str(text).split()))
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
@@ -128,8 +142,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             return None
     line = Text(no_wrap=False)
     line.append(time.strftime("%H:%M:%S ", time.localtime(event.get("ts") or 0)), "dim")
-    line.append(f"{who:<{LEFT}.{LEFT}} ", "bold")
-    line.append(text, style)
+    line.append(f"{plain(who):<{LEFT}.{LEFT}} ", "bold")
+    line.append(plain(text), style)
     return line
 
 
@@ -273,7 +287,7 @@ def diff(console: Console, text: str) -> None:
     if console.is_terminal:
         from rich.syntax import Syntax
 
-        console.print(Syntax(text, "diff", background_color="default", word_wrap=True))
+        console.print(Syntax(plain(text), "diff", background_color="default", word_wrap=True))
     else:
         console.file.write(text if text.endswith("\n") else text + "\n")
 
@@ -290,9 +304,9 @@ def outcome(console: Console, result: Mapping[str, Any]) -> None:
         head.append(f" ({result['kind']})", "red")
     console.print(head)
     if result.get("answer"):
-        console.print(Text(str(result["answer"])))
+        console.print(Text(plain(result["answer"])))
     if result.get("hint"):
-        console.print(Text(f"hint: {result['hint']}", "yellow"))
+        console.print(Text(plain(f"hint: {result['hint']}"), "yellow"))
     usage = result.get("usage") or {}
     cost = usage.get("cost_usd")
     money = "cost unknown" if cost is None else f"${cost:.4f}"

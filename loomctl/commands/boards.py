@@ -113,10 +113,11 @@ def recall(context: Context, session: str, query: str, exact: str, as_ask: bool)
 
     def human() -> None:
         if value["answer"]:
-            context.out.print(str(value["answer"]))
+            context.out.print(render.plain(value["answer"]))
         for hit in hits:
             context.out.print(f"{hit['keeper']}:{hit['entry']}", style="bold", end="  ")
-            context.out.print(str(hit["text"]) if exact else render.short(hit["text"], 200))
+            said = render.plain(hit["text"]) if exact else render.short(hit["text"], 200)
+            context.out.print(said)
         if not hits and not answers:
             context.out.print("nothing found", style="dim")
 

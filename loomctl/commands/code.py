@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from loomctl import render
 from loomctl.context import Context, pass_context
 
 
@@ -19,7 +20,8 @@ def reload(context: Context, what: str) -> int:
         changed = ", ".join(result["changed"]) or "nothing changed"
         context.out.print(f"generation {result['generation']}: {changed}")
         for error in result["errors"]:
-            context.err.print(f"{error['module']}: {error['error']}", style="red")
+            said = render.plain(f"{error['module']}: {error['error']}")
+            context.err.print(said, style="red")
 
     context.show(result, human)
     return 1 if result["errors"] else 0

@@ -292,7 +292,7 @@ def demo(context: Context, team: int, timeout: float) -> int:
             ("repo", f"{root} (yours to look at: git -C {root} diff)"),
         ):  # fmt: skip
             context.out.print(f"{label:<7} ", style="bold", end="")
-            context.out.print(text)
+            context.out.print(render.plain(text))
         for problem in problems:
             context.out.print(problem, style="red")
 

@@ -94,7 +94,8 @@ def show(context: Context, session: str) -> None:
         for key in ("session", "state", "kind", "goal", "repo", "model", "answer", "hint"):
             if row.get(key):
                 context.out.print(f"{key:<8} ", end="", style="bold")
-                context.out.print(render.coloured(row[key]) if key == "state" else str(row[key]))
+                value = render.plain(row[key])
+                context.out.print(render.coloured(value) if key == "state" else value)
         for name, columns in (
             ("agents", ("name", "role", "state", "pid", "restarts", "waiting_for")),
             ("tasks", ("id", "state", "owner", "title")),

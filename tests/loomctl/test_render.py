@@ -48,6 +48,21 @@ def test_a_diff_that_is_not_on_a_terminal_is_byte_for_byte():
     assert out.getvalue() == text
 
 
+def test_what_others_say_cannot_steer_the_terminal():
+    evil = "a\x1b[2J\x1b]0;x\x07\x9b1mb\r\nc\td\re"
+    shown = "a␛[2J␛]0;x␇\N{REPLACEMENT CHARACTER}1mb\nc\td␍e"
+    assert render.plain(evil) == shown
+    assert "\x1b" not in line("shared", agent="s-1/lead\x1b[2J", text=evil)
+    assert "\x1b" not in line("edit_proposed", edit="e", files=[{"path": evil}])
+    assert "\x1b" not in "".join(lines(render.table([{"title": evil}], ("title",), ""), 80))
+    out = io.StringIO()
+    result = {"session": "s-1", "state": "done", "answer": evil, "hint": evil, "diff": "+" + evil}
+    terminal = Console(file=out, width=200, force_terminal=True, color_system=None)
+    render.outcome(terminal, result)
+    assert "\x1b[2J" not in out.getvalue() and "\x1b]" not in out.getvalue()
+    assert out.getvalue().count("␛[2J") == 3
+
+
 def test_an_unknown_cost_is_not_shown_as_zero():
     out = io.StringIO()
     result = {"session": "s-1", "state": "done", "usage": {"cost_usd": None, "calls": 2}}

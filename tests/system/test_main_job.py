@@ -104,6 +104,7 @@ def test_uses_and_outline_change_nothing(daemon: Daemon, repo):
     ("goal", "kind", "told"),
     [
         ("make me a sandwich", "unknown_goal", "rename"),
+        ("put [/bold] into :warning: \x1b[2J", "unknown_goal", "[/bold]"),
         ("rename parse_cfg to 2fast", "bad_goal", "identifier"),
         ("rename parse_cfg to class", "bad_goal", "keyword"),
         ("rename nowhere_to_be_found to other", "", "nowhere_to_be_found"),
@@ -119,6 +120,14 @@ def test_a_goal_that_cannot_be_done_says_why_and_changes_nothing(
         assert result["kind"] == kind
     assert told in result["answer"]
     assert contents(repo, SOURCES) == SOURCES
+    seen = subprocess.run(
+        [sys.executable, "-m", "loomctl", "show", result["session"]],
+        env=daemon.instance.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert goal.replace("\x1b", "␛") in seen, "a goal is no markup and no escape sequence"
 
 
 def test_a_repo_that_is_not_there_is_a_usage_error(daemon: Daemon, tmp_path):
