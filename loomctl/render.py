@@ -136,6 +136,13 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             style, text = "blue", short(data.get("text", ""))
         case "reply":
             style, text = "yellow", short(data.get("text", ""), 400)
+        case "daemon_restarted":
+            style = "magenta"
+            text = f"the daemon was restarted: {len(data.get('actors') or ())} actors go on"
+        case "session_resumed":
+            who, style, text = "you", "bold", f"session {data.get('state')} again"
+        case "session_ended" if data.get("kind") == "supervision" and data.get("hint"):
+            style, text = "bold red", f"session failed: {data.get('answer')}; {data['hint']}"
         case "session_ended":
             style, text = "bold", f"session {data.get('state')}"
         case _:

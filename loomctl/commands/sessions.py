@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from loomctl import render
+from loomctl.client import Client
 from loomctl.commands.jobs import checkout, opener_env
 from loomctl.context import Context, pass_context
+from loomd.wire.errors import LoomError
 
 
 @click.command()
@@ -56,19 +58,42 @@ def send(context: Context, session: str, text: str, to: str) -> None:
 @click.option("--follow", is_flag=True, help="Go on with what comes.")
 @pass_context
 def events(context: Context, session: str, after: int, follow: bool) -> None:
-    """The event log of a session, one line an event."""
+    """The event log of a session, one line an event.
+
+    With --follow it goes on until you stop it, or until supervision gives the session up.
+    """
+    seen, doubt = after, True
     with context.client() as client:
         client.request("session", session=session)  # an unknown one is an error, not silence
+
+        def idle() -> None:
+            nonlocal doubt
+            context.check_reader()
+            doubt = doubt and _has_failed(client, session, seen)
+
         if follow:
-            stream = client.follow(session, after, idle=context.check_reader)
+            stream = client.follow(session, after, idle=idle)
         else:
             stream = client.events(session, after)
         for event in stream:
+            seen = event["seq"]
             if context.json:
                 context.line(event)
-                continue
-            line = render.event_line(event)
-            context.stream(render.numbered(event, line), err=False)
+            else:
+                line = render.event_line(event)
+                context.stream(render.numbered(event, line), err=False)
+            if follow and event["type"] == "session_ended":
+                doubt = _has_failed(client, session, seen)
+
+
+def _has_failed(client: Client, session: str, seen: int) -> bool:
+    """Whether supervision has given the session up; LoomError(failed) if its log was seen whole
+    too: nothing more will come until somebody resumes it."""
+    row = client.request("session", session=session)
+    failed = (row["state"], row["kind"]) == ("failed", "supervision")
+    if failed and seen >= row["last_event"]:
+        raise LoomError("failed", f"{session}: {row['answer']}", row["hint"])
+    return failed
 
 
 @click.command()
@@ -124,7 +149,7 @@ def _control(op: str, text: str) -> click.Command:
 CONTROLS = [
     _control("stop", "End a session: its agents stop, its log stays."),
     _control("pause", "No new model call until `resume`."),
-    _control("resume", "Go on after `pause`."),
+    _control("resume", "Go on after `pause`, or after supervision gave the session up."),
     _control("step", "One step of a paused session."),
     _control("cancel", "Give up the current task of a session."),
 ]

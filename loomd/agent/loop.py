@@ -41,6 +41,7 @@ from loomd.wire.bodies import (
     Note,
     Offload,
     Report,
+    Restarted,
     ReviewRequest,
     Say,
     TeamCall,
@@ -67,6 +68,7 @@ A commit carries an entry and the mails that follow from it, and must stay below
 TASK_TEXT: Final = 6_000
 MAX_QUEUED: Final = 3
 MAX_CALLS: Final = 128
+MAX_ASIDE: Final = 8
 MAX_SHRINKS: Final = 3
 
 LONG_CALLS: Final = frozenset({"spawn", "ask"})
@@ -198,6 +200,8 @@ class _Step:
                 self._controlled(body)
             case Undelivered():
                 self._undelivered(body)
+            case Restarted():
+                self._restarted(body)
             case _:
                 # Nothing that an agent asked for: said in the log of events, never a crash.
                 self._emit("ignored", {"body": type(body).__name__, "sender": sender})
@@ -337,6 +341,15 @@ class _Step:
             case _:
                 self._emit("undelivered", {"to": body.to, "reason": body.reason})
 
+    def _restarted(self, body: Restarted) -> None:
+        """The model shall know why calls of that time broke off; it costs no request of its own."""
+        text = (
+            f"The daemon was restarted at {body.when}. All that was said and decided is kept; tool "
+            "calls under way then were run again or interrupted, as their results say."
+        )
+        self.s.aside.append(self._append(Entry(role="note", text=text)))
+        del self.s.aside[:-MAX_ASIDE]  # older ones stay in the log
+
     # --- moves ---------------------------------------------------------------------------------
 
     def _move(self, phase: Phase) -> None:
@@ -366,9 +379,10 @@ class _Step:
 
     def _request(self) -> None:
         s = self.s
-        for one in sorted(s.arrived, key=lambda arrived: arrived.n):
+        for one in sorted([*s.arrived, *s.aside], key=lambda arrived: arrived.n):
             vw.add(s.view, [one.n], one.tokens)
         s.arrived.clear()
+        s.aside.clear()
         exceeded = lim.exceeded(self.agent.limits, s.counters)
         if exceeded is not None:
             self._exceeded(exceeded)

@@ -85,6 +85,7 @@ class AgentState(msgspec.Struct, omit_defaults=True):
     entries: int = 0  # length of the log
     view: ViewState = msgspec.field(default_factory=ViewState)
     arrived: list[Arrived] = msgspec.field(default_factory=list)
+    aside: list[Arrived] = msgspec.field(default_factory=list)  # like arrived; asks for no answer
     request: str = ""
     spoken: Arrived | None = None  # the assistant entry of the open turn
     calls: list[OpenCall] = msgspec.field(default_factory=list)
@@ -103,7 +104,7 @@ class AgentState(msgspec.Struct, omit_defaults=True):
         assert (self.phase == "acting") == any(call.result is None for call in self.calls), self
         assert (self.spoken is not None) == bool(self.calls), self
         numbers = [n for range_ in self.view.ranges() for n in Range.numbers(range_)]
-        numbers += [one.n for one in self.arrived]
+        numbers += [one.n for one in (*self.arrived, *self.aside)]
         numbers += [task.entry.n for task in self.tasks]
         numbers += [call.result.n for call in self.calls if call.result is not None]
         if self.spoken is not None:

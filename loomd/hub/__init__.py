@@ -1,6 +1,7 @@
 """The hub: mail, journal, publications and clients; the only process that writes the state.
 
 `mail`       the rules of exactly-once mail: jobs in, rows and consequences out (pure)
+`supervision` sessions whose supervisor gives up, their resumption, a restarted daemon (pure)
 `requests`   the rules of clients' state-changing requests, journaled by (client, id) (pure)
 `reconcile`  what is wanted against what the root has: ensure and stop (pure)
 `writer`     the thread that applies all waiting jobs in one durable transaction

@@ -311,8 +311,10 @@ class Batch:
         """Moves the fence to this incarnation, in line with the commits before and after it."""
         result = self._begin()
         held = self.peek(hello.actor)
-        if held is None or held.wanted == "ended":
-            result.reply = Fenced(reason="no such actor" if held is None else "it has ended")
+        if held is None or held.wanted != "running":
+            # Ended, or sent to sleep before this incarnation was born: the root gets to hear it.
+            state = "" if held is None else "has ended" if held.wanted == "ended" else "is asleep"
+            result.reply = Fenced(reason=f"it {state}" if state else "no such actor")
             if held is not None:
                 result.ended.append(hello.actor)
             return result
@@ -403,42 +405,21 @@ class Batch:
                 result.wake.append(name)
         return result
 
-    def gave_up(self, supervisor: str, reason: str = "") -> Result:
-        """A supervisor has given up. A session's, or one of its groups, which takes the session
-        with it: that session has failed, nothing else moves."""
-        result = self._begin()
-        session = supervisor.partition("/")[0]
-        row = self.peek_session(session)
-        if row is None or row.state in OVER:
-            return result
-        changed = self.session(session)
-        assert changed is not None
-        changed.state, changed.kind, changed.ended = "failed", "supervision", self.now
-        changed.answer = f"supervision gave up: {reason or supervisor}"
-        changed.data = {
-            **changed.data,
-            "hint": f"its log is kept; say something to go on: loomctl send {session} TEXT",
-        }
-        self.event(
-            session,
-            "session_ended",
-            HUB,
-            {"state": "failed", "kind": "supervision", "answer": changed.answer},
-        )
-        self._rest(session)
-        return result
-
     def wake(self, name: str) -> Result:
-        """Somebody needs it to run: an ask, a due timer."""
+        """Somebody needs it to run: an ask, a due timer. Who is halted stays so: it runs on when
+        its session is resumed, even if it sleeps again before."""
         result = self._begin()
         row = self.peek(name)
         if row is not None and row.wanted == "asleep":
-            self._awaken(name)
+            self.awaken(name, halted=row.halted)
         return result
 
     def due(self, name: str) -> Result:
-        """A timer of a sleeper is due. If its session is over it sleeps on, but for the team."""
-        if self.live(session_of(name)) or self.known(name).kind == "team":
+        """A timer of a sleeper is due. If its session is over it sleeps on, but for the team; who
+        is halted sleeps on in any case: it gets its timers when it is resumed."""
+        row = self.peek(name)
+        halted = row is not None and row.halted
+        if not halted and (self.live(session_of(name)) or self.known(name).kind == "team"):
             return self.wake(name)
         return self._begin()
 
@@ -449,7 +430,7 @@ class Batch:
             row = self.peek(name)
             if row is None or row.wanted != "running" or self.live(session_of(name)):
                 continue
-            if not self._busy(name, row):
+            if not self.busy(name, row):
                 self.sleep(name)
                 result.ended.append(name)
         return result
@@ -474,7 +455,7 @@ class Batch:
             row.status_since, row.fails = self.now, 0
             self._born[spec.name] = Known(spec.kind, spec.session, spec.restart)
             self.respecified.add(spec.name)
-        row.wanted = "running"
+        row.wanted, row.halted = "running", False
         self._result.wake.append(spec.name)
 
     def respec(self, spec: Spec) -> None:
@@ -539,7 +520,7 @@ class Batch:
         """Puts one mail into a mailbox: "" or why not (`full`, `no_such_actor`).
 
         `shared`: the body is stored in table `bodies` under this key. `force`: wakes the recipient
-        even if its session is over.
+        even if its session is over; never one that is halted.
         """
         held = self.peek(to)
         if held is None or held.wanted == "ended":
@@ -577,8 +558,8 @@ class Batch:
             )
         self.txn.put("mail", mail_key(to, lane, seq), stored)
         self._result.mails.append((to, lane, seq, frame))
-        if row.wanted == "asleep" and (force or self.live(session_of(to))):
-            self._awaken(to)
+        if row.wanted == "asleep" and not row.halted and (force or self.live(session_of(to))):
+            self.awaken(to)
         return ""
 
     def event(
@@ -618,30 +599,31 @@ class Batch:
         self._result = Result()
         return self._result
 
-    def _awaken(self, name: str) -> None:
+    def awaken(self, name: str, *, halted: bool = False) -> None:
+        """One that is asleep: wanted running from here on."""
         row = self.actor(name)
         assert row is not None
         row.wanted, row.status, row.status_since = "running", "starting", self.now
-        row.fails = 0
+        row.fails, row.halted = 0, halted
         self._result.wake.append(name)
 
-    def _rest(self, session: str) -> None:
+    def rest(self, session: str) -> None:
         for name in self.members(session):
             self.sleep(name)
         self._result.over.append(session)
         team = f"{session}/team"
         row = self.peek(team)
         if row is not None and row.wanted == "asleep" and any(row.boxed):
-            self._awaken(team)  # something was said meanwhile, and would never be heard
+            self.awaken(team)  # something was said meanwhile, and would never be heard
 
     def _rouse(self, session: str) -> None:
         """A session goes on: whoever has something to do runs again."""
         for name in self.members(session):
             row = self.peek(name)
-            if row is not None and row.wanted == "asleep" and self._busy(name, row):
-                self._awaken(name)
+            if row is not None and row.wanted == "asleep" and self.busy(name, row):
+                self.awaken(name)
 
-    def _busy(self, name: str, row: ActorRow) -> bool:
+    def busy(self, name: str, row: ActorRow) -> bool:
         """Whether mail or an open effect keeps it from sleeping."""
         return any(row.boxed) or any(
             not effect_row.decode(raw).standing
@@ -807,7 +789,7 @@ class Batch:
         if commit.status is not None:
             self._show(name, row, commit.status)
         if commit.session is not None and commit.session.state in OVER:
-            self._rest(session)
+            self.rest(session)
 
     def _show(self, name: str, row: ActorRow, status: Status) -> None:
         if row.wanted != "running":
@@ -858,7 +840,7 @@ class Batch:
             self.end(child.name, child.reason, by)
         else:
             row = self.peek(child.name)
-            if row is None or self._busy(child.name, row):
+            if row is None or self.busy(child.name, row):
                 return
             self.sleep(child.name)
             self._result.ended.append(child.name)

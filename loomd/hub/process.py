@@ -25,7 +25,7 @@ import setproctitle
 import structlog
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import mail, reconcile
+from loomd.hub import mail, reconcile, supervision
 from loomd.hub.clients import FROM_CLIENT, Clients
 from loomd.hub.mail import Batch, Result, Rules
 from loomd.hub.peers import HELD_S, Asks, Held, Peer, Peers
@@ -72,6 +72,9 @@ GARBAGE_LOGGED: Final = 100
 
 SWITCH_S: Final = 0.0005
 """How long a thread may keep the interpreter: the writer must not wait 5 ms after each fsync."""
+
+FOR_READING: Final = frozenset({"keeper", "tools"})
+"""Kinds that an ask wakes even while their session has failed: to look something up in it."""
 
 FROM_HUB: Final = b"\0h"
 """Route of an ask of the hub's own."""
@@ -473,6 +476,10 @@ class Hub:
         if row is None or row.wanted == "ended":
             self.answered(route, Answered(id=id, error="no_such_actor", detail=f"no actor {to!r}"))
             return
+        if row.halted and self.rules.known[to].kind not in FOR_READING:
+            said = f"{session_of(to)} has failed; go on with: loomctl resume {session_of(to)}"
+            self.answered(route, Answered(id=id, error="bad_state", detail=said))
+            return
         held = Held(time.monotonic() + HELD_S, route, id, sender, body)
         if not self.asks.hold(to, held):
             self.answered(route, Answered(id=id, error="limit", detail="too many asks wait"))
@@ -638,7 +645,9 @@ class Hub:
                 supervisor, reason = str(note["supervisor"]), str(note.get("reason") or "")
                 log.error("supervisor.gave_up", supervisor=supervisor, reason=reason)
                 self.submit(
-                    lambda batch: batch.gave_up(supervisor, reason), self.follow, supervisor
+                    lambda batch: supervision.gave_up(batch, supervisor, reason),
+                    self.follow,
+                    supervisor,
                 )
             case "which":
                 pages = self._pages.setdefault(note.get("id"), [])
@@ -774,6 +783,9 @@ def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int]:
         batch.begin()
         for value in args.get("daemon_specs") or ():
             batch.respec(mail.read_spec({k: v for k, v in value.items() if k in SPEC_FIELDS}))
+        if supervision.begin_boot(txn, birth.boot):
+            when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(batch.now))
+            supervision.daemon_restarted(batch, birth.boot, when)
         batch.flush()
     rules.adopt(batch)
     store.reader_check()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from loomd.actor.behaviour import Spec
+from loomd.hub import supervision
 from loomd.hub.mail import LIVE, OVER, TEST_KINDS, Batch, Result, read_spec, tag_of
 from loomd.store.schema import mail_key, session_of, text_key
 from loomd.store.tables import (
@@ -160,7 +161,9 @@ def say(batch: Batch, id: str, *, session: str, text: str, to: str = "") -> dict
         if held is None or session_of(to) != session or held.wanted == "ended":
             raise LoomError("no_such_actor", f"no {to} in {session}", f"see: loomctl ps {session}")
     _reachable(batch, f"{session}/team")
-    if row.state in OVER:
+    if supervision.failed(batch, session):
+        supervision.resume(batch, session, id)
+    elif row.state in OVER:
         row.state, row.ended, row.kind = "running", None, ""
     return _say(batch, id, session, text, to)
 
@@ -177,10 +180,15 @@ SHOWN: Final = {"pause": "paused", "resume": "running", "stop": "stopped"}
 
 
 def control(batch: Batch, id: str, *, session: str, op: str) -> dict[str, Any]:
-    """pause | resume | cancel | stop | step, to the team."""
+    """pause | resume | cancel | stop | step, to the team. A session that supervision gave up is
+    resumed: everybody in it goes on from the last commit."""
     if op not in ("pause", "resume", "cancel", "stop", "step"):
         raise LoomError("usage", f"no such control: {op!r}")
     row = _session(batch, session)
+    if op == "resume" and supervision.failed(batch, session):
+        supervision.resume(batch, session, id)
+        if batch.peek(f"{session}/team") is None:  # one of the bench's or of a test's
+            return {"session": session, "state": row.state}
     if row.state in OVER:
         if op == "stop":
             return {"session": session, "state": row.state}

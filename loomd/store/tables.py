@@ -104,6 +104,7 @@ class ActorRow(Row, kw_only=True):
     restarts  by its supervisor; neither wake-ups nor new starts of the daemon
     boxed     unconsumed mails, per lane
     fails     ends in a row without a commit in between that its supervisor did not mend
+    halted    it ran when its session's supervision gave up: it sleeps until the session is resumed
     """
 
     spec: msgspec.Raw
@@ -124,6 +125,7 @@ class ActorRow(Row, kw_only=True):
     slept: bool = False
     boxed: list[int] = msgspec.field(default_factory=lambda: [0, 0])
     fails: int = 0
+    halted: bool = False
 
 
 class SessionRow(Row, kw_only=True):

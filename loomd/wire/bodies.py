@@ -12,7 +12,7 @@ agent -> tools      ToolCall, CancelCall               tools -> agent     ToolRe
 tools -> team       Propose, Applied                   team -> tools      Apply, Discard
 team -> tools       ToolCall (mechanical checks)
 team -> keeper      Recall (also as an ask)            keeper -> anyone   Recalled
-hub -> anyone       Undelivered, Ended
+hub -> anyone       Undelivered, Ended                 hub -> agent       Restarted
 hub -> tools        Reload (as an ask), answered Reloaded
 
 Hashes are blob names (loomd.store.blobs): hex SHA-256 of the content.
@@ -394,6 +394,14 @@ class Ended(Part, frozen=True, kw_only=True, tag="ended"):
     reason: str
 
 
+class Restarted(Part, frozen=True, kw_only=True, tag="restarted"):
+    """The whole daemon was restarted while this agent ran. `at`: epoch seconds; `when`: the same
+    for people. A restart of one actor is told to nobody but people."""
+
+    at: float
+    when: str
+
+
 class Note(Part, frozen=True, kw_only=True, tag="note"):
     """A plain value: echo actors, status queries, progress."""
 
@@ -428,5 +436,6 @@ Body = (
     | Recalled
     | Undelivered
     | Ended
+    | Restarted
     | Note
 )

@@ -24,6 +24,7 @@ from loomd.wire.bodies import (
     Note,
     Offload,
     Report,
+    Restarted,
     ReviewRequest,
     Say,
     Span,
@@ -608,3 +609,31 @@ def test_a_model_that_raves_does_not_burst_the_state():
     talk.assigned()
     talk.calls(*[Call(id="x", name="read", args={"path": str(i)}) for i in range(5_000)])
     assert len(talk.sent(ToolCall)) == 128
+
+
+# --- a restart of the daemon -------------------------------------------------------------------
+
+
+def test_the_model_is_told_of_a_restart_with_its_next_request_which_it_does_not_cause():
+    talk = Talk()
+    talk.assigned("t")
+    talk.calls(READ)
+    talk.hears(Restarted(at=5.0, when="noon"), "hub")
+    assert len(talk.requests) == 1
+    talk.result(talk.told(ToolCall)[-1].id)
+    assert len(talk.requests) == 2
+    note = talk.read()[-1]
+    assert "restarted at noon" in note and "interrupted" in note
+
+
+def test_an_agent_that_ends_or_rests_after_a_restart_asks_nothing_more():
+    talk = Talk()
+    talk.assigned("t")
+    talk.hears(Restarted(at=5.0, when="noon"), "hub")
+    talk.final("done")
+    assert [report.state for report in talk.told(Report)] == ["done"]
+    assert len(talk.requests) == 1
+    talk.hears(Restarted(at=6.0, when="one"), "hub")
+    assert len(talk.requests) == 1
+    talk.assigned("u", "t-2")
+    assert [text for text in talk.read() if "restarted at" in text]

@@ -421,20 +421,6 @@ def test_only_the_team_may_change_its_session(session: tuple[Desk, str]) -> None
     assert isinstance(result.reply, m.Refused)
 
 
-@pytest.mark.parametrize("group", ["", "/agents", "/keepers"])
-def test_a_session_whose_supervisor_gave_up_has_failed(
-    session: tuple[Desk, str], group: str
-) -> None:
-    desk, name = session
-    assert desk.do(lambda b: b.gave_up("root"))[0].over == []
-    result = desk.do(lambda b: b.gave_up(name + group))[0]
-    assert result.over == [name]
-    assert desk.do(lambda b: b.gave_up(name))[0].over == []
-    row = desk.rules.sessions[name]
-    assert (row.state, row.kind) == ("failed", "supervision")
-    assert desk.events(name)[-1]["type"] == "session_ended"
-
-
 # --- deaths --------------------------------------------------------------------------------------
 
 

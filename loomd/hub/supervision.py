@@ -1,0 +1,124 @@
+"""When a supervisor gives up, or the whole daemon dies. Pure, over a `Batch`.
+
+A session whose supervisor gave up has failed with kind `supervision`. Whoever ran is `halted`: it
+sleeps, and neither mail nor timers nor a restart of the daemon wake it, until a person resumes the
+session; then it goes on from its last commit, with the mail that has come meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from loomd.store.tables import Transaction
+from loomd.wire import codec
+from loomd.wire.bodies import Restarted
+from loomd.wire.messages import CONTROL
+
+if TYPE_CHECKING:
+    from loomd.hub.mail import Batch, Result
+
+HUB: Final = "hub"
+BOOT_KEY: Final = b"boot"
+"""Row of `meta`: the boot number of the last daemon that this state has seen."""
+
+DAEMON_RESTARTED: Final = "the daemon was restarted"
+
+TOLD: Final = frozenset({"agent"})
+"""Kinds that hear of a restart of the daemon: what thinks must know why its calls broke off."""
+
+
+def gave_up(batch: Batch, supervisor: str, reason: str = "") -> Result:
+    """A supervisor has given up. A session's, or one of its groups, which takes the session with
+    it: that session has failed, nothing else moves."""
+    result = batch.begin()
+    session = supervisor.partition("/")[0]
+    row = batch.peek_session(session)
+    if row is None or not batch.live(session):
+        return result
+    changed = batch.session(session)
+    assert changed is not None
+    hint = f"its state and its mail are kept; go on with: loomctl resume {session}"
+    changed.data = {**changed.data, "hint": hint, "was": row.state}
+    changed.state, changed.kind, changed.ended = "failed", "supervision", batch.now
+    changed.answer = f"supervision gave up: {reason or supervisor}"
+    batch.event(
+        session,
+        "session_ended",
+        HUB,
+        {"state": "failed", "kind": "supervision", "answer": changed.answer, "hint": hint},
+    )
+    for name in batch.members(session):
+        held = batch.peek(name)
+        if held is not None and held.wanted == "running":
+            batch.sleep(name)
+            halted = batch.actor(name)
+            assert halted is not None
+            halted.halted = True
+    result.over.append(session)
+    return result
+
+
+def failed(batch: Batch, session: str) -> bool:
+    """Whether supervision gave this session up, and nobody has resumed it."""
+    row = batch.peek_session(session)
+    return row is not None and (row.state, row.kind) == ("failed", "supervision")
+
+
+def resume(batch: Batch, session: str, cause: str = "") -> list[str]:
+    """A session that supervision gave up goes on; who runs again.
+
+    All that were halted, and whoever has got mail since: nobody else is woken.
+    """
+    row = batch.session(session)
+    assert row is not None
+    before = str(row.data.get("was") or "running")
+    row.state = "running" if before == "paused" else before
+    row.kind, row.answer, row.ended = "", "", None
+    row.data = {key: value for key, value in row.data.items() if key not in ("hint", "was")}
+    names = []
+    for name in batch.members(session):
+        held = batch.actor(name)
+        if held is None or held.wanted == "ended":
+            continue
+        if held.wanted == "asleep" and (held.halted or batch.busy(name, held)):
+            batch.awaken(name)
+            names.append(name)
+        held.halted = False
+    batch.event(session, "session_resumed", "user", {"state": row.state, "actors": names}, cause)
+    return names
+
+
+def begin_boot(txn: Transaction, boot: int) -> bool:
+    """Notes which daemon runs; whether it is another one than the last that this state has seen.
+
+    In the same transaction as what follows from it, so it follows once per start of a daemon.
+    """
+    raw = txn.get("meta", BOOT_KEY)
+    last = 0 if raw is None else int(codec.unpack(raw))
+    if boot <= last:
+        return False
+    txn.put("meta", BOOT_KEY, codec.pack(boot))
+    return True
+
+
+def daemon_restarted(batch: Batch, boot: int, when: str) -> None:
+    """Everything that ran has ended with the last daemon and is about to go on: each agent is told
+    by mail, people by one event per session. `when`: the time, for people."""
+    for session in sorted(batch.rules.sessions):
+        if "/" in session or not batch.live(session):
+            continue
+        names = []
+        for name in batch.members(session):
+            held = batch.peek(name)
+            if held is None or held.wanted != "running" or not held.fence:
+                continue
+            row = batch.actor(name)
+            assert row is not None
+            row.status, row.waiting_for = "restarting", DAEMON_RESTARTED
+            row.status_since = batch.now
+            names.append(name)
+            if batch.known(name).kind in TOLD:
+                body = codec.encode(Restarted(at=batch.now, when=when))
+                batch.deliver(name, CONTROL, f"{name}/boot.{boot}", HUB, body)
+        if names:
+            batch.event(session, "daemon_restarted", HUB, {"at": when, "actors": names})
