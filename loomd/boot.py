@@ -157,7 +157,15 @@ def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, 
                     "ready_s": 60,
                 },
             },
-            {"id": "services", "type": "supervisor", "dynamic": True, **limits},
+            {
+                "id": "services",
+                "type": "supervisor",
+                # The user's trees are not the daemon's: it starts and lives without any of them.
+                "restart": "transient",
+                "independent": True,
+                **limits,
+                "children": list(settings.supervisors),
+            },
             {"id": "sessions", "type": "supervisor", "dynamic": True, **limits},
         ],
     }
@@ -168,6 +176,15 @@ def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, 
 
 def is_allowed(variable: str) -> bool:
     return variable in ALLOWED or variable.startswith(ALLOWED_PREFIXES)
+
+
+NOT_FOR_SERVICES = frozenset({"LOOM_KEYS_FD", "INVOCATION_ID", "JOURNAL_STREAM", "PWD"})
+"""They tell of the daemon itself."""
+
+
+def service_environment() -> dict[str, str]:
+    """What a user's service finds, beside its own `env`: nothing that may be a key."""
+    return {k: v for k, v in os.environ.items() if is_allowed(k) and k not in NOT_FOR_SERVICES}
 
 
 def hide_keys() -> int:
@@ -389,6 +406,7 @@ def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log
                 "package_generation": 1,
             },
             output=str(places.output),
+            environment=service_environment(),
             keys_fd=keys_fd,
             lock_fds=locks,
             wake_fds=wake_fds(),

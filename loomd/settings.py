@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from loomd import services
 from loomd.wire.errors import LoomError
 
 OFFLINE = "offline/rules"
@@ -89,10 +90,12 @@ class Settings:
     permissions: Permissions = field(default_factory=Permissions)
     review: Review = field(default_factory=Review)
     supervision: Supervision = field(default_factory=Supervision)
+    supervisors: tuple[Mapping[str, Any], ...] = ()  # child specs; they may hold secrets
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON-able data, for `args["settings"]`."""
+        """Plain JSON-able data, for `args["settings"]`: without what is the root's alone."""
         plain = asdict(self)
+        del plain["supervisors"]
         plain["models"]["fallback"] = {k: list(v) for k, v in self.models.fallback.items()}
         return plain
 
@@ -108,7 +111,6 @@ NOT_YET = {
     "permissions.sandbox",
     "permissions.allow",
     "permissions.deny",
-    "supervisor",
     "services",
     "mcp",
     "web",
@@ -136,7 +138,7 @@ def parse(text: str, file: str = "config.toml") -> Settings:
         line = found.group(1) if found else str(text.count("\n") + 1)
         raise ConfigError(f"{file}:{line}: not TOML: {error}") from error
     reader = _Reader(text, file)
-    reader.no_others("", data, _TABLES)
+    reader.no_others("", data, _KEYS)
     tables = {name: reader.table(name, data.get(name, {})) for name in _TABLES}
     providers = {}
     for name in tables.pop("providers"):
@@ -154,6 +156,7 @@ def parse(text: str, file: str = "config.toml") -> Settings:
         permissions=Permissions(**made["permissions"]),
         review=Review(**made["review"]),
         supervision=Supervision(**made["supervision"]),
+        supervisors=services.read(reader, data.get("supervisor", [])),
     )
 
 
@@ -178,10 +181,15 @@ class _Reader:
 
     def _find(self, parts: list[str]) -> int:
         table: list[str] = []
+        arrays: dict[str, int] = {}  # of tables: the index of the last one, by its whole key
         for number, line in enumerate(self._lines, 1):
-            head = re.match(r"\s*\[{1,2}\s*(.*?)\s*\]{1,2}\s*(#.*)?$", line)
+            head = re.match(r"\s*(\[{1,2})\s*(.*?)\s*\]{1,2}\s*(#.*)?$", line)
             if head:
-                table = _words(head.group(1))
+                words = _words(head.group(2))
+                if head.group(1) == "[[":
+                    whole = ".".join(_indexed(words[:-1], arrays) + words[-1:])
+                    arrays[whole] = arrays.get(whole, -1) + 1
+                table = _indexed(words, arrays)
                 if table == parts:
                     return number
                 continue
@@ -197,7 +205,7 @@ class _Reader:
         return 0
 
     def wrong(self, key: str, right: str) -> NoReturn:
-        raise ConfigError(f"{self._file}:{self.line(key)}: {key}: must be {right}")
+        raise ConfigError(f"{self._file}:{self.line(key)}: {_plain(key)}: must be {right}")
 
     def table(self, key: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -209,7 +217,7 @@ class _Reader:
             if name in known:
                 continue
             full = f"{key}.{name}" if key else name
-            where = f"{self._file}:{self.line(full)}: {full}"
+            where = f"{self._file}:{self.line(full)}: {_plain(full)}"
             if full in NOT_YET:
                 raise ConfigError(
                     f"{where}: not yet in force in this version",
@@ -224,6 +232,20 @@ class _Reader:
     def fields(self, key: str, value: dict[str, Any], known: Mapping[str, Check]) -> dict[str, Any]:
         self.no_others(key, value, known)
         return {name: known[name](self, f"{key}.{name}", v) for name, v in value.items()}
+
+
+def _indexed(words: list[str], arrays: Mapping[str, int]) -> list[str]:
+    """The words of a key, those of arrays of tables with the index of their last table."""
+    made: list[str] = []
+    for word in words:
+        index = arrays.get(".".join([*made, word]))
+        made.append(word if index is None else f"{word}[{index}]")
+    return made
+
+
+def _plain(key: str) -> str:
+    """A key as it is written in the file, without indices."""
+    return re.sub(r"\[\d+\]", "", key)
 
 
 def _words(dotted: str) -> list[str]:
@@ -349,3 +371,4 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
     },
 }
 _TABLES: Mapping[str, Any] = {**_FIELDS, "providers": None}
+_KEYS: Mapping[str, Any] = {**_TABLES, "supervisor": None}

@@ -88,7 +88,6 @@ def test_everything_that_is_in_force_is_read(tmp_path):
         ('[permissions]\nmode = "ask"\n', ":2: permissions.mode: must be one of 'never'"),
         ('[permissions]\nsandbox = "full"\n', ":2: permissions.sandbox: not yet in force"),
         ('[permissions]\nallow = ["x"]\n', ":2: permissions.allow: not yet in force"),
-        ('[[supervisor]]\nid = "x"\n', ":1: supervisor: not yet in force"),
         ('[review]\nrequired = "yes"\n', ":2: review.required: must be true or false"),
         ('[models]\ndefault = "gpt 5"\n', ":2: models.default: must be a model such as"),
         ('[models]\ndefault = "offline/gpt"\n', ':2: models.default: must be "offline/rules"'),

@@ -5,6 +5,9 @@
 `policy`    what to do: (tree, event, now) -> actions. Pure; OTP's supervisor is its specification
 `freeze`    a policy as plain data, and back. Pure
 `root`      the process that does it: one thread, one loop over pidfds, links, signals and timers
+`services`  the part of it that runs programs of the user: no link, output captured, readiness seen
+`monitor`   a process beside each of those: copies its output to capped files
+`readiness` how a monitor sees that a service is ready: a notification, a port, a line
 `hubline`   what the hub may ask of the root, and what the root tells it
 `template`  a fresh interpreter with the actor code imported once; forks every actor on an order
 `link`      the socket between the root and one child, and what a new process is born with

@@ -16,6 +16,7 @@ MAX_OUTPUT = 4 * 1024 * 1024
 """A child's output file is put aside when it is born and finds it longer."""
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 _fork = ctypes.PyDLL(None).fork  # PyDLL: the interpreter's lock stays held over it
@@ -46,6 +47,12 @@ def die_with(parent: int) -> bool:
     if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         return False
     return os.getppid() == parent  # it may have died before the call
+
+
+def name_process(name: str) -> None:
+    """What `ps` shows as the command's name; the kernel takes 15 bytes."""
+    buffer = ctypes.create_string_buffer(name.encode()[:15])
+    _prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
 
 
 def wait_for_parent(parent: int, middle: int) -> bool:
@@ -150,5 +157,47 @@ def start_program(
             os.execvpe(argv[0], argv, env)
     except OSError as error:
         os.write(2, f"cannot execute {argv[0]}: {error}\n".encode())
+    finally:
+        os._exit(COULD_NOT_START)
+
+
+def start_service(
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str,
+    output: int,
+    told: int,
+    root: int,
+    nice: int = 0,
+) -> int:
+    """Forks and executes a program that knows nothing of us; its pid. It dies with us.
+
+    stdin is nothing, stdout and stderr are `output`, no other descriptor is open. `told`, a pipe,
+    ends without a word when the program is executed; else it says why that could not be.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    doing = f"execute {argv[0]}"
+    try:
+        if die_with(root):
+            os.setsid()
+            signal.set_wakeup_fd(-1)
+            default_signals()
+            high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in (output, told)]
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, 0)
+            os.dup2(high[0], 1)
+            os.dup2(high[0], 2)
+            told = os.dup2(high[1], 3, inheritable=False)
+            os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+            if nice:
+                be_nice(nice)
+            doing = f"enter {cwd}"
+            os.chdir(cwd)
+            doing = f"execute {argv[0]}"
+            os.execvpe(argv[0], argv, env)
+    except (OSError, ValueError) as error:
+        os.write(told, f"cannot {doing}: {getattr(error, 'strerror', '') or error}".encode())
     finally:
         os._exit(COULD_NOT_START)

@@ -17,6 +17,10 @@ OTP's supervisor is the specification; where OS processes force an answer that O
 - Children of a dynamic supervisor have specs and ids of their own (as in Elixir): calls name them
   by id, and what has ended or was terminated is `not_found`. A name is taken in the whole tree.
 - A death that is blamed on a piece of mail is free of intensity, a few times for the same piece.
+- A child that was terminated by a call is `held`: it stays down through its siblings' rounds and
+  its supervisor's restarts until a call starts it again. (OTP's rounds start it again.)
+- A worker may back off: its n-th restart in a row waits 2^(n-1) times `backoff_s`, at most halved
+  by a jitter that is taken from its incarnation.
 
 Invariants (`validate`): the name table and the tree are the same set; nothing lives below what is
 down; nothing is wanted below what stops; no more restarts are remembered than are allowed; each
@@ -26,6 +30,7 @@ something to wait for.
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from typing import assert_never
 
@@ -67,6 +72,7 @@ class Policy:
         self.root = Supervisor(root, None)
         self.nodes: dict[str, Child] = {root.id: self.root}
         self.timers: dict[t.TimerKey, float] = {}
+        self.held: set[str] = set()
         self.finished = False
         self._next = base
         self._intensity = intensity
@@ -206,8 +212,17 @@ class Policy:
             self._fail(child, f"name_taken: {taken[0]}", fatal=False)
             return
         for spec in child.spec.children:
-            self._add(child, spec).want = True
+            self._add_wanted(child, spec)
+        if child.spec.independent:
+            self._came_up(child)
         self._touch(child)
+
+    def _add_wanted(self, sup: Supervisor, spec: s.ChildSpec) -> None:
+        """A child that its supervisor's spec names; it runs unless it is held."""
+        child = self._add(sup, spec)
+        child.want = spec.id not in self.held
+        if child.want and sup.spec.independent:
+            child.waiters.append(t.Waiter(0, "restart"))  # a first start that fails stays failed
 
     def _begin_stop(self, child: Child) -> None:
         shutdown = child.spec.shutdown_s
@@ -272,6 +287,7 @@ class Policy:
         child.pid = 0
         status = event.status
         reason = event.reason or (f"signal {event.signal}" if event.signal else f"status {status}")
+        child.reason = reason
         self._touch(child.parent)
         if child.stop:
             if not self._as_told(child, status, event.signal):
@@ -374,6 +390,21 @@ class Policy:
             return
         child.restarts += 1
         self._round(sup, child)
+        if counted and isinstance(child, Worker) and child.state == "down":
+            self._back_off(child)
+
+    def _back_off(self, child: Worker) -> None:
+        """Lets a crashed child wait before its restart, if its spec says so."""
+        base, most = child.spec.backoff_s, child.spec.backoff_max_s
+        if not base:
+            return
+        if child.started_at and not child.failures and self._now - child.started_at >= most:
+            child.crashes = 0  # it had run well
+        child.crashes += 1
+        delay = min(most, base * 2.0 ** min(child.crashes - 1, 60))
+        chance = zlib.crc32(f"{child.id}#{child.incarnation}".encode()) / 2**32
+        child.state = "waiting"
+        self._arm(("retry", child.id), now_plus=delay * (1 - chance / 2))
 
     def _round(self, sup: Supervisor, child: Child) -> None:
         """Marks the siblings that have to go down and come up again with `child`."""
@@ -384,6 +415,8 @@ class Policy:
             if sibling is child:
                 passed = True
             elif passed or sup.spec.strategy == "one_for_all":
+                if sibling.id in self.held:
+                    continue
                 if sibling.spec.restart == "temporary" and sibling.state == "down":
                     continue
                 sibling.stop = sibling.state != "down"
@@ -420,7 +453,7 @@ class Policy:
             return
         child.failures += 1
         self._restart(child, reason, counted=True)
-        if sup.state in ("starting", "up"):
+        if sup.state in ("starting", "up") and child.state != "waiting":
             child.state = "waiting"
             self._arm(("retry", child.id), now_plus=(child.failures - 1) * RETRY_STEP_S)
 
@@ -522,6 +555,7 @@ class Policy:
                 return True  # a supervisor's name: not ours to start
             if self._is_closing(node.parent):
                 return False
+            self.held.discard(node.id)
             if node.state == "stopping" or node.stop:
                 node.spec = event.spec
                 node.want = True
@@ -601,6 +635,7 @@ class Policy:
         node = self.nodes.get(name)
         if node is None or node.parent is None:
             return
+        self.held.discard(name)
         node.want = False
         node.stop = True
         node.forget = True
@@ -631,6 +666,7 @@ class Policy:
             return
         child = self._add(sup, event.spec)
         child.want = True
+        self.held.discard(child.id)
         child.waiters.append(t.Waiter(event.call, "start"))
         self._touch(sup)
 
@@ -642,6 +678,8 @@ class Policy:
         child.stop = True
         if isinstance(child, Worker):
             child.again = False
+        if not (child.parent is not None and child.parent.spec.dynamic):
+            self.held.add(child.id)
         child.waiters.append(t.Waiter(event.call, "terminate"))
         self._touch(child.parent)
 
@@ -654,6 +692,7 @@ class Policy:
             self._out.append(t.Reply(event.call, error, child.id))
             return
         child.want = True
+        self.held.discard(child.id)
         child.waiters.append(t.Waiter(event.call, "restart"))
         self._touch(child.parent)
 
@@ -664,6 +703,7 @@ class Policy:
         error = self._not_down(child)
         if not error:
             self._remove(child)
+            self.held.discard(event.name)
         self._out.append(t.Reply(event.call, error, event.name))
 
     def _not_down(self, child: Child) -> str:
@@ -677,6 +717,7 @@ class Policy:
         if child is None:
             return
         child.want = True
+        self.held.discard(child.id)
         child.stop = child.state != "down"
         child.restarts += child.stop
         child.waiters.append(t.Waiter(event.call, "bounce"))

@@ -20,7 +20,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, assert_never
@@ -34,6 +34,7 @@ from loomd.supervise.link import Link, LinkClosed, TooLarge, encode
 from loomd.supervise.log import Log
 from loomd.supervise.notify import Notify
 from loomd.supervise.policy import Policy
+from loomd.supervise.services import Services
 
 MAX_ORDER = 192 * 1024
 MAX_LOST_ORDERS = 3
@@ -71,6 +72,7 @@ class Config:
     base_args  merged under the args of every process
     output     folder for stdout and stderr of children
     hub        id of the worker that may ask, and is told
+    environment  what a service of the user's finds, beside its own `env`
     keys_fd    memfd with the environment of the start, -1 = none; lock_fds: held with `lock`
     wake_fds   listening sockets of systemd's: a connection only wakes the daemon, and is closed
     """
@@ -81,6 +83,7 @@ class Config:
     base_args: dict[str, Any] = field(default_factory=dict)
     output: str = "/tmp"
     hub: str = "hub"
+    environment: Mapping[str, str] = field(default_factory=dict)
     keys_fd: int = -1
     lock_fds: tuple[int, ...] = ()
     wake_fds: tuple[int, ...] = ()
@@ -136,6 +139,7 @@ class Root:
         )
         self.processes: dict[str, Process] = {}
         self.hubline = HubLine(self)
+        self.services = Services(self)
         self.finish: t.Finish | None = None
         self._by_pid: dict[int, Process] = {}
         self._strays: dict[int, int] = {}  # pid -> pidfd of killed orphans
@@ -273,11 +277,14 @@ class Root:
     def _every(self, seconds: float, work: Callable[[], None]) -> None:
         def again() -> None:
             work()
-            self._serial += 1
-            heapq.heappush(self._timers, (time.monotonic() + seconds, self._serial, again))
+            self.after(seconds, again)
 
+        self.after(seconds, again)
+
+    def after(self, seconds: float, work: Callable[[], None]) -> None:
+        """Calls `work` once, on the loop."""
         self._serial += 1
-        heapq.heappush(self._timers, (time.monotonic() + seconds, self._serial, again))
+        heapq.heappush(self._timers, (time.monotonic() + seconds, self._serial, work))
 
     # --- signals to the root -------------------------------------------------------------------
 
@@ -335,12 +342,14 @@ class Root:
         process.slot = -1 if node.spec.start.command else self.slots.take()
         self.processes[name] = process
         self._watch_link(process)
-        if node.spec.start.template:
+        if node.spec.start.service:
+            self.services.start(process)
+        elif node.spec.start.template:
             self._orders.setdefault(node.spec.start.template, deque()).append(process)
             self._place_orders(node.spec.start.template)
         else:
             self._execute(process)
-        if node.spec.start.ready == "none" and not process.dead:
+        if node.spec.start.ready == "none" and not (node.spec.start.service or process.dead):
             self.tell(t.Ready(name, incarnation))
 
     def _execute(self, process: Process) -> None:
@@ -489,14 +498,18 @@ class Root:
 
     def _replace(self, process: Process) -> None:
         """A new link and a new order. A half-born child finds the old link closed, and exits."""
-        self._unwatch_link(process)
-        process.link.close()
-        process.link, process.theirs = Link.pair(CHILD_QUEUE)
-        self._watch_link(process)
+        self.renew_link(process)
         serves = process.spec.start.template
         self._orders.setdefault(serves, deque()).append(process)
         self.tell(t.Postponed(process.name, process.incarnation))
         self._place_orders(serves)
+
+    def renew_link(self, process: Process) -> None:
+        """A new pair in place of the old one, whose other end was lost."""
+        self._unwatch_link(process)
+        process.link.close()
+        process.link, process.theirs = Link.pair(CHILD_QUEUE)
+        self._watch_link(process)
 
     def _output(self, name: str) -> str:
         return os.path.join(self.config.output, name.replace("/", "."))
@@ -538,7 +551,9 @@ class Root:
                 self.hubline.drained()
         if mask & selectors.EVENT_READ and not self._read_link(process):
             self._unwatch_link(process)  # its pidfd will tell the rest
-            if process.pid == 0:
+            if process.spec.start.service:
+                self.services.monitor_gone(process)
+            elif process.pid == 0:
                 self._order_lost(process)
             return
         if not process.dead:
@@ -593,7 +608,7 @@ class Root:
 
     def send(self, process: Process, message: dict[str, Any]) -> None:
         """Sends or queues; a child that takes nothing loses it (and is killed at its time-outs)."""
-        if process.dead or not process.watched:
+        if process.dead or not process.watched or process.spec.start.service:
             return
         with contextlib.suppress(LinkClosed):
             process.link.send(message)
@@ -662,6 +677,9 @@ class Root:
                 status, number = result.si_status, 0
             else:
                 status, number = -1, result.si_status
+        if process.spec.start.service:
+            self._service_exited(process, status, number)
+            return
         self._read_link(process)  # its last words
         hand = self.slots.slot(process.slot).read()
         event = t.Exited(
@@ -674,6 +692,15 @@ class Root:
         )
         self._bury(process)
         self._end(process, event)
+
+    def _service_exited(self, process: Process, status: int, number: int) -> None:
+        """It is reaped: its pid may be another's soon. Its end is told by `services`."""
+        self._selector.unregister(process.pidfd)
+        os.close(process.pidfd)
+        process.pidfd = -1
+        self._by_pid.pop(process.pid, None)
+        self._look_around = True
+        self.services.exited(process, status, number)
 
     def _blame(
         self, process: Process, status: int, number: int, hand: slots.InHand
@@ -704,7 +731,8 @@ class Root:
                 return f"killed by {signal.Signals(number).name}"
             except ValueError:
                 return f"killed by signal {number}"
-        return _STATUS_WORDS.get(status, f"exit status {status}")
+        words = _STATUS_WORDS if not process.spec.start.service else {s.NORMAL: "normal"}
+        return words.get(status, f"exit status {status}")
 
     def _bury(self, process: Process) -> None:
         """Lets go of everything that belongs to this incarnation."""
@@ -809,17 +837,18 @@ class Root:
                 return
             # A spare, and a child that is being born, are in no table either. Until such a one has
             # told its pid it is in its template's session: look at the session first, at its
-            # message second.
+            # message second. The monitors of services are in our own, and nobody else is.
             sessions = {pid: _session_of(pid) for pid in unknown}
             for process in list(self.processes.values()):
                 if not process.pid and process.theirs is None:
                     self._read_link(process)
-            templates = {p.pid for p in self.processes.values() if p.spec.start.serves}
+            ours = {p.pid for p in self.processes.values() if p.spec.start.serves}
+            ours.add(os.getsid(0))
             reaped = False
             for pid in unknown:
                 if pid in self._by_pid:
                     continue
-                if sessions[pid] in templates:
+                if sessions[pid] in ours:
                     self._reap_unborn(pid)
                 else:
                     reaped |= self._kill_orphan(pid)

@@ -33,9 +33,12 @@ SHUTDOWN_S = 5.0
 READY_S = 10.0
 INTENSITY = 1
 PERIOD_S = 5.0
+LOG_BYTES = 4 << 20
+BACKOFF_MAX_S = 60.0
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*(/[A-Za-z0-9][A-Za-z0-9._@+-]*)*")
 _ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_TCP = re.compile(r"tcp:(\[[0-9a-fA-F:.]+\]|[0-9.]+|localhost):(\d{1,5})")
 
 
 class SpecError(ValueError):
@@ -51,7 +54,12 @@ class SpecError(ValueError):
 class Start:
     """How a worker comes to be: forked from a template, a command, or itself a template.
 
-    ready    "link": it says `ready` on its link; "none": it counts as started at once
+    service  a program that knows nothing of us: no link, an environment of its own (`env` over what
+             the root's config allows), and a monitor that copies its output to a file of at most
+             `log_bytes` (one older is kept) and sees when it is ready
+    ready    "link": it says `ready` on its link; "none": it counts as started at once; of a service
+             also "notify": READY=1 to NOTIFY_SOCKET, "tcp:HOST:PORT": the port takes a connection,
+             "line:REGEX": a line of its output matches
     ready_s  how long that may take before it is killed and counts as a failed start
     keys     it gets the memfd with the environment that loomd was started with
     lock     it holds the instance's lock together with the root
@@ -68,7 +76,11 @@ class Start:
     ahead: str = ""  # and what these call with the common args before they wait: "module:function"
     cold: bool = False  # of a worker: needs a process in which nothing has been opened ahead
     nice: int = 0
-    ready: Literal["link", "none"] = "link"
+    service: bool = False
+    cwd: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    log_bytes: int = LOG_BYTES
+    ready: str = "link"
     ready_s: float = READY_S
     keys: bool = False
     lock: bool = False
@@ -76,15 +88,27 @@ class Start:
 
 @dataclass(frozen=True)
 class WorkerSpec:
+    """One process. `backoff_s`: the first wait between its restarts, 0 = none; doubles up to
+    `backoff_max_s`."""
+
     id: str
     start: Start
     restart: Restart = "permanent"
     shutdown_s: Shutdown = SHUTDOWN_S
     significant: bool = False
+    backoff_s: float = 0.0
+    backoff_max_s: float = BACKOFF_MAX_S
 
 
 @dataclass(frozen=True)
 class SupervisorSpec:
+    """A group of children.
+
+    dynamic      children come and go by orders; they start and stop side by side
+    independent  it is up at once, and its children start beside each other: one whose first start
+                 fails stays down and moves nothing else
+    """
+
     id: str
     children: tuple[WorkerSpec | SupervisorSpec, ...] = ()
     strategy: Strategy = "one_for_one"
@@ -92,6 +116,7 @@ class SupervisorSpec:
     period_s: float = PERIOD_S
     auto_shutdown: AutoShutdown = "never"
     dynamic: bool = False
+    independent: bool = False
     restart: Restart = "permanent"
     shutdown_s: Shutdown = "infinity"
     significant: bool = False
@@ -156,13 +181,32 @@ def all_ids(spec: ChildSpec) -> list[str]:
     return ids
 
 
+def parse_ready(value: object) -> tuple[str, str, int]:
+    """What a service's readiness is: (kind, address or pattern, port). Raises SpecError."""
+    if value in ("none", "notify"):
+        return str(value), "", 0
+    if isinstance(value, str) and (tcp := _TCP.fullmatch(value)) and 0 < int(tcp[2]) < 65536:
+        return "tcp", tcp[1].strip("[]"), int(tcp[2])
+    if isinstance(value, str) and value.startswith("line:") and len(value) > len("line:"):
+        pattern = value.removeprefix("line:")
+        try:
+            re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise SpecError("invalid_ready", f"{value}: {error}") from None
+        return "line", pattern, 0
+    raise SpecError("invalid_ready", value)
+
+
 def _worker(value: Mapping[str, Any]) -> WorkerSpec:
+    backoff = value.get("backoff_s", 0.0)
     return WorkerSpec(
         id=_id(value["id"]),
         start=_start(value),
         restart=_one_of("restart", value.get("restart", "permanent"), RESTARTS),
         shutdown_s=_shutdown(value.get("shutdown_s", SHUTDOWN_S)),
         significant=_flag("significant", value.get("significant", False)),
+        backoff_s=_positive("backoff_s", backoff) if backoff else 0.0,
+        backoff_max_s=_positive("backoff_max_s", value.get("backoff_max_s", BACKOFF_MAX_S)),
     )
 
 
@@ -181,12 +225,15 @@ def _supervisor(value: Mapping[str, Any]) -> SupervisorSpec:
         period_s=_positive("period", value.get("period_s", PERIOD_S)),
         auto_shutdown=_one_of("auto_shutdown", value.get("auto_shutdown", "never"), AUTO_SHUTDOWNS),
         dynamic=_flag("dynamic", value.get("dynamic", False)),
+        independent=_flag("independent", value.get("independent", False)),
         restart=_one_of("restart", value.get("restart", "permanent"), RESTARTS),
         shutdown_s=_shutdown(value.get("shutdown_s", "infinity")),
         significant=_flag("significant", value.get("significant", False)),
     )
     if spec.dynamic and spec.strategy != "one_for_one":
         raise SpecError("bad_combination", [spec.id, "dynamic", spec.strategy])
+    if spec.independent and (spec.dynamic or spec.strategy != "one_for_one"):
+        raise SpecError("bad_combination", [spec.id, "independent", spec.strategy])
     if spec.dynamic and spec.auto_shutdown != "never":
         raise SpecError("bad_combination", [spec.id, "dynamic", spec.auto_shutdown])
     for child in spec.children:
@@ -230,6 +277,17 @@ def _start(spec: Mapping[str, Any]) -> Start:
     nice = value.get("nice", 0)
     if isinstance(nice, bool) or not isinstance(nice, int) or not -20 <= nice <= 19:
         raise SpecError("invalid_nice", nice)
+    service = _flag("service", value.get("service", False))
+    if service and not command:
+        raise SpecError("invalid_start", "a service needs a command")
+    ready = value.get("ready", "none" if service else "link")
+    if service:
+        parse_ready(ready)
+    env, cwd = value.get("env", {}), value.get("cwd", "")
+    if not isinstance(env, Mapping) or not all(_is_variable(k, v) for k, v in env.items()):
+        raise SpecError("invalid_env", env)
+    if not isinstance(cwd, str) or "\0" in cwd:
+        raise SpecError("invalid_cwd", cwd)
     return Start(
         template=template,
         entry=entry,
@@ -242,7 +300,11 @@ def _start(spec: Mapping[str, Any]) -> Start:
         ahead=ahead,
         cold=_flag("cold", value.get("cold", False)),
         nice=nice,
-        ready=_one_of("ready", value.get("ready", "link"), ("link", "none")),
+        service=service,
+        cwd=cwd,
+        env=dict(env),
+        log_bytes=int(_positive("log_bytes", value.get("log_bytes", LOG_BYTES))),
+        ready=ready if service else _one_of("ready", ready, ("link", "none")),
         ready_s=_positive("ready_s", value.get("ready_s", READY_S)),
         keys=_flag("keys", value.get("keys", False)),
         lock=_flag("lock", value.get("lock", False)),
@@ -253,6 +315,11 @@ def _id(value: object) -> str:
     if not isinstance(value, str) or len(value) > 120 or not _NAME.fullmatch(value):
         raise SpecError("invalid_id", value)
     return value
+
+
+def _is_variable(name: object, value: object) -> bool:
+    good = isinstance(name, str) and name and not set(name) & {"=", "\0"}
+    return bool(good) and isinstance(value, str) and "\0" not in value
 
 
 def _one_of(field: str, value: object, choices: tuple[str, ...]) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from loomd.supervise.spec import ChildSpec, SupervisorSpec, WorkerSpec
 
 State = Literal["down", "starting", "up", "stopping", "waiting"]
-"""`waiting`: a start has failed, a timer will try again."""
+"""`waiting`: a start has failed, or a crashed child backs off; a timer will try again."""
 
 TimerKey = tuple[Literal["start", "stop", "retry"], str]
 
@@ -50,9 +50,11 @@ class Worker:
     pid: int = 0
     restarts: int = 0
     failures: int = 0  # failed starts in a row
+    crashes: int = 0  # restarts in a row, each of which waits longer
     started_at: float = 0.0
     timed_out: bool = False
     killed: bool = False  # we have killed it to end it
+    reason: str = ""  # of its last end
     overdue: bool = False  # had to be killed at the end of its time to stop
     blamed: tuple[tuple[int, int, int], int] = ((0, 0, 0), 0)
     waiters: list[Waiter] = field(default_factory=list)
@@ -390,6 +392,7 @@ def picture(node: Child) -> dict[str, Any]:
             **common,
             "pid": node.pid or None if live else None,
             "incarnation": node.incarnation,
+            "reason": "" if node.state == "up" else node.reason,
             "children": [],
         }
     return {
@@ -397,6 +400,7 @@ def picture(node: Child) -> dict[str, Any]:
         **common,
         "pid": None,
         "incarnation": None,
+        "reason": node.failed or node.why,
         "strategy": node.spec.strategy,
         "intensity": node.spec.intensity,
         "period_s": node.spec.period_s,
