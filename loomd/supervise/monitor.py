@@ -128,9 +128,9 @@ class Monitor:
         return bool(data)
 
     def _take(self, data: bytes) -> None:
+        self._file.write(data)
         if not self._told and self._probe.output(data):
             self._ready()
-        self._file.write(data)
 
     def _look(self) -> None:
         if (not self._told or isinstance(self._probe, Notified)) and self._probe.look():

@@ -765,7 +765,7 @@ class Policy:
         if not child.waiters:
             return
         for waiter in child.waiters:
-            if waiter.kind in kinds:
+            if waiter.kind in kinds and waiter.call:
                 self._out.append(t.Reply(waiter.call, error, child.id))
         child.waiters = [w for w in child.waiters if w.kind not in kinds]
 

@@ -25,7 +25,7 @@ TimerKey = tuple[Literal["start", "stop", "retry"], str]
 
 @dataclass(eq=False)
 class Waiter:
-    """A call that is answered when this child has come up, or gone down."""
+    """A call that is answered when this child has come up, or gone down. 0: nobody has called."""
 
     call: int
     kind: Literal["start", "restart", "bounce", "terminate"]

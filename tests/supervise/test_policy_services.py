@@ -6,7 +6,8 @@ import pytest
 
 from loomd.supervise import spec as s
 from loomd.supervise import tree as t
-from tests.supervise.test_policy import Stage, names, sup, worker
+from tests.supervise.otp.stage import Stage, sup, worker
+from tests.supervise.otp.stage import workers as names
 
 # --- a child that was terminated stays down ------------------------------------------------------
 
@@ -14,11 +15,11 @@ from tests.supervise.test_policy import Stage, names, sup, worker
 @pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
 def test_a_terminated_child_stays_down_when_its_sibling_crashes(strategy):
     stage = Stage(sup("root", *names("a", "b", "c"), strategy=strategy, intensity=9))
-    assert stage.call(t.TerminateChild(1, "b")) == ""
+    assert stage.terminate("b") == ""
     stage.took()
     stage.crash("a")
     assert stage.took() == "-c +a +c" and stage.state("b") == "down"
-    assert stage.call(t.RestartChild(2, "b")) == ""
+    assert stage.restart("b") == ""
     stage.took()
     stage.crash("a")
     assert "+b" in stage.took()
@@ -26,15 +27,15 @@ def test_a_terminated_child_stays_down_when_its_sibling_crashes(strategy):
 
 def test_a_terminated_child_stays_down_when_its_supervisor_is_restarted():
     stage = Stage(sup("root", sup("g", *names("a", "b"), intensity=0), intensity=9))
-    stage.call(t.TerminateChild(1, "b"))
+    stage.terminate("b")
     stage.crash("a")
     assert stage.running == {"a"} and stage.state("b") == "down"
-    assert stage.call(t.DeleteChild(2, "b")) == "" and stage.policy.held == set()
+    assert stage.delete("b") == "" and stage.policy.held == set()
 
 
 def test_a_terminated_child_of_a_dynamic_group_leaves_no_trace():
     stage = Stage(sup("root", *names("a"), dynamic=True))
-    stage.call(t.TerminateChild(1, "a"))
+    stage.terminate("a")
     assert stage.policy.held == set() and stage.state("a") is None
 
 
@@ -93,10 +94,10 @@ def test_failed_starts_back_off_too_and_count():
 def test_a_call_does_not_wait_for_the_back_off():
     stage = Stage(sup("root", backing("a"), intensity=9))
     stage.crash("a")
-    assert stage.call(t.RestartChild(1, "a")) == "restarting"
-    assert stage.call(t.TerminateChild(2, "a")) == ""
+    assert stage.restart("a") == "restarting"
+    assert stage.terminate("a") == ""
     assert stage.policy.timers == {} and stage.state("a") == "down"
-    assert stage.call(t.RestartChild(3, "a")) == ""
+    assert stage.restart("a") == ""
 
 
 def test_siblings_of_a_round_wait_with_it_in_their_order():
@@ -127,7 +128,7 @@ def test_a_tree_that_cannot_start_stays_down_and_moves_nothing():
     assert stage.running == {"hub", "b", "last"} and stage.state("root") == "up"
     assert stage.state("x") == "down" and stage.policy.nodes["services"].attempts == []
     assert t.picture(stage.policy.nodes["x"])["reason"] == "bad: status 73"
-    assert stage.call(t.RestartChild(1, "x")) == ""
+    assert stage.restart("x") == ""
     assert stage.running == {"hub", "a", "bad", "b", "last"}
 
 
@@ -154,7 +155,7 @@ def test_trees_that_come_back_too_often_end_all_services_and_nothing_else():
     stage.crash("a")
     assert stage.running == {"hub", "last"} and stage.state("root") == "up"
     assert stage.state("services") == "down"
-    assert stage.call(t.RestartChild(1, "services")) == ""
+    assert stage.restart("services") == ""
     assert stage.running == {"hub", "a", "b", "last"}
 
 
