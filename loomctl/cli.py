@@ -100,6 +100,9 @@ def run(argv: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
+        if error.filename is not None:  # a file, or a program to run: not our stdout
+            message = f"{error.filename}: {error.strerror}"
+            return _fail(LoomError("failed", message), as_json)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return _fail(LoomError("failed", f"cannot write the answer: {error.strerror}"), False)
 

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -59,7 +60,13 @@ def make(repo: Path, root: Path) -> Copy:
         inside = stack.pop()
         folder = root / inside
         folder.mkdir(parents=True, exist_ok=True)
-        with os.scandir(repo / inside) as entries:
+        try:
+            entries = os.scandir(repo / inside)
+        except (FileNotFoundError, PermissionError):
+            if not inside:
+                raise
+            continue  # as of files: gone meanwhile, or not ours to read
+        with entries:
             for entry in entries:
                 path = f"{inside}/{entry.name}" if inside else entry.name
                 target = root / path
@@ -85,6 +92,7 @@ def make(repo: Path, root: Path) -> Copy:
         if inside:
             with contextlib.suppress(OSError):
                 shutil.copystat(repo / inside, folder)
+                folder.chmod(folder.stat().st_mode | 0o700)  # what it holds must be removable
     return copy
 
 
@@ -260,28 +268,41 @@ _GIT: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false"
 
 def git(repo: Path, *args: str, input: bytes = b"", ok: tuple[int, ...] = (0,)) -> bytes | None:
     """Output of a git command that only reads; None if there is no git, or it is no checkout."""
+    done = _run(repo, *args, input=input)
+    return done.stdout if done is not None and done.returncode in ok else None
+
+
+def _run(repo: Path, *args: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes] | None:
     env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "GIT_OPTIONAL_LOCKS": "0",
            "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "HOME": "/nonexistent",
            "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory",
-           "GIT_CONFIG_VALUE_0": "*"}  # fmt: skip
+           "GIT_CONFIG_VALUE_0": "*", "LC_ALL": "C"}  # fmt: skip
     try:
-        done = subprocess.run(
+        return subprocess.run(
             [*_GIT, "-C", str(repo), *args], input=input, capture_output=True, env=env, check=False
         )
     except OSError:
         return None
-    return done.stdout if done.returncode in ok else None
 
 
 def _names(raw: bytes | None) -> list[str]:
     return [os.fsdecode(part) for part in (raw or b"").split(b"\0") if part]
 
 
-def files(repo: Path) -> list[str] | None:
-    """Tracked and untracked files that git does not ignore; None if it is no git checkout."""
+_SHUT: Final = re.compile(rb"could not open directory '(.+?)/?': ")
+
+
+def files(repo: Path, shut: list[OSError]) -> list[str] | None:
+    """Tracked and untracked files that git does not ignore; None if it is no git checkout. Folders
+    that git could not look into are added to `shut`."""
     never = [f"--exclude={name}" for name in sorted(EXCLUDED)]  # of what is not tracked
-    raw = git(repo, "ls-files", "-z", "-co", "--exclude-standard", "--deduplicate", *never)
-    return None if raw is None else _names(raw)
+    done = _run(repo, "ls-files", "-z", "-co", "--exclude-standard", "--deduplicate", *never)
+    if done is None or done.returncode != 0:
+        return None
+    for match in _SHUT.finditer(done.stderr):
+        denied = errno.EACCES
+        shut.append(PermissionError(denied, os.strerror(denied), os.fsdecode(match[1])))
+    return _names(done.stdout)
 
 
 def ignored_folders(repo: Path) -> list[str]:

@@ -178,3 +178,10 @@ def test_a_log_that_cannot_be_written_is_said(capsys, instance):
     instance.places.log_file.mkdir(parents=True)
     assert cli.run(["ps", "--json"]) == 3
     assert str(instance.places.log_file) in json.loads(capsys.readouterr().out)["error"]["message"]
+
+
+def test_a_program_that_cannot_be_run_is_no_trouble_with_the_answer(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert cli.run(["ps", "--json"]) == 1
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["message"] == "/nowhere/python: No such file or directory"

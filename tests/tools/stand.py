@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ from loomd.wire.bodies import Body, ToolCall, ToolResult
 from loomd.wire.endpoints import Instance
 
 BOUND_S = 15.0
+NOBODY = 65534
 SESSION = "s-test00"
 AGENT = f"{SESSION}/coder-1"
 
@@ -227,6 +230,36 @@ def git_repo(folder: Path, files: dict[str, str]) -> Path:
     ):
         subprocess.run(["git", *args], cwd=folder, check=True)
     return folder
+
+
+@contextmanager
+def open_repo(files: dict[str, str], *, git: bool = True) -> Iterator[Path]:
+    """A repo that other users can reach."""
+    base = Path(tempfile.mkdtemp(prefix="loom-", dir="/tmp"))
+    base.chmod(0o755)
+    try:
+        repo = git_repo(base / "repo", files)
+        if not git:
+            shutil.rmtree(repo / ".git")
+        yield repo
+    finally:
+        for folder, names, _ in os.walk(base):
+            for name in names:
+                os.chmod(os.path.join(folder, name), 0o700)
+        shutil.rmtree(base)
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """As a user to whom the bits of a mode mean something: not root."""
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if me == 0:
+            os.seteuid(0)
 
 
 @asynccontextmanager

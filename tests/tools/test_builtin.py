@@ -16,7 +16,7 @@ from loomd.tools.builtin.read import read
 from loomd.tools.builtin.shell import KEPT_TAIL, SHOWN_HEAD, SHOWN_TAIL, Output, shell
 from loomd.tools.builtin.write import write
 from loomd.tools.contract import NewFile
-from tests.tools.stand import git_repo
+from tests.tools.stand import git_repo, nobody, open_repo
 
 
 @pytest.fixture
@@ -175,6 +175,28 @@ def test_list_glob_and_grep(ctx):
     refused("bad_args", "no regular expression", grep, "(", ctx)
     refused("not_found", "does not exist", grep, "x", ctx, "nope")
     refused("bad_args", "is a file", list_, ctx, "a.py")
+
+
+@pytest.mark.parametrize("git", [True, False])
+def test_what_may_not_be_read_is_said_and_nothing_else_is_lost(git):
+    with open_repo({"a.py": "x\n", "b.py": "x\n", "in/c.py": "x\n"}, git=git) as repo:
+        (repo / "b.py").chmod(0)
+        (repo / "in").chmod(0)
+        (repo / "new").mkdir(0)
+        with nobody():
+            said = grep("x", Context(repo=repo)).split("\n")
+    assert said[0] == "a.py:1:x"
+    inside = "in/c.py" if git else "in/"  # git knows what is in there
+    assert {"b.py", inside, "new/"} <= {
+        one.removeprefix("[not searched: ").removesuffix(": Permission denied]") for one in said[1:]
+    }
+
+
+def test_a_file_that_is_too_large_to_search_is_said_and_a_pipe_is_not_waited_for(ctx, monkeypatch):
+    monkeypatch.setattr("loomd.tools.builtin.grep.MAX_FILE", 15)
+    os.mkfifo(ctx.repo / "pipe")
+    assert "[not searched: a.py: larger than 0 MB]" in grep("def f", ctx)
+    assert "[not searched: pipe: no plain file]" in grep("x", ctx, "pipe")
 
 
 def test_an_environment_that_git_does_not_ignore_is_left_out_too(ctx):

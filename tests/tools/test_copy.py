@@ -1,11 +1,14 @@
 import os
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from loomd.tools import copy as copies
 from loomd.tools.contract import NewFile, ToolError
-from tests.tools.stand import git_repo
+from tests.tools.stand import git_repo, nobody, open_repo
 
 
 @pytest.fixture
@@ -35,6 +38,18 @@ def test_a_copy_has_everything_and_is_no_change(repo, copy):
     assert (copy.root / "x.log").exists() and (copy.root / ".git").is_dir()
     assert os.access(copy.root / "run.sh", os.X_OK) and (copy.root / "link").is_symlink()
     assert changed(copy) == ({}, [])
+
+
+def test_what_may_not_be_read_is_left_out_and_the_copy_can_be_removed():
+    with open_repo({"a.py": "a\n", "in/c.py": "c\n", "fixed/d.py": "d\n"}) as repo:
+        (repo / "in").chmod(0)
+        (repo / "fixed").chmod(0o555)
+        with nobody(), tempfile.TemporaryDirectory(dir="/tmp") as scratch:
+            copy = copies.make(repo, Path(scratch) / "copy")
+            assert (copy.root / "a.py").exists() and (copy.root / "fixed/d.py").exists()
+            assert not (copy.root / "in/c.py").exists()
+            assert changed(copy) == ({}, [])
+            shutil.rmtree(copy.root)
 
 
 def test_what_was_changed_added_and_removed_is_found(repo, copy):

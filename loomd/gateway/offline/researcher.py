@@ -14,7 +14,13 @@ from loomd.gateway.offline.modules import Modules, is_python
 from loomd.gateway.offline.outline import outline
 from loomd.gateway.offline.project import Candidate, Conflict, Plan, Project
 from loomd.gateway.offline.rename import chosen, left_of
-from loomd.gateway.offline.results import cut_off, hit_paths, python_paths, whole
+from loomd.gateway.offline.results import (
+    cut_off,
+    hit_paths,
+    not_searched,
+    python_paths,
+    whole,
+)
 from loomd.gateway.offline.symbols import Record, compact, describe
 from loomd.gateway.offline.talk import (
     MEMORY_LIMIT,
@@ -104,6 +110,7 @@ def _search(memory: Memory, results: list[Result]) -> Turn | FinalAnswer | Faile
                 "paths": paths if len(paths) <= PATHS else None,
                 "records": {},
                 "unread": {},
+                "shut": not_searched(words.text),
             }
         case "read":
             memory = _take(memory, results)
@@ -231,6 +238,7 @@ def _notes(memory: Memory) -> list[str]:
     if memory.get("slim", 0) > 1:
         notes.append("strings and comments that mention it were left, too many to be listed")
     notes += [f"{path} was left unread: {why}" for path, why in memory["unread"].items()]
+    notes += [f"{path} was not searched: {why}" for path, why in memory.get("shut", {}).items()]
     return notes
 
 
@@ -251,6 +259,10 @@ def _rename_answer(memory: Memory, project: Project) -> FinalAnswer:
         f"{path} mentions `{old}` and could not be read: {why}"
         for path, why in memory["unread"].items()
         if path not in memory["by_star"]
+    ]
+    objections += [
+        f"{path} could not be searched for `{old}` ({why}); only what git ignores may be left out"
+        for path, why in memory.get("shut", {}).items()
     ]
     data["conflicts"] = [{"kind": "conflict", "text": text} for text in objections]
     for path in sorted(project.records):

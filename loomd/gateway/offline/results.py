@@ -33,6 +33,19 @@ def hit_paths(text: str) -> list[str]:
     return list(found)
 
 
+_NOT_SEARCHED = re.compile(r"\[not searched: (?P<path>.+): (?P<why>[^:\n]+)\]")
+
+
+def not_searched(text: str) -> dict[str, str]:
+    """What a grep could not look into, of what may hold Python: path -> why. Folders end in /."""
+    found = {}
+    for line in text.split("\n"):
+        match = _NOT_SEARCHED.fullmatch(line)
+        if match and (is_python(match["path"]) or match["path"].endswith("/")):
+            found[match["path"]] = match["why"]
+    return found
+
+
 def python_paths(text: str) -> list[str]:
     """The Python files in a listing, one path per line."""
     found = []

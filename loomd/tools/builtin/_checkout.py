@@ -94,12 +94,19 @@ def text_of(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def listed(ctx: Context, below: str = "") -> list[str]:
-    """The files of the checkout, ignored ones left out, as relative paths in order."""
+def listed(ctx: Context, below: str = "", shut: list[OSError] | None = None) -> list[str]:
+    """The files of the checkout, ignored ones left out, as relative paths in order.
+
+    Folders that may not be looked into are added to `shut`, as errors that name them relative to
+    the checkout.
+    """
     repo = ctx.repo.resolve()
-    names = copies.files(repo) if (repo / ".git").exists() else None
+    closed: list[OSError] = []
+    names = copies.files(repo, closed) if (repo / ".git").exists() else None
     if names is None:
-        names = list(_walk(repo))
+        names = list(_walk(repo, closed))
+    if shut is not None:
+        shut += closed
     prefix = f"{below}/" if below and below != "." else ""
     return sorted(name for name in names if name.startswith(prefix) and not _gone(repo / name))
 
@@ -108,12 +115,17 @@ def _gone(place: Path) -> bool:
     """Deleted though tracked, or a link or submodule: no file of this checkout."""
     try:
         return not stat.S_ISREG(place.lstat().st_mode)
+    except PermissionError:
+        return False  # there, in a folder that may not be entered
     except OSError:
         return True
 
 
-def _walk(repo: Path) -> Iterator[str]:
-    for folder, names, files in os.walk(repo):
+def _walk(repo: Path, shut: list[OSError]) -> Iterator[str]:
+    def closed(error: OSError) -> None:
+        shut.append(OSError(error.errno, error.strerror, os.path.relpath(error.filename, repo)))
+
+    for folder, names, files in os.walk(repo, onerror=closed):
         names[:] = [name for name in names if name not in copies.EXCLUDED]
         for name in files:
             if name not in copies.EXCLUDED and not name.endswith((".pyc", ".pyo")):

@@ -38,7 +38,7 @@ class Agent:
 class Team:
     """`page`: lines of one read. `view`: entries that an
     agent still sees. `shell`: answers of the tests, one per run. `spoil`: edits that are answered
-    `conflict` first."""
+    `conflict` first. `shut`: places that a grep cannot look into."""
 
     files: dict[str, str]
     size: int = 5
@@ -47,6 +47,7 @@ class Team:
     forget: bool = False  # reasoning is not kept
     shell: list[str] = field(default_factory=list)
     spoil: int = 0
+    shut: dict[str, str] = field(default_factory=dict)
     kill: int = 0  # spawned coders that fail
     interrupt: str = ""  # said to the lead after its first turn
     interrupter: str = "user"
@@ -143,7 +144,10 @@ class Team:
             for n, line in enumerate(re.split(r"\r\n|\r|\n", text), 1)
             if re.search(pattern, line)
         ]
-        return True, "\n".join(hits) or f"nothing found in {len(self.files)} files"
+        said = hits or [f"nothing found in {len(self.files)} files"]
+        return True, "\n".join(
+            [*said, *(f"[not searched: {p}: {w}]" for p, w in self.shut.items())]
+        )
 
     def tool_glob(self, agent, pattern):
         fits = re.compile(translate(pattern))

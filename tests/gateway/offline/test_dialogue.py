@@ -57,6 +57,24 @@ def test_a_rename_changes_what_means_the_name_and_nothing_else(forget):
     assert "Tests before: 3 passed" in outcome.text
 
 
+@pytest.mark.parametrize("place", ["pkg/shut.py", "shut/"])
+def test_what_cannot_be_looked_into_may_use_the_name_so_nothing_is_changed(place):
+    team = Team(dict(REPO), shut={place: "Permission denied"})
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, Failed) and outcome.kind == "conflict"
+    assert f"{place} could not be searched for `parse_cfg` (Permission denied)" in outcome.detail
+    assert team.files == REPO
+    uses = team.run("find the uses of parse_cfg")
+    assert isinstance(uses, FinalAnswer)
+    assert f"Note: {place} was not searched: Permission denied" in uses.text
+
+
+def test_a_shut_file_that_is_no_python_is_not_in_the_way():
+    team = Team(dict(REPO), shut={"data.bin": "Permission denied"})
+    assert isinstance(team.run("rename parse_cfg to parse_config"), FinalAnswer)
+    assert team.files == DONE
+
+
 def test_coders_work_side_by_side_and_claim_first():
     team = Team(dict(REPO))
     team.run("rename parse_cfg to parse_config")
