@@ -1,7 +1,8 @@
 """Finding the daemon of an instance, and starting one where none runs.
 
 Whether a daemon runs is asked of the kernel, not of a file: the root holds an exclusive flock on
-the state directory for as long as it lives.
+the state directory for as long as it lives. That its socket can be connected to proves nothing:
+systemd may listen there, and start it when somebody comes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from loomctl import systemd
 from loomd.wire.endpoints import Instance
 from loomd.wire.errors import LoomError
 
@@ -49,6 +52,14 @@ def pid(instance: Instance) -> int:
         return 0
 
 
+def service(instance: Instance) -> systemd.Unit | None:
+    """The unit by which systemd runs the daemon that runs now."""
+    unit = systemd.installed(instance)
+    if unit is None or not (main := unit.main_pid()) or main != pid(instance):
+        return None
+    return unit
+
+
 @contextmanager
 def _starter(instance: Instance) -> Iterator[None]:
     """Of two `loomctl` at once, one starts the daemon and the other finds it."""
@@ -68,9 +79,19 @@ def _starter(instance: Instance) -> Iterator[None]:
 
 
 def start(instance: Instance) -> subprocess.Popen[bytes] | None:
-    """Starts a detached daemon; None if one runs. Its readiness is the client's to await."""
+    """Starts a daemon; None if one runs. Its readiness is the client's to await.
+
+    Through systemd where its units are installed, or where it listens in the daemon's place; else
+    a detached one, which is returned.
+    """
     with _starter(instance):
         if running(instance):
+            return None
+        unit = systemd.installed(instance)
+        if unit is not None and systemd.manager():
+            unit.start()
+            return None
+        if _knock(instance):
             return None
         log = _open_log(instance)
         try:
@@ -97,6 +118,26 @@ def start(instance: Instance) -> subprocess.Popen[bytes] | None:
         while time.monotonic() < deadline and child.poll() is None and not running(instance):
             time.sleep(0.005)
         return child
+
+
+def _knock(instance: Instance) -> bool:
+    """Connects where clients do. If somebody listens there while no daemon runs, the connection
+    makes him start it: True when it runs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(instance.clients.removeprefix("ipc://"))
+        except OSError:
+            return False
+        deadline = time.monotonic() + START_S
+        while not running(instance):
+            if time.monotonic() > deadline:
+                raise LoomError(
+                    "daemon_failed",
+                    f"systemd listens on {instance.clients}, but has started no daemon",
+                    "see: systemctl --user status loomd; journalctl --user -u loomd",
+                )
+            time.sleep(0.005)
+    return True
 
 
 def _open_log(instance: Instance) -> int:

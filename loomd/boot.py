@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import fcntl
 import json
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from loomd import settings as settings_of
+from loomd.supervise.activation import NotOurs, passed_listener
 from loomd.supervise.log import Log
 from loomd.supervise.root import Config, Root
 from loomd.supervise.spec import parse_supervisor
@@ -124,6 +126,7 @@ def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, 
                     "args": hub_args,
                     "lock": True,
                     "cold": True,  # it opens the state for writing
+                    "listener": True,
                     "ready_s": 60,
                 },
             },
@@ -292,16 +295,14 @@ def _holder(places: Instance) -> str:
         return ""
 
 
-def wake_fds() -> tuple[int, ...]:
-    """The listening sockets that systemd has passed (`loomd.socket`)."""
-    count, pid = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
-    os.environ.pop("LISTEN_FDNAMES", None)
-    if not count.isdecimal() or pid != str(os.getpid()):
-        return ()
-    fds = tuple(range(3, 3 + int(count)))
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return fds
+def listener(places: Instance) -> int:
+    """The clients' socket, if systemd has bound it (`loomd.socket`), else -1."""
+    try:
+        return passed_listener(places.clients.removeprefix("ipc://"))
+    except NotOurs as error:
+        raise LoomError(
+            "config", str(error), "write the units anew: loomctl daemon install"
+        ) from error
 
 
 def next_boot(places: Instance) -> int:
@@ -334,12 +335,13 @@ def write_durably(path: Path, text: str) -> None:
         os.close(folder)
 
 
-def clean_runtime(places: Instance) -> None:
-    """Removes sockets and token: nobody serves them any more. Only the holder of the lock may."""
-    for path in (
-        places.token_file,
-        *(places.runtime / name for name in ("actors", "clients", "events")),
-    ):
+def clean_runtime(places: Instance, listen_fd: int) -> None:
+    """Removes sockets and token: nobody serves them any more. Only the holder of the lock may.
+
+    The clients' socket stays where systemd listens on it.
+    """
+    names = ["token", "actors", "events", *(["clients"] if listen_fd < 0 else [])]
+    for path in (places.runtime / name for name in names):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
 
@@ -357,6 +359,7 @@ def main() -> int:
         print(f"loomd {VERSION}")
         return 0
     log = Log()
+    faulthandler.enable()  # systemd's watchdog ends us with SIGABRT: say where we were
     if args:
         log.line("error", "refused", reason=f"loomd takes no arguments: {' '.join(args)}")
         return 2
@@ -375,9 +378,10 @@ def main() -> int:
 def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log) -> int:
     """Runs the daemon on `places`; its exit status."""
     make_directories(places)
+    listen_fd = listener(places)
     locks = lock(places, log)
     try:
-        clean_runtime(places)
+        clean_runtime(places, listen_fd)
         boot = next_boot(places)
         write_durably(places.token_file, secrets.token_hex(32))
         write_durably(places.pid_file, f"{os.getpid()}\n")
@@ -409,7 +413,7 @@ def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log
             environment=service_environment(),
             keys_fd=keys_fd,
             lock_fds=locks,
-            wake_fds=wake_fds(),
+            listen_fd=listen_fd,
             heartbeat_s=settings.supervision.heartbeat_s,
             intensity=settings.supervision.intensity,
             period_s=settings.supervision.period_s,
@@ -418,7 +422,7 @@ def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log
         log,
     )
     status = root.run()
-    clean_runtime(places)
+    clean_runtime(places, listen_fd)
     with contextlib.suppress(OSError):
         places.pid_file.unlink()
     return status

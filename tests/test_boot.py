@@ -244,10 +244,3 @@ def test_the_tree_is_a_valid_spec(config):
 def test_every_kind_has_an_entry_that_the_template_has_imported():
     assert {entry.partition(":")[0] for entry in boot.ENTRIES.values()} <= set(boot.ACTOR_CODE)
     assert Settings().as_dict()["models"]["default"] == "offline/rules"
-
-
-def test_the_socket_that_systemd_passes_is_taken_out_of_the_environment(monkeypatch):
-    monkeypatch.setenv("LISTEN_FDS", "0")
-    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
-    assert boot.wake_fds() == ()
-    assert "LISTEN_FDS" not in os.environ and "LISTEN_PID" not in os.environ

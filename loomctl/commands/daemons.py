@@ -1,13 +1,18 @@
-"""The daemon itself: start, stop, restart, status, logs."""
+"""The daemon itself: start, stop, restart, status, logs; as a service: install, uninstall.
+
+Where systemd runs the daemon, or its units are installed, each of them goes through systemd.
+"""
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import time
 
 import click
 
 from loomctl import daemon as process
+from loomctl import systemd
 from loomctl.client import Client
 from loomctl.context import Context, pass_context
 from loomd.wire.errors import LoomError
@@ -23,7 +28,7 @@ def daemon() -> None:
 @daemon.command()
 @pass_context
 def start(context: Context) -> None:
-    """Start it (detached) unless it runs."""
+    """Start it unless it runs: through systemd where its units are installed, else detached."""
     ran = process.running(context.instance)
     with Client(context.instance, start=True) as client:
         status = client.request("status")
@@ -32,8 +37,12 @@ def start(context: Context) -> None:
 
 def _stop(context: Context) -> int:
     pid = process.pid(context.instance)
-    with Client(context.instance, start=False) as client:
-        client.request("shutdown")
+    unit = process.service(context.instance)
+    if unit is not None:
+        unit.stop()
+    else:
+        with Client(context.instance, start=False) as client:
+            client.request("shutdown")
     deadline = time.monotonic() + STOP_S
     while process.running(context.instance):
         if time.monotonic() > deadline:
@@ -61,7 +70,10 @@ def stop(context: Context) -> None:
 @pass_context
 def restart(context: Context) -> None:
     """Stop it in order and start it again."""
-    if process.running(context.instance):
+    unit = process.service(context.instance)
+    if unit is not None:
+        unit.restart()
+    elif process.running(context.instance):
         _stop(context)
     with Client(context.instance, start=True) as client:
         status = client.request("status")
@@ -74,6 +86,8 @@ def status(context: Context) -> None:
     """Whether it runs, and what it holds. Exit 3 if it does not."""
     with Client(context.instance, start=False) as client:
         value = client.request("status")
+    unit = process.service(context.instance)
+    value["unit"] = unit.name if unit is not None else None
 
     def human() -> None:
         for key, item in value.items():
@@ -88,13 +102,105 @@ def status(context: Context) -> None:
 @click.option("-n", "--lines", type=click.IntRange(1), default=50, show_default=True)
 @pass_context
 def logs(context: Context, lines: int) -> None:
-    """The last lines of its log."""
-    try:
-        with context.instance.log_file.open(errors="replace") as log:
-            last = list(collections.deque(log, maxlen=lines))
-    except FileNotFoundError:
-        last = []
-    context.show([line.rstrip("\n") for line in last], lambda: click.echo("".join(last), nl=False))
+    """The last lines of its log: the journal's where it is a service, else its own file's."""
+    last: list[str] = []
+    unit = systemd.installed(context.instance)
+    if unit is not None:
+        with contextlib.suppress(LoomError):
+            last = unit.journal(lines)
+    if not last:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            context.instance.log_file.open(errors="replace") as log,
+        ):
+            last = [line.rstrip("\n") for line in collections.deque(log, maxlen=lines)]
+    context.show(last, lambda: click.echo("".join(f"{line}\n" for line in last), nl=False))
+
+
+@daemon.command()
+@click.option("--unit", "name", metavar="NAME", help="Name of the units.  [default: loomd]")
+@pass_context
+def install(context: Context, name: str | None) -> None:
+    """Make it a service of yours: write its systemd units, enable them, listen for clients.
+
+    It then starts with the first `loomctl`, and when you log in; a crash is answered with a
+    restart. Again: the units are written anew.
+    """
+    context.instance.check()
+    present = systemd.installed(context.instance)
+    unit = systemd.Unit(name or (present.name if present is not None else "loomd"))
+    if not systemd.UNIT_NAME.fullmatch(unit.name):
+        raise LoomError("usage", f"{unit.name!r} is no name for a unit", "letters, digits, - and _")
+    if present is not None and present != unit:
+        raise LoomError(
+            "bad_state",
+            f"this instance is the unit {present.name}",
+            "first: loomctl daemon uninstall",
+        )
+    paths = systemd.install(context.instance, unit.name)
+    reached = systemd.manager()
+    alone = process.running(context.instance) and process.service(context.instance) is None
+    if not reached:
+        hint = (
+            "no user manager of systemd answers here; in a session of yours: "
+            f"systemctl --user daemon-reload && systemctl --user enable --now {unit.name}.socket "
+            f"&& systemctl --user enable {unit.name}.service"
+        )
+    else:
+        unit.enable()
+        hint = ""
+        if alone:
+            hint = "a daemon runs outside of systemd; it is moved by: loomctl daemon restart"
+        else:
+            unit.listen()
+    value = {
+        "unit": unit.name,
+        "files": [str(path) for path in paths],
+        "enabled": reached,
+        "listening": reached and not alone,
+        "hint": hint,
+    }
+
+    def human() -> None:
+        for path in paths:
+            click.echo(f"wrote {path}")
+        if reached:
+            click.echo(f"enabled {unit.name}.socket and {unit.name}.service")
+        if hint:
+            click.echo(hint)
+
+    context.show(value, human)
+
+
+@daemon.command()
+@pass_context
+def uninstall(context: Context) -> None:
+    """Stop the service in order, disable it and remove its units. The state stays."""
+    unit = systemd.installed(context.instance)
+    if unit is None:
+        context.show({"unit": None, "files": [], "hint": ""}, "no units of this instance")
+        return
+    reached = systemd.manager()
+    if reached:
+        unit.disable()
+    gone = systemd.remove(unit)
+    hint = ""
+    if reached:
+        systemd.systemctl("daemon-reload")
+    else:
+        hint = (
+            "no user manager of systemd answers here; in a session of yours: "
+            f"systemctl --user stop {unit.name}.socket {unit.name}.service && "
+            "systemctl --user daemon-reload"
+        )
+
+    def human() -> None:
+        for path in gone:
+            click.echo(f"removed {path}")
+        if hint:
+            click.echo(hint)
+
+    context.show({"unit": unit.name, "files": [str(path) for path in gone], "hint": hint}, human)
 
 
 def _not_yet(verb: str, hint: str) -> click.Command:
@@ -106,5 +212,3 @@ def _not_yet(verb: str, hint: str) -> click.Command:
 
 
 daemon.add_command(_not_yet("upgrade", "meanwhile: loomctl daemon restart"))
-daemon.add_command(_not_yet("install", "meanwhile: copy systemd/* to ~/.config/systemd/user/"))
-daemon.add_command(_not_yet("uninstall", "remove the units from ~/.config/systemd/user/"))

@@ -8,7 +8,7 @@
 `process`    the loop: two ROUTERs, the XPUB, the link to the root, timers; `main(birth)`
 `peers`      who is connected, and which mails each has on the wire
 `clients`    the operations of clients; `boards`: rows as CONTRACT shows them
-`publish`    what goes to subscribers
+`publish`    what goes to subscribers; `pulse`: what the root sees and hears of the hub
 
 A frame comes in at `process`, becomes a job for `writer`, which applies it by the rules of `mail`
 and commits; only then does `process` send what follows from it. Nothing becomes visible before it

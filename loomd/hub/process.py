@@ -30,6 +30,7 @@ from loomd.hub.clients import FROM_CLIENT, Clients
 from loomd.hub.mail import Batch, Result, Rules
 from loomd.hub.peers import HELD_S, Asks, Held, Peer, Peers
 from loomd.hub.publish import Publisher
+from loomd.hub.pulse import Pulse
 from loomd.hub.writer import RETRY_S, Dethroned, Job, Writer, finish
 from loomd.store.env import DiskFull, Store, StoreError
 from loomd.store.migrate import NewerSchema
@@ -161,13 +162,16 @@ class Hub:
         self._garbage_seen = (0, 0)
         self._next_tick = 0.0
         self._later: list[Callable[[], None]] = []
+        self._pulse = Pulse(self)
 
         runtime = self.places.runtime
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.client_token = self._token()
         self.actors = sockets.make_router(self.places.actors, queue=QUEUE)
         self.publisher = Publisher(sockets.make_xpub(self.places.events))
-        self.clients = Clients(self, sockets.make_router(self.places.clients, queue=QUEUE))
+        self.clients = Clients(
+            self, sockets.make_router(self.places.clients, queue=QUEUE, fd=birth.listen_fd)
+        )
         self.writer = Writer(store, rules)
         self.writer.start()
         with store.reading() as txn:
@@ -201,7 +205,9 @@ class Hub:
         poller.register(self.writer.fd, sockets.POLLIN)
         poller.register(link.fileno(), sockets.POLLIN)
         waiting = False
+        self._pulse.begin()
         while not self.stopping:
+            self._pulse.beat()
             if link.waiting is not waiting:
                 waiting = link.waiting
                 poller.modify(link.fileno(), sockets.POLLIN | (sockets.POLLOUT if waiting else 0))
@@ -217,11 +223,13 @@ class Hub:
             if self.clients.socket in ready:
                 self.clients.turn()
             self._due()
+        self._pulse.end()
 
     def _timeout(self) -> int:
+        longest = int(min(TICK_S, self._pulse.every_s) * 1000)
         if not self.heap:
-            return int(TICK_S * 1000)
-        return max(0, min(int(TICK_S * 1000), int((self.heap[0][0] - time.time()) * 1000) + 1))
+            return longest
+        return max(0, min(longest, int((self.heap[0][0] - time.time()) * 1000) + 1))
 
     def close(self) -> None:
         """After an orderly stop: everything queued is written and said."""
@@ -568,6 +576,7 @@ class Hub:
             self.submit(lambda batch: batch.settle(names), self.follow, "settle")
 
     def _tick(self) -> None:
+        self._pulse.tell()
         self._settle()
         for to, held in self.asks.expired(time.monotonic()):
             self.answered(

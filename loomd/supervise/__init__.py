@@ -13,7 +13,7 @@
 `link`      the socket between the root and one child, and what a new process is born with
 `slots`     one shared page of memory: what each child has in hand, and since when
 `kernel`    the system calls that Python lacks, and the steps that every child takes
-`notify`    tells systemd how the root is
+`notify`    tells systemd how the root is; `activation`: the socket that systemd passes
 `log`       one line per start, exit, restart and escalation; can never block
 `crash`     named instants at which the kill tests end a process
 

@@ -44,6 +44,7 @@ class HubLine:
             "signal": self._signal,
             "restart": self._restart,
             "child": self._child,
+            "status": self._status,
             "shutdown": self._shutdown,
         }
 
@@ -205,6 +206,10 @@ class HubLine:
             self._root.tell(t.DeleteChild(self._call(message), name))
         else:
             raise ValueError(f"call {wish!r}: start, terminate, restart or delete")
+
+    def _status(self, message: dict[str, Any]) -> None:
+        sessions, actors, blocked = (int(message[k]) for k in ("sessions", "actors", "blocked"))
+        self._root.notify.status(f"{sessions} sessions, {actors} actors, {blocked} blocked")
 
     def _shutdown(self, message: dict[str, Any]) -> None:
         self._root.shutdown("asked by the hub")

@@ -171,6 +171,7 @@ class ProcessBirth:
     args         JSON-able, from its spec, with the common args of every process of this instance
     keys_fd      -1, or (gateways) a memfd: the JSON object of the environment that loomd was
                  started with; read it with os.pread
+    listen_fd    -1, or (hub) the listening socket of the clients, passed by systemd
     boot         boot number of the root
     """
 
@@ -181,4 +182,5 @@ class ProcessBirth:
     slot: Slot
     args: dict[str, Any] = field(default_factory=dict)
     keys_fd: int = -1
+    listen_fd: int = -1
     boot: int = 0

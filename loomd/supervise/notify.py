@@ -1,4 +1,4 @@
-"""Tells systemd how the root is: READY, STATUS, STOPPING and WATCHDOG over `NOTIFY_SOCKET`.
+"""Tells systemd how the root is: READY, RELOADING, STATUS, STOPPING, WATCHDOG by `NOTIFY_SOCKET`.
 
 The variables are taken out of the environment, so that no child can speak for the daemon.
 """
@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import MutableMapping
+
+MORE_TIME_S = 30.0
+"""What a stop that makes progress asks for, each time."""
 
 
 class Notify:
-    """Silent where there is no systemd. `watchdog_s`: how often to feed it; 0 = never."""
+    """Silent where there is no systemd. `watchdog_s`: how often to feed it; 0 = never.
+
+    kept   the variables it was made from: for a root that executes itself, and only for that
+    """
 
     def __init__(self, env: MutableMapping[str, str] = os.environ) -> None:
-        path = env.pop("NOTIFY_SOCKET", "")
-        usec = env.pop("WATCHDOG_USEC", "")
-        pid = env.pop("WATCHDOG_PID", "")
+        names = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+        self.kept = {name: env.pop(name) for name in names if name in env}
+        path, usec, pid = (self.kept.get(name, "") for name in names)
         self._socket: socket.socket | None = None
         self.watchdog_s = 0.0
+        self._left = 0
+        self._said = ""
         if path.startswith(("/", "@")):
             self._address = "\0" + path[1:] if path.startswith("@") else path
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -36,13 +45,33 @@ class Notify:
             return
 
     def ready(self, status: str) -> None:
-        self.send("READY=1", f"STATUS={status}", f"MAINPID={os.getpid()}")
+        """Serves; also the end of `reloading`."""
+        self._said = self._said or status
+        self.send("READY=1", f"STATUS={self._said}", f"MAINPID={os.getpid()}")
+
+    def reloading(self) -> None:
+        """New code is being taken; `ready` comes when it is done or has been refused."""
+        self.send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def status(self, status: str) -> None:
-        self.send(f"STATUS={status}")
+        """One line for people, said when it changes."""
+        if status != self._said:
+            self._said = status
+            self.send(f"STATUS={status}")
 
-    def stopping(self) -> None:
-        self.send("STOPPING=1", "STATUS=stopping")
+    def stopping(self, left: int) -> None:
+        """An orderly stop of `left` processes begins."""
+        self._left = left
+        self.send("STOPPING=1", f"STATUS=stopping, {left} processes left")
+
+    def leaving(self, left: int) -> None:
+        """The stop goes on. One that makes progress is given time; one that does not is not."""
+        if left < self._left:
+            self._left = left
+            self.send(
+                f"EXTEND_TIMEOUT_USEC={int(MORE_TIME_S * 1e6)}",
+                f"STATUS=stopping, {left} processes left",
+            )
 
     def watchdog(self) -> None:
         self.send("WATCHDOG=1")

@@ -41,6 +41,8 @@ MAX_LOST_ORDERS = 3
 UNKNOWN_KILLS = 10
 """From this SIGKILL of unknown origin on with the same mail in hand, that mail is blamed."""
 ORPHAN_WAIT_S = 1.0
+LEAVING_S = 1.0
+"""Between two words to systemd about a stop that goes on."""
 INIT_FACTOR = 6
 """`init` may take this many heartbeats: it rebuilds what is never committed."""
 CHILD_QUEUE = 256
@@ -74,7 +76,8 @@ class Config:
     hub        id of the worker that may ask, and is told
     environment  what a service of the user's finds, beside its own `env`
     keys_fd    memfd with the environment of the start, -1 = none; lock_fds: held with `lock`
-    wake_fds   listening sockets of systemd's: a connection only wakes the daemon, and is closed
+    listen_fd  listening socket that systemd has passed, -1 = none; goes to each child with
+               `listener`, and outlives it here
     """
 
     tree: s.SupervisorSpec
@@ -86,7 +89,7 @@ class Config:
     environment: Mapping[str, str] = field(default_factory=dict)
     keys_fd: int = -1
     lock_fds: tuple[int, ...] = ()
-    wake_fds: tuple[int, ...] = ()
+    listen_fd: int = -1
     heartbeat_s: float = 5.0
     intensity: int = 10
     period_s: float = 5.0
@@ -157,7 +160,7 @@ class Root:
         self._acting = False
         self._announced = False
         self._stopping = False
-        self._notify = Notify()
+        self.notify = Notify()
         self._wakeup = (-1, -1)
 
     # --- the loop ------------------------------------------------------------------------------
@@ -168,10 +171,8 @@ class Root:
         self._catch_signals()
         try:
             self._every(min(1.0, self.config.heartbeat_s / 4), self._kill_hung)
-            if self._notify.watchdog_s:
-                self._every(self._notify.watchdog_s, self._feed_watchdog)
-            for fd in self.config.wake_fds:
-                self._accept_and_close(socket.socket(fileno=fd))
+            if self.notify.watchdog_s:
+                self._every(self.notify.watchdog_s, self._feed_watchdog)
             self.tell(t.Boot())
             while self.finish is None:
                 self._turn()
@@ -179,7 +180,7 @@ class Root:
         finally:
             self._release_signals()
             self._selector.close()
-            self._notify.close()
+            self.notify.close()
         level = "info" if self.finish.ok else "error"
         self.log.line(level, "ended", reason=self.finish.reason)
         return 0 if self.finish.ok else 1
@@ -219,7 +220,7 @@ class Root:
         if not self._announced and self.policy.root.state == "up":
             self._announced = True
             self.log.line("info", "ready", pid=self.pid, boot=self.config.boot)
-            self._notify.ready("running")
+            self.notify.ready("running")
 
     def _act(self, action: t.Action) -> None:
         match action:
@@ -295,17 +296,6 @@ class Root:
             signal.signal(number, _only_wake)
         self._selector.register(self._wakeup[0], selectors.EVENT_READ, self._on_wakeup)
 
-    def _accept_and_close(self, listener: socket.socket) -> None:
-        """Empties systemd's socket: a connection left in it would start us again at our end."""
-        listener.setblocking(False)
-
-        def empty(mask: int) -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    listener.accept()[0].close()
-
-        self._selector.register(listener, selectors.EVENT_READ, empty)
-
     def _release_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, signal.SIG_IGN if number != signal.SIGCHLD else signal.SIG_DFL)
@@ -329,7 +319,8 @@ class Root:
             self.tell(t.KillAll())
             return
         self._stopping = True
-        self._notify.stopping()
+        self.notify.stopping(len(self.processes))
+        self._every(LEAVING_S, lambda: self.notify.leaving(len(self.processes)))
         self.tell(t.Shutdown())
 
     # --- births --------------------------------------------------------------------------------
@@ -406,8 +397,11 @@ class Root:
                 fds.append(self.config.keys_fd)
             if start.lock:
                 fds.extend(self.config.lock_fds)
+            with_listener = start.listener and self.config.listen_fd >= 0
+            if with_listener:
+                fds.append(self.config.listen_fd)  # the last one
             try:
-                order = encode(self._order(process, with_keys), MAX_ORDER)
+                order = encode(self._order(process, with_keys, with_listener), MAX_ORDER)
             except TooLarge as error:
                 queue.popleft()
                 self._never_born(process, f"spec too large: {error}", s.CANNOT_START)
@@ -425,7 +419,7 @@ class Root:
             process.theirs = None
             crash_point("root.after_fork", process.name)
 
-    def _order(self, process: Process, with_keys: bool) -> dict[str, Any]:
+    def _order(self, process: Process, with_keys: bool, with_listener: bool) -> dict[str, Any]:
         start = process.spec.start
         return {
             "op": "fork",
@@ -438,6 +432,7 @@ class Root:
             "nice": start.nice,
             "keys": with_keys,
             "cold": start.cold,
+            "listener": with_listener,
             "boot": self.config.boot,
             "output": self._output(process.name),
         }
@@ -760,6 +755,7 @@ class Root:
             "incarnation": event.incarnation,
             "status": event.status,
             "signal": event.signal,
+            "pid": process.pid,
             "reason": event.reason,
             "blame": None,
         }
@@ -814,6 +810,7 @@ class Root:
             "info" if quiet or (action.final and self._stopping) else "warning",
             "exited",
             name=action.name,
+            pid=note["pid"] or None,
             incarnation=action.incarnation,
             status=note["status"],
             signal=note["signal"] or None,
@@ -905,8 +902,15 @@ class Root:
             self.kill(process, "hung")
 
     def _feed_watchdog(self) -> None:
-        """The loop turns. The hung are killed by ourselves; systemd need not hear of them."""
-        self._notify.watchdog()
+        """The loop turns. A hub or template that hangs is killed by ourselves; systemd is left to
+        end everything only when that has not helped."""
+        limit = int(self.config.heartbeat_s * 1e9) * (INIT_FACTOR + 1)
+        before = time.monotonic_ns() - limit
+        for process in self.processes.values():
+            vital = process.name == self.config.hub or process.spec.start.serves
+            if vital and 0 < self.slots.since_ns(process.slot) < before:
+                return
+        self.notify.watchdog()
 
     def _clear_away(self) -> None:
         """The tree is down: whatever still has us as its parent goes too."""

@@ -84,6 +84,7 @@ class Start:
     ready_s: float = READY_S
     keys: bool = False
     lock: bool = False
+    listener: bool = False  # it serves the socket that systemd has passed
 
 
 @dataclass(frozen=True)
@@ -308,6 +309,7 @@ def _start(spec: Mapping[str, Any]) -> Start:
         ready_s=_positive("ready_s", value.get("ready_s", READY_S)),
         keys=_flag("keys", value.get("keys", False)),
         lock=_flag("lock", value.get("lock", False)),
+        listener=_flag("listener", value.get("listener", False)),
     )
 
 

@@ -40,6 +40,8 @@ MAX_REPORT = 32 * 1024
 MAX_MIDDLES = 64
 MAX_BIRTHS = 8
 """Orders that share one middle process: the first child lives when the last is forked."""
+MAX_FDS = 8
+"""Descriptors that come with an order: link, keys, locks, listener."""
 
 try:
     from setproctitle import setproctitle
@@ -102,7 +104,7 @@ def _take_orders(sock: socket.socket) -> list[tuple[bytes, dict[str, Any], list[
     orders: list[tuple[bytes, dict[str, Any], list[int]]] = []
     while not orders or (len(orders) < MAX_BIRTHS and select.select([sock], [], [], 0)[0]):
         try:
-            data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
         except OSError:
             os._exit(NORMAL)
         if not data:
@@ -218,7 +220,7 @@ def _spare(
         if kernel.wait_for_parent(root, between) and kernel.die_with(root):
             kernel.close_all_but([sock.fileno()])
             prepare()
-            data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, 4, socket.MSG_CMSG_CLOEXEC)
+            data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
             order = decode(data)
             sock.close()
             if order is not None:  # None: the template is gone
@@ -249,6 +251,7 @@ def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:
         return COULD_NOT_START
     os.setsid()
     keys = fds[1] if order["keys"] else -1
+    listener = fds[-1] if order["listener"] else -1
     kernel.redirect_output(order["output"])
     if order["nice"]:
         kernel.be_nice(order["nice"])
@@ -265,6 +268,7 @@ def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:
         slot=slot,
         args=order["args"],
         keys_fd=keys,
+        listen_fd=listener,
         boot=order["boot"],
     )
     module, _, function = order["entry"].partition(":")

@@ -129,9 +129,12 @@ def _make(kind: int) -> Socket:
     return made
 
 
-def _bind(made: Socket, address: str) -> Socket:
-    # A predecessor that was killed leaves its file; the instance's lock says that it is dead.
-    path = address.removeprefix("ipc://") if address.startswith("ipc://") else ""
+def _bind(made: Socket, address: str, fd: int = -1) -> Socket:
+    # A predecessor that was killed leaves its file; the instance's lock says that it is dead. The
+    # file of a socket that was passed to us is not ours.
+    path = address.removeprefix("ipc://") if address.startswith("ipc://") and fd < 0 else ""
+    if fd >= 0:
+        made.setsockopt(zmq.USE_FD, fd)
     if path:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -156,14 +159,15 @@ def _connect(made: Socket, address: str, queue: int = 0) -> Socket:
     return made
 
 
-def make_router(address: str, *, queue: int = 0) -> Socket:
+def make_router(address: str, *, queue: int = 0, fd: int = -1) -> Socket:
     """A bound ROUTER. `queue`: messages kept per peer, to it before it counts as unreachable and
-    from it before it must wait; 0: any."""
+    from it before it must wait; 0: any. `fd`: a descriptor that listens at `address` already; it
+    is closed with the socket, its file is left alone."""
     made = _make(zmq.ROUTER)
     made.setsockopt(zmq.ROUTER_MANDATORY, 1)
     made.setsockopt(zmq.SNDHWM, queue)
     made.setsockopt(zmq.RCVHWM, queue)
-    return _bind(made, address)
+    return _bind(made, address, fd)
 
 
 def prepare() -> None:

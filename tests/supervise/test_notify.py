@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 
+import pytest
+
 from loomd.supervise.notify import Notify
 
 
@@ -23,11 +25,41 @@ def test_it_speaks_and_takes_the_variables_out(tmp_path):
         assert env == {} and notify.watchdog_s == 2.0
         notify.ready("running")
         notify.watchdog()
-        notify.stopping()
         assert systemd.recv(999).startswith(b"READY=1\nSTATUS=running\nMAINPID=")
         assert systemd.recv(999) == b"WATCHDOG=1"
-        assert systemd.recv(999).startswith(b"STOPPING=1")
+        notify.status("1 sessions")
+        notify.status("1 sessions")  # nothing new: not said
+        notify.reloading()
+        notify.ready("running")
+        assert systemd.recv(999) == b"STATUS=1 sessions"
+        assert systemd.recv(999).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
+        assert systemd.recv(999).startswith(b"READY=1\nSTATUS=1 sessions\n")
     notify.status("nobody listens")
+    notify.close()
+
+
+def test_a_stop_that_makes_progress_is_given_time(tmp_path):
+    path = str(tmp_path / "n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path)
+        systemd.setblocking(False)
+        notify = Notify({"NOTIFY_SOCKET": path})
+        notify.stopping(12)
+        notify.leaving(12)  # none has gone
+        assert systemd.recv(999) == b"STOPPING=1\nSTATUS=stopping, 12 processes left"
+        with pytest.raises(BlockingIOError):
+            systemd.recv(999)
+        notify.leaving(7)
+        said = systemd.recv(999)
+        assert said == b"EXTEND_TIMEOUT_USEC=30000000\nSTATUS=stopping, 7 processes left"
+        notify.close()
+
+
+def test_what_it_was_made_from_is_kept_for_a_root_that_executes_itself():
+    env = {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1", "PATH": "/bin"}
+    notify = Notify(env)
+    assert env == {"PATH": "/bin"}
+    assert notify.kept == {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1"}
     notify.close()
 
 

@@ -619,12 +619,17 @@ def test_systemd_is_told_and_children_cannot_speak_for_the_root(rooted):
         systemd.bind(str(rooted.base / "notify"))
         systemd.settimeout(BOUND_S)
         env = {"NOTIFY_SOCKET": str(rooted.base / "notify"), "WATCHDOG_USEC": "100000"}
-        rooted.start(TEMPLATE, rooted.toy("a", "keys", keys=True), env=env, keys={})
+        rooted.start(
+            TEMPLATE, rooted.hub_spec(), rooted.toy("a", "keys", keys=True), env=env, keys={}
+        )
         said: list[str] = []  # the dog may be fed any number of times before all is ready
         while not (any(t.startswith("READY=1") for t in said) and "WATCHDOG=1" in said):
             said.append(systemd.recv(4096).decode())
         eventually(lambda: rooted.read("environ"), what="environ")
         assert "NOTIFY_SOCKET" not in rooted.read("environ")
+        rooted.tell(op="status", sessions=2, actors=9, blocked=1)
+        while systemd.recv(4096) != b"STATUS=2 sessions, 9 actors, 1 blocked":
+            pass
         rooted.process.send_signal(signal.SIGTERM)
         while not systemd.recv(4096).decode().startswith("STOPPING=1"):
             pass
