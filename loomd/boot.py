@@ -181,7 +181,17 @@ def is_allowed(variable: str) -> bool:
     return variable in ALLOWED or variable.startswith(ALLOWED_PREFIXES)
 
 
-NOT_FOR_SERVICES = frozenset({"LOOM_KEYS_FD", "INVOCATION_ID", "JOURNAL_STREAM", "PWD"})
+NOT_FOR_SERVICES = frozenset(
+    {
+        "LOOM_KEYS_FD",
+        "INVOCATION_ID",
+        "JOURNAL_STREAM",
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "PWD",
+    }
+)
 """They tell of the daemon itself."""
 
 
