@@ -134,6 +134,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             text = f"keeps entries {data.get('first')}-{data.get('last')} of {log}"
         case "shared":
             style, text = "blue", short(data.get("text", ""))
+        case "role_broken":
+            style, text = "red", f"role {data.get('role')} left out: {data.get('error', '')}"
         case "reply":
             style, text = "yellow", short(data.get("text", ""), 400)
         case "daemon_restarted":

@@ -106,12 +106,14 @@ class Agent:
 
 
 class AgentBehaviour:
-    """`roles`: by name; an agent whose role is not among them gets a plain one."""
+    """`roles`: by name; an agent whose role is not among them gets a plain one. `broken`: role ->
+    why what the user wrote of it is not in force; its agents and the lead say so once."""
 
     version = 1
 
-    def __init__(self, roles: Mapping[str, Role]) -> None:
+    def __init__(self, roles: Mapping[str, Role], broken: Mapping[str, str] | None = None) -> None:
         self._roles = roles
+        self._broken = broken or {}
 
     def init(self, birth: act.Birth) -> Agent:
         spec = birth.spec
@@ -128,6 +130,8 @@ class AgentBehaviour:
     def step(self, state: Agent, input: act.Input, now: float) -> tuple[Agent, list[act.Change]]:
         turn = _Step(state, now)
         turn.take(input)
+        if isinstance(input, act.Init):
+            turn.warn(self._broken)
         turn.show()
         return state, turn.out
 
@@ -181,6 +185,13 @@ class _Step:
                 self._mailed(input.body, input.sender)
             case _:
                 assert_never(input)
+
+    def warn(self, broken: Mapping[str, str]) -> None:
+        """People must not believe that a role is in force which is not."""
+        mine = self.agent.spec.role
+        for role, error in sorted(broken.items()):
+            if mine in (role, "lead"):
+                self._emit("role_broken", {"role": role, "error": cut(error, EVENT_TEXT)})
 
     def _mailed(self, body: Body, sender: str) -> None:
         match body:

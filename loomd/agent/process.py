@@ -18,29 +18,31 @@ if TYPE_CHECKING:
 PACKAGE_ROLES = Path(__file__).parent / "roles"
 
 
-def read_roles(folder: Path) -> dict[str, Role]:
-    """The roles in `folder` by name; {} if there is none. A bad file is logged and left out, so
-    that a slip in a custom role does not stop the agents of other roles."""
-    roles = {}
+def read_roles(folder: Path) -> tuple[dict[str, Role], dict[str, str]]:
+    """The roles in `folder` by name, and the files that hold none: {name of the file: why}. These
+    are left out, so that a slip in a custom role does not stop the agents of other roles."""
+    roles, broken = {}, {}
     for path in sorted(folder.glob("*.md")):
         try:
             role = parse_role(path.read_text(encoding="utf-8"), path.stem, str(path))
         except (LoomError, OSError, UnicodeDecodeError) as error:
-            structlog.get_logger().error("role left out", path=str(path), error=str(error))
+            said = error.message if isinstance(error, LoomError) else f"{path}: {error}"
+            structlog.get_logger().error("role left out", path=str(path), error=said)
+            broken[path.stem] = said
             continue
         roles[role.name] = role
-    return roles
+    return roles, broken
 
 
 @cache
 def package_roles() -> dict[str, Role]:
     """The roles that ship with loomd."""
-    return read_roles(PACKAGE_ROLES)
+    return read_roles(PACKAGE_ROLES)[0]
 
 
 def main(birth: ProcessBirth) -> None:
     """Entry point. The user's roles stand in `roles/` beside the config file and win."""
     from loomd.actor.host import run
 
-    custom = read_roles(Path(birth.args["config"]).parent / "roles")
-    run(birth, AgentBehaviour({**package_roles(), **custom}), None)
+    custom, broken = read_roles(Path(birth.args["config"]).parent / "roles")
+    run(birth, AgentBehaviour({**package_roles(), **custom}, broken), None)

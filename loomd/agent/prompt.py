@@ -23,10 +23,11 @@ import msgspec
 from loomd.wire.bodies import ReviewRequest
 from loomd.wire.errors import LoomError
 
+ROLE_LIMIT: Final = 48_000
 RULES_LIMIT: Final = 48_000
 TASK_LIMIT: Final = 8_000
 DIFF_LIMIT: Final = 200_000
-"""Bytes. What is cut says so; the whole lies in the log or in the repo."""
+"""Bytes. A longer role is refused; what is cut says so, and lies whole in the log or the repo."""
 
 _KEYS: Final = {"name", "description", "tools", "model", "temperature"}
 
@@ -53,6 +54,13 @@ def parse_role(text: str, name: str, source: str = "") -> Role:
     Raises LoomError `config` naming `source` and the key that is wrong.
     """
     where = source or f"role {name}"
+    if len(text.encode()) > ROLE_LIMIT:
+        size = len(text.encode())
+        raise LoomError(
+            "config",
+            f"{where}: {size} bytes are too many for a role",
+            f"at most {ROLE_LIMIT}: every model request carries it",
+        )
     head: dict[str, Any] = {}
     body = text
     lines = text.split("\n")

@@ -57,8 +57,11 @@ def test_a_bad_file_leaves_out_only_its_own_role(tmp_path, capsys):
     (tmp_path / "good.md").write_text("Fine.")
     (tmp_path / "bad.md").write_text("+++\nx")
     (tmp_path / "binary.md").write_bytes(b"\xff\xfe\x00")
-    assert set(read_roles(tmp_path)) == {"good"}
-    assert read_roles(tmp_path / "none") == {}
+    (tmp_path / "huge.md").write_text("x" * 50_000)
+    roles, broken = read_roles(tmp_path)
+    assert set(roles) == {"good"} and set(broken) == {"bad", "binary", "huge"}
+    assert "no end" in broken["bad"] and "50000 bytes" in broken["huge"]
+    assert read_roles(tmp_path / "none") == ({}, {})
 
 
 def test_an_unknown_role_gets_a_plain_prompt():

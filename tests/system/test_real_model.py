@@ -91,6 +91,34 @@ def test_a_session_with_a_model_edits_is_reviewed_and_is_accounted_for(
     assert usage["cost_usd"] > 0
 
 
+def test_a_role_of_the_user_is_in_force_and_a_broken_one_is_said(
+    server: OpenAIServer, made: Made
+) -> None:
+    def poetry(request: dict[str, Any]) -> Answer:
+        if "the poet" in said(request, "system")[0]:
+            return Answer(text="roses are red")
+        if results := said(request, "tool"):
+            return Answer(text=f"the poet says: {results[-1]}")
+        return Answer(calls=[("spawn", {"role": "poet", "task": "a poem"})])
+
+    server.brain = poetry
+    daemon, job = made()
+    roles = daemon.instance.config.parent / "roles"
+    roles.mkdir()
+    front = 'tools = ["read"]\nmodel = "openai/gpt-5"\n'
+    (roles / "poet.md").write_text(f"+++\n{front}+++\nWrite verse only.\n")
+    (roles / "lead.md").write_text("+++\ntols = 1\n+++\nBe brief.\n")
+    job.open("a poem, please")
+    job.follow()
+    assert job.row()["answer"] == "the poet says: roses are red", job.story()
+    [asked] = [one for one in server.requests if "the poet" in said(one, "system")[0]]
+    assert "Write verse only." in said(asked, "system")[0] and asked["model"] == "gpt-5"
+    assert [tool["function"]["name"] for tool in asked["tools"]] == ["read"]
+    [broken] = [event["data"] for event in job.events if event["type"] == "role_broken"]
+    assert broken["role"] == "lead" and "tols" in broken["error"]
+    assert "Be brief" not in said(server.requests[0], "system")[0]
+
+
 def test_a_provider_key_is_in_no_environment(server: OpenAIServer, made: Made) -> None:
     stalled = Answer(text="hello there", stall_after=1)
     server.say(stalled)
