@@ -307,6 +307,8 @@ class _Step:
             case "pause":
                 s.paused = True
             case "resume":
+                if s.paused and s.wall:
+                    self._arm()
                 s.paused = False
                 if s.phase == "held":
                     self._think()

@@ -8,7 +8,7 @@ from loomd.gateway.offline.coder import coder
 from loomd.gateway.offline.lead import HINT, lead
 from loomd.gateway.offline.researcher import researcher
 from loomd.gateway.offline.reviewer import review
-from loomd.gateway.offline.talk import follow, read_talk
+from loomd.gateway.offline.talk import Step, follow, read_talk
 from loomd.gateway.offline.tester import tester
 from loomd.gateway.types import Resolved
 from loomd.wire.bodies import Failed, FinalAnswer, Outcome
@@ -26,17 +26,36 @@ def complete(request: Resolved) -> Outcome:
     talk = read_talk(request)
     if request.purpose == "review":
         return review(request, talk)
+    step: Step
     match request.role:
         case "lead":
-            return follow(partial(lead, talk), talk, request.request)
+            step = partial(lead, talk)
         case "researcher":
-            return follow(researcher, talk, request.request)
+            step = researcher
         case "coder":
-            return follow(partial(coder, talk), talk, request.request)
+            step = partial(coder, talk)
         case "tester":
-            return follow(partial(tester, talk), talk, request.request)
+            step = partial(tester, talk)
         case "reviewer":
             return review(request, talk)
+        case _:
+            return _no_rules(request)
+    return _after(talk.answered, follow(step, talk, request.request))
+
+
+def _after(answered: str, outcome: Outcome) -> Outcome:
+    """The task was answered already, and something was said meanwhile: what is no job does not
+    unmake that answer, and the answer to what is one comes after it."""
+    if not answered:
+        return outcome
+    if isinstance(outcome, Failed) and outcome.kind in ("unknown_goal", "unknown_task"):
+        return FinalAnswer(text=answered)
+    if isinstance(outcome, FinalAnswer):
+        return FinalAnswer(text=f"{answered}\n\n{outcome.text}")
+    return outcome
+
+
+def _no_rules(request: Resolved) -> Failed:
     return Failed(
         kind="unknown_goal",
         detail=f"offline/rules has no rules for the role {request.role!r}: it can be lead, "

@@ -58,7 +58,8 @@ class Talk:
     """The part of the conversation that belongs to the task in hand.
 
     `said`: what people and the team said in it, in order. `turns`: the assistant's turns with the
-    results of their calls, `heard`: how many of `said` stood before each.
+    results of their calls, `heard`: how many of `said` stood before each. `answered`: the answer to
+    the task in hand, if something was said while it was on its way, so that the talk goes on.
     """
 
     said: list[Entry] = field(default_factory=list)
@@ -68,6 +69,7 @@ class Talk:
     parameters: dict[str, frozenset[str]] = field(default_factory=dict)
     team_size: int = 1
     task: str = ""
+    answered: str = ""
 
     def has(self, tool: str) -> bool:
         return tool in self.tools
@@ -77,7 +79,7 @@ class Talk:
 
 
 def read_talk(resolved: Resolved) -> Talk:
-    entries = _current(resolved)
+    entries, answered = _current(resolved)
     results = {e.call: e for e in entries if e.role == "tool"}
     pinned = "\n".join(resolved.pinned)
     size = re.search(r"^Team size: (\d+)", pinned, re.MULTILINE)
@@ -88,6 +90,7 @@ def read_talk(resolved: Resolved) -> Talk:
         },
         team_size=int(size.group(1)) if size else 1,
         task=_pinned_task(resolved),
+        answered=answered,
     )
     for entry in entries:
         if entry.role == "user" and (resolved.role != "lead" or not _peer(entry, talk.task)):
@@ -120,18 +123,21 @@ def _pinned_task(resolved: Resolved) -> str:
     return ""
 
 
-def _current(resolved: Resolved) -> Sequence[Entry]:
+def _current(resolved: Resolved) -> tuple[Sequence[Entry], str]:
     """The entries since the last answer, or since the task in hand was given (after a failure
-    nothing in the log says that the earlier task has ended)."""
+    nothing in the log says that the earlier task has ended); and the answer to that task, if there
+    is one."""
     entries = resolved.entries
-    start = 0
+    start, answered = 0, ""
     task = _pinned_task(resolved)[:TASK_START]
     for i, entry in enumerate(entries):
         if entry.role == "assistant" and not entry.calls:
             start = i + 1
+            answered = entry.text if task else ""
         elif task and entry.role == "user" and entry.text[: len(task)] == task:
             start = max(start, i)
-    return entries[start:]
+            answered = ""
+    return entries[start:], answered
 
 
 # --- memory ------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ class Team:
     kill: int = 0  # spawned coders that fail
     interrupt: str = ""  # said to the lead after its first turn
     interrupter: str = "user"
+    late: dict[str, str] = field(default_factory=dict)  # said to a role as its answer is on its way
     task_sender: str = "s-1/team"
     calls: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     names: dict[str, int] = field(default_factory=dict)
@@ -76,6 +77,9 @@ class Team:
                 return outcome
             if isinstance(outcome, FinalAnswer):
                 agent.entries.append(Entry(role="assistant", text=outcome.text))
+                if said := self.late.pop(agent.role, ""):
+                    agent.entries.append(Entry(role="user", text=said, sender="user"))
+                    continue
                 return outcome
             self.turn(agent, outcome)
         raise AssertionError(f"{agent.name} does not come to an end")

@@ -75,6 +75,24 @@ def test_a_shut_file_that_is_no_python_is_not_in_the_way():
     assert team.files == DONE
 
 
+@pytest.mark.parametrize("role", ["lead", "researcher", "coder"])
+def test_what_is_said_while_an_answer_is_on_its_way_does_not_unmake_it(role):
+    team = Team(dict(REPO), late={role: "please be careful"})
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, FinalAnswer), outcome
+    assert outcome.text.startswith("Renamed `parse_cfg`") and team.files == DONE
+    assert not team.late
+
+
+def test_a_goal_said_while_the_answer_is_on_its_way_is_answered_too():
+    team = Team(dict(REPO), late={"lead": "outline other.py"})
+    outcome = team.run("rename parse_cfg to parse_config")
+    assert isinstance(outcome, FinalAnswer)
+    assert outcome.text.startswith("Renamed `parse_cfg`") and "unrelated" in outcome.text
+    again = team.run("thanks")  # a task of its own, with no answer
+    assert isinstance(again, Failed) and again.kind == "unknown_goal"
+
+
 def test_coders_work_side_by_side_and_claim_first():
     team = Team(dict(REPO))
     team.run("rename parse_cfg to parse_config")
