@@ -102,9 +102,9 @@ def sessions(context: Context) -> None:
     """All sessions, newest last."""
     with context.client() as client:
         rows = client.request("sessions")
-    context.rows(
-        rows, ("session", "state", "goal", "agents", "cost_usd", "created", "repo"), "no sessions"
-    )
+    waits = ("waiting_for",) if any(row.get("waiting_for") for row in rows) else ()
+    columns = ("session", "state", *waits, "goal", "agents", "cost_usd", "created", "repo")
+    context.rows(rows, columns, "no sessions")
 
 
 @click.command()
@@ -116,9 +116,19 @@ def show(context: Context, session: str) -> None:
         row = client.request("session", session=session)
 
     def human() -> None:
-        for key in ("session", "state", "kind", "goal", "repo", "model", "answer", "hint"):
+        for key in (
+            "session",
+            "state",
+            "waiting_for",
+            "kind",
+            "goal",
+            "repo",
+            "model",
+            "answer",
+            "hint",
+        ):
             if row.get(key):
-                context.out.print(f"{key:<8} ", end="", style="bold")
+                context.out.print(f"{render.HEADS.get(key, key):<9} ", end="", style="bold")
                 value = render.plain(row[key])
                 context.out.print(render.coloured(value) if key == "state" else value)
         for name, columns in (

@@ -327,12 +327,14 @@ class Clients:
             sums = boards.usage(boards.ledger(txn), "session")
             asking = {row["session"] for row in boards.open_questions(txn, "")}
         costs = {line["key"]: line["cost_usd"] for line in sums}
-        rows = sorted(self._sessions(), key=lambda row: row.created)
+        rows = sorted(self._sessions(), key=lambda row: row.created)[-500:]
+        waits = {row.session: self._waits_for(row, row.session in asking) for row in rows}
         return [
             {
                 "session": row.session,
                 "repo": row.repo,
-                "state": "waiting" if self._waits(row, asking) else row.state,
+                "state": "waiting" if waits[row.session] else row.state,
+                "waiting_for": waits[row.session],
                 "kind": row.kind,
                 "goal": row.goal[:500],
                 "created": row.created,
@@ -340,7 +342,7 @@ class Clients:
                 "agents": len(self._agents(row.session)),
                 "cost_usd": costs.get(row.session, 0.0),
             }
-            for row in rows[-500:]
+            for row in rows
         ]
 
     def session(self, session: str) -> dict[str, Any]:
@@ -353,16 +355,21 @@ class Clients:
         shown["usage"] = (
             used[0] if used else boards.usage([{"session": session}], "session")[0] | {"calls": 0}
         )
-        if self._waits(row, {session} if shown["questions"] else set()):
+        shown["waiting_for"] = self._waits_for(row, bool(shown["questions"]))
+        if shown["waiting_for"]:
             shown["state"] = "waiting"
         shown["agents"] = [self._process(name) for name in self._agents(session)]
         shown["hint"] = str(row.data.get("hint", ""))
         return shown
 
-    @staticmethod
-    def _waits(row: SessionRow, asking: set[str]) -> bool:
-        """A session that asks a person something waits, whatever else goes on in it."""
-        return row.state == "running" and row.session in asking
+    def _waits_for(self, row: SessionRow, asking: bool) -> str:
+        """What a live session cannot go on without: `disk_full`, `answer` (of a person, whatever
+        else goes on in it), or "". That the disk is full cannot be in its row."""
+        if row.state not in ("starting", "running", "waiting"):
+            return ""
+        if any(session_of(name) in (row.session, "") for name in self.hub.no_room):
+            return "disk_full"
+        return "answer" if row.state == "waiting" or (asking and row.state == "running") else ""
 
     def board(self, session: str, table: str) -> list[dict[str, Any]]:
         row = self._session(session)

@@ -689,6 +689,8 @@ class Hub:
         child = self.children.get(name)
         if child is not None and child.incarnation <= incarnation:
             del self.children[name]
+        if name not in self.children:
+            self.no_room.discard(name)  # its successor will say so itself
         self.peers.drop(name, up_to=incarnation)
         self._check_readers = True
         reason = mail.exit_reason(note)

@@ -532,9 +532,15 @@ def test_a_full_disk_makes_commits_wait_and_reads_go_on(instance: TestInstance) 
                 assert (retry.step, retry.reason) == (1, "disk_full")
             assert client.request("fetch_state", name="s-t/a")["step"] == 0
             assert client.request("status")["counters"]["disk_full"]
+            shown = client.request("session", session="s-t")
+            assert (shown["state"], shown["waiting_for"]) == ("waiting", "disk_full")
+            [listed] = client.request("sessions")
+            assert (listed["state"], listed["waiting_for"]) == ("waiting", "disk_full")
             a.commit(events=(m.EventOut(type="small"),))
             page = client.request("events", session="s-t")
             assert page["events"][-1]["type"] == "small"
+            [listed] = client.request("sessions")
+            assert (listed["state"], listed["waiting_for"]) == ("running", "")
 
 
 # --- sessions ------------------------------------------------------------------------------------
