@@ -31,7 +31,8 @@ something to wait for.
 from __future__ import annotations
 
 import zlib
-from collections import deque
+from bisect import bisect_left
+from operator import attrgetter
 from typing import assert_never
 
 from loomd.supervise import spec as s
@@ -81,7 +82,7 @@ class Policy:
         self._now = 0.0
         self._out: list[t.Action] = []
         self._gone: list[tuple[str, int]] = []
-        self._dirty: deque[Supervisor] = deque()
+        self._dirty: dict[Supervisor, dict[str, Child] | None] = {}
         self._parked: list[t.Ensure] = []
         self._asked_to_end = False
 
@@ -153,27 +154,40 @@ class Policy:
 
     def _settle(self) -> None:
         while self._dirty:
-            self._advance(self._dirty.popleft())
+            sup = next(iter(self._dirty))
+            self._advance(sup, self._dirty.pop(sup))
 
-    def _touch(self, sup: Supervisor | None) -> None:
-        if sup is not None and sup not in self._dirty:
-            self._dirty.append(sup)
+    def _touch(self, sup: Supervisor | None, child: Child | None = None) -> None:
+        """Something below `sup` has changed: that `child`, or who knows what."""
+        if sup is None:
+            return
+        if child is None:
+            self._dirty[sup] = None
+            return
+        touched = self._dirty.setdefault(sup, {})
+        if touched is not None:
+            touched[child.id] = child
 
-    def _advance(self, sup: Supervisor) -> None:
+    def _advance(self, sup: Supervisor, touched: dict[str, Child] | None) -> None:
         """The one rule: first the stops, last child first; then the starts, first child first.
 
-        A dynamic group, and a one_for_one group once it is up, does both side by side.
+        A dynamic group, and a one_for_one group once it is up, does both side by side: there it is
+        enough to look at what was touched, so that a child of many costs what one of few does.
         """
         if sup.state in ("down", "waiting"):
             return
         free = sup.spec.dynamic or (sup.spec.strategy == "one_for_one" and sup.state == "up")
-        for child in reversed(list(sup.children.values())):
-            if child.stop and child.state in ("down", "waiting"):
+        children = list(sup.children.values())
+        if free and touched is not None:
+            children = [child for id, child in touched.items() if sup.children.get(id) is child]
+        stops = [child for child in reversed(children) if child.stop]
+        for child in stops:
+            if child.state in ("down", "waiting"):
                 self._cancel(("retry", child.id))
                 self._stopped(child)
-        if not free and any(child.state == "stopping" for child in sup.children.values()):
+        if not free and "stopping" in map(attrgetter("state"), children):
             return  # its end brings us back here
-        for child in reversed(list(sup.children.values())):
+        for child in stops:
             if child.stop and child.state in ("starting", "up"):
                 self._begin_stop(child)
                 if not free:
@@ -182,7 +196,7 @@ class Policy:
             if all(child.state == "down" for child in sup.children.values()):
                 self._supervisor_down(sup)
             return
-        for child in list(sup.children.values()):
+        for child in children:
             if not child.want or child.stop or child.state == "up":
                 continue
             if child.state == "down":
@@ -274,7 +288,7 @@ class Policy:
         child.failures = 0
         child.started_at = self._now
         self._answer(child, ("start", "restart", "bounce"), "")
-        self._touch(child.parent)
+        self._touch(child.parent, child)
 
     def _exited(self, event: t.Exited) -> None:
         child = self._worker(event.name, event.incarnation)
@@ -288,7 +302,7 @@ class Policy:
         status = event.status
         reason = event.reason or (f"signal {event.signal}" if event.signal else f"status {status}")
         child.reason = reason
-        self._touch(child.parent)
+        self._touch(child.parent, child)
         if child.stop:
             if not self._as_told(child, status, event.signal):
                 self._report(child, "shutdown_error", reason)
@@ -345,7 +359,7 @@ class Policy:
         child.stop = False
         child.state = "down"
         self._answer(child, ("terminate",), "")
-        self._touch(child.parent)
+        self._touch(child.parent, child)
         if child.want:
             child.forget = False
             return
@@ -369,9 +383,12 @@ class Policy:
         if not child.spec.significant:
             return
         rule = sup.spec.auto_shutdown
-        # One that is down in a round comes back; one that is being terminated does not.
-        others = any(c.spec.significant and c.want for c in sup.children.values())
-        if rule == "any_significant" or (rule == "all_significant" and not others):
+        if rule == "all_significant":
+            # One that is down in a round comes back; one that is being terminated does not.
+            last = not any(other.spec.significant and other.want for other in sup.children.values())
+        else:
+            last = rule == "any_significant"
+        if last:
             self._shut_itself(sup, f"significant child {child.id} has ended")
 
     def _ignored(self, child: Worker) -> None:
@@ -429,7 +446,7 @@ class Policy:
         sup = child.parent
         assert sup is not None
         self._report(child, "start_error", reason)
-        self._touch(sup)
+        self._touch(sup, child)
         kinds = {waiter.kind for waiter in child.waiters}
         if kinds & {"start", "restart"}:
             child.want = False
@@ -460,7 +477,7 @@ class Policy:
     def _attempt(self, sup: Supervisor) -> bool:
         """Counts a restart attempt; False if that is one too many. Whole seconds, as OTP."""
         now = int(self._now)
-        sup.attempts = [at for at in sup.attempts if at >= now - sup.spec.period_s]
+        del sup.attempts[: bisect_left(sup.attempts, now - sup.spec.period_s)]
         sup.attempts.append(now)
         return len(sup.attempts) <= sup.spec.intensity
 
@@ -501,11 +518,12 @@ class Policy:
             self._remove(child)
         parent = sup.parent
         if parent is None:
+            sup.stop = sup.want = False
             self.finished = True
             asked = self._asked_to_end and not (sup.failed or sup.why)
             self._out.append(t.Finish(asked, sup.failed or sup.why or "shutdown", sup.fatal))
             return
-        self._touch(parent)
+        self._touch(parent, sup)
         if sup.stop:
             if sup.overdue:
                 self._report(sup, "shutdown_error", "stop time-out")
@@ -529,7 +547,7 @@ class Policy:
         if kind == "retry":
             if node.state == "waiting":
                 node.state = "down"
-                self._touch(node.parent)
+                self._touch(node.parent, node)
         elif kind == "start" and isinstance(node, Worker) and node.state == "starting":
             node.timed_out = True
             self._out.append(t.KillProcess(node.id, node.incarnation, "start time-out"))
@@ -563,15 +581,16 @@ class Policy:
             elif node.state == "down":
                 node.spec = event.spec
                 node.want = True
-                self._touch(node.parent)
+                self._touch(node.parent, node)
             elif node.state == "up" and event.after and node.incarnation <= event.after:
                 node.again = True
             return True
         sup = self._home(event.session, event.group)
         if sup is None:
             return False
-        self._add(sup, event.spec).want = True
-        self._touch(sup)
+        child = self._add(sup, event.spec)
+        child.want = True
+        self._touch(sup, child)
         return True
 
     def _home(self, session: str, group: str) -> Supervisor | None:
@@ -641,7 +660,7 @@ class Policy:
         node.forget = True
         if isinstance(node, Worker):
             node.again = False
-        self._touch(node.parent)
+        self._touch(node.parent, node)
 
     # --- OTP's calls ----------------------------------------------------------------------------
 
@@ -668,7 +687,7 @@ class Policy:
         child.want = True
         self.held.discard(child.id)
         child.waiters.append(t.Waiter(event.call, "start"))
-        self._touch(sup)
+        self._touch(sup, child)
 
     def _terminate_child(self, event: t.TerminateChild) -> None:
         child = self._child(event.call, event.name)
@@ -681,7 +700,7 @@ class Policy:
         if not (child.parent is not None and child.parent.spec.dynamic):
             self.held.add(child.id)
         child.waiters.append(t.Waiter(event.call, "terminate"))
-        self._touch(child.parent)
+        self._touch(child.parent, child)
 
     def _restart_child(self, event: t.RestartChild) -> None:
         child = self._child(event.call, event.name)
@@ -694,7 +713,7 @@ class Policy:
         child.want = True
         self.held.discard(child.id)
         child.waiters.append(t.Waiter(event.call, "restart"))
-        self._touch(child.parent)
+        self._touch(child.parent, child)
 
     def _delete_child(self, event: t.DeleteChild) -> None:
         child = self._child(event.call, event.name)
@@ -721,12 +740,13 @@ class Policy:
         child.stop = child.state != "down"
         child.restarts += child.stop
         child.waiters.append(t.Waiter(event.call, "bounce"))
-        self._touch(child.parent)
+        self._touch(child.parent, child)
 
     def _child(self, call: int, name: str) -> Child | None:
         child = self.nodes.get(name)
         if child is None or child.parent is None:
-            self._out.append(t.Reply(call, "not_found", name))
+            there = self.root.state != "down"
+            self._out.append(t.Reply(call, "not_found" if there else "noproc", name))
             return None
         if self._is_closing(child.parent):
             self._out.append(t.Reply(call, "noproc", name))

@@ -37,8 +37,11 @@ class Stage:
     answers  call -> error; each call is answered once at most
     """
 
-    def __init__(self, tree: dict[str, Any], boot: bool = True, **config: Any) -> None:
+    def __init__(
+        self, tree: dict[str, Any], boot: bool = True, check: bool = True, **config: Any
+    ) -> None:
         self.policy = p.Policy(s.parse_supervisor(tree), **config)
+        self.check = check
         self.now = 1000.0
         self.live: dict[str, int] = {}
         self.log: list[str] = []
@@ -60,7 +63,8 @@ class Stage:
             for action in self.policy.handle(events.pop(0), self.now):
                 made.append(action)
                 events.extend(self._play(action))
-            self.policy.validate()
+            if self.check:
+                self.policy.validate()
         self.out.extend(made)
         return made
 
