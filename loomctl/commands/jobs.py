@@ -95,9 +95,13 @@ def follow(
     session: str,
     on_event: Callable[[dict[str, Any]], None],
     deadline: float | None = None,
+    on_wait: Callable[[str], None] = lambda what: None,
 ) -> bool:
-    """Feeds every event to `on_event` until the session has ended; False at the deadline."""
-    after = 0
+    """Feeds every event to `on_event` until the session has ended; False at the deadline.
+
+    `on_wait` gets what the session waits for when that changes: a full disk has no event.
+    """
+    after, waits = 0, ""
     while True:
         step = time.monotonic() + SETTLE_S
         until = step if deadline is None else min(step, deadline)
@@ -106,10 +110,14 @@ def follow(
             on_event(event)
             if event["type"] == "session_ended":
                 return True
-        if client.request("session", session=session)["state"] in ENDED:
+        row = client.request("session", session=session)
+        if row["state"] in ENDED:
             for event in client.events(session, after):
                 on_event(event)
             return True
+        if row.get("waiting_for", "") != waits:
+            waits = row.get("waiting_for", "")
+            on_wait(waits)
         if deadline is not None and time.monotonic() >= deadline:
             return False
 
@@ -209,10 +217,13 @@ def run(
             if not yes:
                 ask_person(context, client, event)
 
+        def on_wait(what: str) -> None:
+            if what == "disk_full":
+                context.err.print(f"waiting for room on the disk of {context.instance.state}")
+
+        deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            ended = follow(
-                client, session, on_event, None if timeout is None else time.monotonic() + timeout
-            )
+            ended = follow(client, session, on_event, deadline, on_wait)
         except KeyboardInterrupt:
             client.request("control", session=session, op="stop")
             settle(client, session, 5.0)
@@ -220,8 +231,13 @@ def run(
                 "interrupted", f"session {session} was stopped", f"see: loomctl show {session}"
             ) from None
         if not ended:
-            client.request("control", session=session, op="stop")
-            settle(client, session, 5.0)
+            try:
+                client.request("control", session=session, op="stop")
+                settle(client, session, 5.0)
+            except LoomError as error:
+                if error.code != "disk_full":
+                    raise
+                context.err.print(f"{session} could not be stopped: {error.message}", style="red")
         result = report(client, session, started)
         if not ended:
             result["kind"] = "timeout"

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from loomctl.client import Client
+from loomctl.commands import jobs
 from loomd.wire import codec, sockets, topics
 from loomd.wire.errors import LoomError
 from loomd.wire.messages import (
@@ -156,6 +157,24 @@ def test_following_reads_the_log_then_goes_on_live_and_mends_gaps(instance):
         hub.to_publish.extend([event(2), event(5)])
         assert [next(stream)["seq"] for _ in range(3)] == [3, 4, 5]
         stream.close()
+
+
+def test_what_a_followed_session_waits_for_is_told_once(instance, monkeypatch):
+    monkeypatch.setattr(jobs, "SETTLE_S", 0.01)
+    waits = iter(["", "disk_full", "disk_full", ""])
+
+    def session(args):
+        waiting = next(waits, None)
+        return {"state": "done" if waiting is None else "running", "waiting_for": waiting or ""}
+
+    told = []
+    nothing = {"events": [], "last": 0, "more": False}
+    with (
+        ScriptedHub(instance.places, {"session": session, "events": lambda args: nothing}),
+        Client(instance.places, start=False) as client,
+    ):
+        assert jobs.follow(client, "s-1", print, None, told.append)
+    assert told == ["disk_full", ""]
 
 
 def test_a_token_that_is_refused_is_an_authentication_error(instance, monkeypatch):
