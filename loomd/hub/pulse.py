@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loomd.hub import boards
-from loomd.hub.mail import OVER
+from loomd.hub.mail import DAEMON, OVER
 from loomd.supervise.slots import LOOP
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ class Pulse:
         if hub.writer.transactions != self._counted:
             self._counted = hub.writer.transactions
             self._blocked = self._waiting()
-        sessions = sum(row.state not in OVER for row in hub.rules.sessions.values())
+        sessions = sum(
+            row.state not in OVER and not row.removed and row.session != DAEMON
+            for row in hub.rules.sessions.values()
+        )
         numbers = (sessions, len(hub.peers.by_name), self._blocked)
         if numbers != self._told:
             self._told = numbers

@@ -1,0 +1,236 @@
+"""The daemon as a service of a real systemd: units, readiness, watchdog, crash, sockets, stop.
+
+One boot for all tests; each leaves the service installed and is free to stop it. Skipped, loudly,
+where no container can be had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support import eventually
+from tests.system.container import HOME, UID, Container, Unavailable, booted
+from tests.system.mainjob import GOAL, QUICK
+
+pytestmark = pytest.mark.timeout(900)  # the first run makes a Debian
+
+UNITS = f"{HOME}/.config/systemd/user"
+SERVICE, SOCKET = "loomd.service", "loomd.socket"
+CLIENTS = f"/run/user/{UID}/loom/clients"
+CONFIG = f"{HOME}/.config/loom/config.toml"
+REPO = f"{HOME}/repo"
+
+
+@pytest.fixture(scope="module")
+def container() -> Iterator[Container]:
+    try:
+        with booted() as made:
+            for name, text in QUICK.items():
+                made.write(f"{REPO}/{name}", text)
+            git = "git -c user.name=test -c user.email=test@localhost"
+            made.user("sh", "-c", f"git init -q; git add .; {git} commit -qm first", cwd=REPO)
+            yield made
+    except Unavailable as reason:
+        pytest.skip(f"NOT TESTED, no systemd in a container: {reason}")
+
+
+@pytest.fixture
+def service(container: Container) -> Iterator[Container]:
+    """Installed, listening, and not running."""
+    loomctl(container, "daemon", "install")
+    container.systemctl("stop", SERVICE, check=False)
+    container.systemctl("reset-failed", SERVICE, SOCKET, check=False)
+    container.systemctl("start", SOCKET)
+    yield container
+    container.systemctl("stop", SOCKET, SERVICE, check=False)
+
+
+def loomctl(container: Container, *args: str, code: int = 0) -> Any:
+    done = container.user("loomctl", "--json", *args, check=False)
+    assert done.returncode == code, (args, done.stdout, done.stderr, journal(container))
+    return json.loads(done.stdout)
+
+
+def events(container: Container, session: str) -> list[dict[str, Any]]:
+    said = container.user("loomctl", "--json", "events", session).stdout
+    return [json.loads(line) for line in said.splitlines()]
+
+
+def renamed(container: Container) -> bool:
+    """Whether the job has been done on the checkout, which is then put back."""
+    text = container.user("cat", f"{REPO}/conf/parser.py").stdout
+    container.user("git", "checkout", "-q", ".", cwd=REPO)
+    return "def parse_config" in text
+
+
+def journal(container: Container) -> str:
+    return container.user("journalctl", "--user", "-n", "60", check=False).stdout
+
+
+def state(container: Container, unit: str = SERVICE) -> str:
+    return container.shown(unit, "ActiveState")
+
+
+def main_pid(container: Container) -> str:
+    return container.shown(SERVICE, "MainPID")
+
+
+def processes(container: Container) -> list[str]:
+    """Command lines of the user's, without those of the user manager itself."""
+    said = container.run("ps", "-u", str(UID), "-o", "args=", check=False).stdout
+    return [line for line in said.splitlines() if "systemd" not in line and "sd-pam" not in line]
+
+
+def drop_in(container: Container, text: str) -> None:
+    container.write(f"{UNITS}/{SERVICE}.d/test.conf", text)
+    container.systemctl("daemon-reload")
+
+
+def restarted(container: Container, before: str) -> None:
+    """Waits until systemd runs another root, which is ready."""
+    eventually(
+        lambda: state(container) == "active" and main_pid(container) not in ("0", before),
+        timeout=60.0,
+        what=lambda: f"a restart\n{journal(container)}",
+        pause=0.1,
+    )
+
+
+def test_the_units_are_verified_without_a_word(service):
+    done = service.user(
+        "systemd-analyze", "verify", "--user", f"{UNITS}/{SERVICE}", f"{UNITS}/{SOCKET}"
+    )
+    assert (done.stdout, done.stderr) == ("", "")
+    assert service.systemctl("is-enabled", SERVICE, SOCKET).split() == ["enabled", "enabled"]
+
+
+def test_the_first_client_starts_it_and_its_session_is_done_in_the_sandbox(service):
+    assert (state(service), state(service, SOCKET)) == ("inactive", "active")
+    refused = loomctl(service, "--no-start", "ps", code=3)["error"]
+    assert refused["code"] == "no_daemon"  # that systemd listens is no daemon
+    report = loomctl(service, "run", GOAL, "--repo", REPO, "--yes")
+    assert report["state"] == "done", journal(service)
+    assert renamed(service)
+    tests = [
+        event["data"]
+        for event in events(service, report["session"])
+        if event["type"] == "tool_result" and event["data"]["name"] == "shell"
+    ]
+    assert tests and all(result["ok"] for result in tests), tests
+    assert "1 passed" in tests[-1]["text"]
+    assert state(service) == "active"
+    status = loomctl(service, "daemon", "status")
+    assert str(status["pid"]) == main_pid(service) and status["unit"] == "loomd"
+
+
+def test_a_bare_connection_starts_it_and_is_served(service):
+    """Without a word to systemctl: `loomctl` finds no unit, connects, and waits."""
+    service.user("mv", f"{UNITS}/{SERVICE}", f"{HOME}/aside")
+    try:
+        assert any(row["name"] == "hub" for row in loomctl(service, "ps"))
+    finally:
+        service.user("mv", f"{HOME}/aside", f"{UNITS}/{SERVICE}")
+    assert state(service) == "active"
+    assert service.user("sh", "-c", "ls ~/.local/state/loom/log", check=False).returncode != 0
+    assert sum("bin/loomd" in line for line in processes(service)) == 1
+
+
+def test_it_is_active_when_it_is_ready_and_not_before(service):
+    service.systemctl("start", "--no-block", SERVICE)
+    eventually(lambda: state(service) == "activating", what="on its way")
+    eventually(lambda: state(service) == "active", timeout=60.0, what="active")
+    lines = service.user("journalctl", "--user", "-o", "cat", "-u", SERVICE).stdout.splitlines()
+    ready = max(i for i, line in enumerate(lines) if line.startswith("ready pid="))
+    started = max(i for i, line in enumerate(lines) if line.startswith("Started loomd.service"))
+    assert ready < started, lines[-10:]
+    assert loomctl(service, "--no-start", "daemon", "status")["pid"] > 0
+    eventually(
+        lambda: service.shown(SERVICE, "StatusText").endswith("2 actors, 0 blocked"),
+        what=lambda: service.shown(SERVICE, "StatusText"),
+        pause=0.1,
+    )
+
+
+def test_a_killed_root_is_restarted_and_sessions_go_on(service):
+    session = loomctl(service, "run", GOAL, "--repo", REPO, "--yes", "--detach")["session"]
+    before = main_pid(service)
+    service.run("kill", "-9", before)
+    restarted(service, before)
+    assert service.shown(SERVICE, "NRestarts") == "1"
+    eventually(
+        lambda: loomctl(service, "show", session)["state"] == "done",
+        timeout=90.0,
+        what=lambda: f"the work done\n{journal(service)}",
+        pause=0.2,
+    )
+    types = [event["type"] for event in events(service, session)]
+    assert types.count("daemon_restarted") == 1, types
+    assert renamed(service)
+
+
+def test_a_root_that_hangs_is_ended_by_the_watchdog_and_restarted(service):
+    drop_in(service, "[Service]\nWatchdogSec=2\n")
+    try:
+        loomctl(service, "daemon", "start")
+        before = main_pid(service)
+        service.run("kill", "-STOP", before)
+        restarted(service, before)
+        said = service.user("journalctl", "--user", "-o", "cat", "-u", SERVICE).stdout
+        assert "Watchdog timeout" in said
+        assert service.shown(SERVICE, "NRestarts") == "1"
+    finally:
+        service.user("rm", "-r", f"{UNITS}/{SERVICE}.d")
+        service.systemctl("daemon-reload")
+
+
+def test_a_bad_configuration_is_said_and_not_tried_again(service):
+    service.write(CONFIG, "[nonsense]\n")
+    try:
+        error = loomctl(service, "daemon", "start", code=8)["error"]
+        assert error["code"] == "config" and "nonsense: unknown key" in error["message"]
+        assert (state(service), service.shown(SERVICE, "NRestarts")) == ("failed", "0")
+    finally:
+        service.user("rm", CONFIG)
+    assert loomctl(service, "daemon", "start")["pid"] > 0  # mended: it starts
+
+
+def test_stop_is_clean_and_sticks_and_start_restart_and_logs_go_through_systemd(service):
+    assert str(loomctl(service, "daemon", "start")["pid"]) == main_pid(service)
+    before = main_pid(service)
+    assert str(loomctl(service, "daemon", "restart")["pid"]) == main_pid(service) != before
+    assert any("ready pid=" in line for line in loomctl(service, "daemon", "logs"))
+    group = service.shown(SERVICE, "ControlGroup")
+    assert loomctl(service, "daemon", "stop")["stopped"] is True
+    assert [state(service, unit) for unit in (SERVICE, SOCKET)] == ["inactive", "inactive"]
+    assert service.shown(SERVICE, "Result") == "success"
+    assert processes(service) == []
+    left = service.run("ls", "-d", f"/sys/fs/cgroup{group}", CLIENTS, check=False).stdout
+    assert left == ""
+
+
+def test_a_daemon_of_loomctls_own_is_moved_under_systemd_by_restart(service):
+    loomctl(service, "daemon", "uninstall")
+    try:
+        alone = loomctl(service, "daemon", "start")
+        assert loomctl(service, "daemon", "status")["unit"] is None
+        said = loomctl(service, "daemon", "install")
+        assert not said["listening"] and "daemon restart" in said["hint"]
+        assert loomctl(service, "ps")  # still served by the one that runs
+        moved = loomctl(service, "daemon", "restart")
+        assert str(moved["pid"]) == main_pid(service) != str(alone["pid"])
+    finally:
+        service.user("rm", "-f", f"{HOME}/.local/state/loom/log")
+
+
+def test_uninstall_stops_it_and_leaves_no_unit(service):
+    loomctl(service, "daemon", "start")
+    gone = loomctl(service, "daemon", "uninstall")
+    assert sorted(gone["files"]) == [f"{UNITS}/{SERVICE}", f"{UNITS}/{SOCKET}"]
+    assert service.shown(SERVICE, "LoadState") == "not-found"
+    assert processes(service) == []
+    assert service.user("find", UNITS, "-name", "loomd*").stdout == ""
+    assert service.user("test", "-d", f"{HOME}/.local/state/loom/lmdb").returncode == 0
