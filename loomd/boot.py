@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from loomd import settings as settings_of
+from loomd.supervise import sweep
 from loomd.supervise.activation import NotOurs, passed_listener
+from loomd.supervise.cgroup import Cgroups, Unavailable
 from loomd.supervise.log import Log
 from loomd.supervise.root import Config, Root
 from loomd.supervise.spec import parse_supervisor
@@ -32,6 +34,9 @@ from loomd.wire.errors import LoomError
 VERSION = "0.1.0"
 LOCK_WAIT_S = 5.0
 """How long a predecessor on the same state directory may take to go."""
+
+CGROUP, WALK = "cgroup", "walk"
+"""What keeps processes from escaping: a cgroup of their own, or a walk by parent and session."""
 
 ALLOWED = frozenset(
     {
@@ -127,6 +132,7 @@ def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, 
                     "lock": True,
                     "cold": True,  # it opens the state for writing
                     "listener": True,
+                    "memory_mb": 0,  # its map of the state is not its own
                     "ready_s": 60,
                 },
             },
@@ -356,6 +362,39 @@ def clean_runtime(places: Instance, listen_fd: int) -> None:
             path.unlink()
 
 
+# --- what holds processes together ---------------------------------------------------------------
+
+
+def clear_up(places: Instance, log: Log) -> None:
+    """Ends what a killed predecessor has left running."""
+    swept = sweep.sweep(places.state)
+    if swept.killed or swept.cgroup or swept.left:
+        log.line(
+            "error" if swept.left else "warning",
+            "swept",
+            killed=len(swept.killed),
+            left=list(swept.left) or None,
+            cgroup=swept.cgroup,
+        )
+
+
+def contain(places: Instance, settings: settings_of.Settings, log: Log) -> Cgroups | None:
+    """Our cgroups, where we may have some; the log says what is in force."""
+    if settings.supervision.cgroups == "off":
+        log.line("info", "containment", by=WALK, reason="switched off")
+        return None
+    try:
+        made = Cgroups.create()
+    except Unavailable as why:
+        log.line("info", "containment", by=WALK, reason=str(why))
+        return None
+    sweep.note_cgroup(places.state, made.base)
+    log.line(
+        "info", "containment", by=CGROUP, cgroup=made.base, controllers=",".join(made.controllers)
+    )
+    return made
+
+
 # --- main ----------------------------------------------------------------------------------------
 
 
@@ -400,12 +439,17 @@ def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log
     os.chdir("/")  # whatever directory we were started in may go away
     _raise_descriptor_limit()
     secret = secrets.token_hex(32)
+    clear_up(places, log)
+    mark = sweep.mark_of(places.state)
+    os.environ[sweep.VARIABLE] = mark
+    cgroups = contain(places, settings, log)
     hub_args: Mapping[str, Any] = {
         "secret": secret,
         "entries": ENTRIES,
         "daemon_specs": DAEMON_SPECS,
         "version": VERSION,
         "root_pid": os.getpid(),
+        "containment": WALK if cgroups is None else CGROUP,
     }
     root = Root(
         Config(
@@ -428,6 +472,9 @@ def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log
             intensity=settings.supervision.intensity,
             period_s=settings.supervision.period_s,
             poison_crashes=settings.supervision.poison_crashes,
+            memory_mb=settings.supervision.memory_mb,
+            mark=mark,
+            cgroups=cgroups,
         ),
         log,
     )

@@ -79,6 +79,8 @@ class Supervision:
     period_s: float = 5
     heartbeat_s: float = 5
     poison_crashes: int = 3
+    memory_mb: int = 1024
+    cgroups: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -368,6 +370,8 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "period_s": _number(0.001, 1e6, "a time in seconds"),
         "heartbeat_s": _number(0.05, 3600, "a time in seconds"),
         "poison_crashes": _count(1, 100),
+        "memory_mb": _count(0, 1 << 20),
+        "cgroups": _choice("auto", "off"),
     },
 }
 _TABLES: Mapping[str, Any] = {**_FIELDS, "providers": None}

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import psutil
 
+from loomd.supervise import sweep
 from loomd.wire import codec, endpoints
 from loomd.wire import messages as m
 
@@ -119,6 +120,8 @@ def make_instance(config: str = "") -> TestInstance:
 def remove_instance(instance: TestInstance) -> None:
     """Removes it; AssertionError if anything of it still lived (which is then killed)."""
     left = [p for p in instance.processes() if p.pid != os.getpid()]
+    if not left and instance.state.is_dir():
+        sweep.sweep(instance.state)  # of a killed daemon, empty cgroups remain
     described = describe(left)
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):

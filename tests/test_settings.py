@@ -53,7 +53,14 @@ def test_without_a_file_everything_has_its_default(tmp_path):
         },
         "permissions": {"mode": "on-request"},
         "review": {"required": True},
-        "supervision": {"intensity": 10, "period_s": 5, "heartbeat_s": 5, "poison_crashes": 3},
+        "supervision": {
+            "intensity": 10,
+            "period_s": 5,
+            "heartbeat_s": 5,
+            "poison_crashes": 3,
+            "memory_mb": 1024,
+            "cgroups": "auto",
+        },
     }
     assert not made.needs_provider
 

@@ -306,6 +306,7 @@ class Clients:
             "uptime_s": round(self._uptime(hub.root_pid), 3),
             "state_dir": str(hub.places.state),
             "runtime_dir": str(hub.places.runtime),
+            "containment": hub.containment,
             "protocol": PROTOCOL,
             "sessions": len(shown),
             "actors": len(hub.peers.by_name),

@@ -136,6 +136,7 @@ class Hub:
         self.places = places_of(args)
         self.secret = str(args.get("secret", ""))
         self.version = str(args.get("version", "0"))
+        self.containment = str(args.get("containment", ""))
         self.root_pid = int(args.get("root_pid") or os.getppid())
         self.generation = int(args.get("package_generation") or 0)
         self.started = time.time()

@@ -51,6 +51,7 @@ class Births:
                 "nice": spec.nice,
                 "cold": spec.kind in COLD,
                 "keys": False,
+                "nursery": spec.kind == "tools",
             },
         }
 

@@ -11,6 +11,11 @@
 `hubline`   what the hub may ask of the root, and what the root tells it
 `template`  a fresh interpreter with the actor code imported once; forks every actor on an order
 `link`      the socket between the root and one child, and what a new process is born with
+`cgroup`    a cgroup of its own for each incarnation, where the instance may have some
+`orphans`   what has come to the root from below its children, and its end
+`brood`     ends every process below some others, whatever these do against it
+`sweep`     ends, at a start, what a killed predecessor has left behind
+`memory`    whose memory is to be looked at. Pure
 `slots`     one shared page of memory: what each child has in hand, and since when
 `kernel`    the system calls that Python lacks, and the steps that every child takes
 `notify`    tells systemd how the root is; `activation`: the socket that systemd passes

@@ -9,12 +9,14 @@ import os
 import select
 import signal
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from loomd.supervise.spec import COULD_NOT_START
 
 MAX_OUTPUT = 4 * 1024 * 1024
 """A child's output file is put aside when it is born and finds it longer."""
 
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -91,6 +93,70 @@ def own_children() -> list[int]:
         return [int(pid) for pid in file.read().split()]
 
 
+class Stat(NamedTuple):
+    """What /proc says of a process. `start`: ticks since boot; (pid, start) names it for ever."""
+
+    state: str
+    parent: int
+    session: int
+    threads: int
+    start: int
+
+    @property
+    def over(self) -> bool:
+        """It has ended, and nobody has asked how. (A leader may end before its other threads.)"""
+        return self.state in "ZX" and self.threads <= 1
+
+
+def stat_of(pid: int) -> Stat | None:
+    """None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()  # its name may hold anything
+    except OSError:
+        return None
+    return Stat(fields[0].decode(), *(int(fields[i]) for i in (1, 3, 17, 19)))
+
+
+def memory_of(pid: int) -> int:
+    """Bytes of anonymous memory that a process holds, shared or not; 0 if it is gone."""
+    with (
+        contextlib.suppress(OSError, ValueError, IndexError),
+        open(f"/proc/{pid}/statm", "rb", buffering=0) as file,
+    ):
+        fields = file.read(200).split()
+        return (int(fields[1]) - int(fields[2])) * _PAGE
+    return 0
+
+
+def children_of(pid: int) -> list[int]:
+    """Pids of the children of any process; [] if it is gone."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                found += [int(child) for child in file.read().split()]
+    return found
+
+
+def signal_exactly(pid: int, start: int, number: int) -> bool:
+    """Signals process `pid` if it is still the one that started at `start`."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        now = stat_of(pid)
+        if now is None or now.start != start:
+            return False
+        signal.pidfd_send_signal(fd, number)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 def be_nice(increment: int) -> None:
     """Lowers the priority of this process, which leads a session of its own.
 
@@ -133,12 +199,32 @@ def redirect_output(path: str, limit: int = MAX_OUTPUT) -> None:
         os.close(out)
 
 
+def enter_cgroup(path: str) -> None:
+    """Moves this process into the cgroup at `path`. Raises OSError.
+
+    Each enters by itself: the move may wait for an RCU grace period, which the root must not do,
+    and what is forked later is inside from its first instruction.
+    """
+    fd = os.open(os.path.join(path, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
+
+
 def start_program(
-    argv: list[str], env: dict[str, str], fds: list[int], root: int, output: str, nice: int
+    argv: list[str],
+    env: dict[str, str],
+    fds: list[int],
+    root: int,
+    output: str,
+    nice: int,
+    cgroup: str = "",
 ) -> int:
     """Forks and executes `argv`; its pid. It gets `fds` as descriptors 3, 4, ... and dies with us.
 
-    A program that cannot be executed exits with status 73 and says why in its output.
+    A program that cannot be executed (or put into `cgroup`) exits with status 73 and says why in
+    its output.
     """
     pid = os.fork()
     if pid:
@@ -148,6 +234,8 @@ def start_program(
             os.setsid()
             default_signals()
             redirect_output(output, MAX_OUTPUT)
+            if cgroup:
+                enter_cgroup(cgroup)
             high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]  # clear of the targets
             for i, fd in enumerate(high):
                 os.dup2(fd, 3 + i)
@@ -169,8 +257,9 @@ def start_service(
     told: int,
     root: int,
     nice: int = 0,
+    cgroup: str = "",
 ) -> int:
-    """Forks and executes a program that knows nothing of us; its pid. It dies with us.
+    """Forks and executes a program that knows nothing of us, in `cgroup`; its pid. It dies with us.
 
     stdin is nothing, stdout and stderr are `output`, no other descriptor is open. `told`, a pipe,
     ends without a word when the program is executed; else it says why that could not be.
@@ -191,6 +280,9 @@ def start_service(
             os.dup2(high[0], 2)
             told = os.dup2(high[1], 3, inheritable=False)
             os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+            if cgroup:
+                doing = f"enter {cgroup}"
+                enter_cgroup(cgroup)
             if nice:
                 be_nice(nice)
             doing = f"enter {cwd}"

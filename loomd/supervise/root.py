@@ -3,8 +3,8 @@
 It owns every process of the instance: each is its child (by birth or, forked from a template, by
 adoption), is watched through a pidfd, signalled only through that pidfd, and reaped by name. It
 never blocks: links and log are non-blocking with capped queues, output of children goes to files.
-Orphans of any descendant come to it as subreaper; those in no table are killed at each exit, and an
-exit is not acted upon before they are dead, so a successor never meets its predecessor's brood.
+Orphans of any descendant come to it as subreaper (`orphans`); an exit is not acted upon before what
+the process has left is dead, so a successor never meets its predecessor's brood.
 """
 
 from __future__ import annotations
@@ -26,23 +26,28 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from loomd.supervise import kernel, slots
+from loomd.supervise import orphans as o
 from loomd.supervise import spec as s
 from loomd.supervise import tree as t
+from loomd.supervise.cgroup import MAX_PIDS, Cgroups, Leaf
 from loomd.supervise.crash import crash_point
 from loomd.supervise.hubline import HubLine
 from loomd.supervise.link import Link, LinkClosed, TooLarge, encode
 from loomd.supervise.log import Log
+from loomd.supervise.memory import OUT_OF_MEMORY, OVER_LIMIT, MemoryWatch
 from loomd.supervise.notify import Notify
 from loomd.supervise.policy import Policy
 from loomd.supervise.services import Services
+from loomd.supervise.sweep import VARIABLE
 
 MAX_ORDER = 192 * 1024
 MAX_LOST_ORDERS = 3
 UNKNOWN_KILLS = 10
 """From this SIGKILL of unknown origin on with the same mail in hand, that mail is blamed."""
-ORPHAN_WAIT_S = 1.0
 LEAVING_S = 1.0
 """Between two words to systemd about a stop that goes on."""
+MEMORY_TICK_S = 1.0
+CLEAR_AWAY_S = 5.0
 INIT_FACTOR = 6
 """`init` may take this many heartbeats: it rebuilds what is never committed."""
 CHILD_QUEUE = 256
@@ -54,6 +59,8 @@ _TEMPLATE = (
 )
 _PACKAGE_HOME = str(Path(__file__).parents[2])
 _FAULTS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+_OWN_DOING = frozenset({"hung", OVER_LIMIT, OUT_OF_MEMORY})
+"""Kills of ours that what it had in hand is to blame for."""
 _STATUS_WORDS = {
     s.NORMAL: "normal",
     s.FENCED: "fenced",
@@ -78,6 +85,9 @@ class Config:
     keys_fd    memfd with the environment of the start, -1 = none; lock_fds: held with `lock`
     listen_fd  listening socket that systemd has passed, -1 = none; goes to each child with
                `listener`, and outlives it here
+    memory_mb  limit of each child that comes from a template, where its spec says nothing; 0: none
+    mark       names the instance in what /proc shows of its processes
+    cgroups    what children are put into; None: they are known by parent, session and mark alone
     """
 
     tree: s.SupervisorSpec
@@ -94,6 +104,9 @@ class Config:
     intensity: int = 10
     period_s: float = 5.0
     poison_crashes: int = 3
+    memory_mb: int = 0
+    mark: str = ""
+    cgroups: Cgroups | None = None
 
 
 @dataclass(eq=False)
@@ -106,6 +119,8 @@ class Process:
     link: Link
     theirs: socket.socket | None  # the other end, until it has been handed over
     slot: int = -1
+    leaf: Leaf | None = None
+    memory_mb: int = 0
     pid: int = 0
     pidfd: int = -1
     lost: int = 0  # orders that came to nothing
@@ -132,7 +147,7 @@ class Root:
         self.config = config
         self.log = log or Log()
         self.pid = os.getpid()
-        self.slots = slots.SlotMap.create()
+        self.slots = slots.SlotMap.create(config.mark)
         self.policy = Policy(
             config.tree,
             base=config.boot << 32,
@@ -144,9 +159,10 @@ class Root:
         self.hubline = HubLine(self)
         self.services = Services(self)
         self.finish: t.Finish | None = None
-        self._by_pid: dict[int, Process] = {}
-        self._strays: dict[int, int] = {}  # pid -> pidfd of killed orphans
+        self.by_pid: dict[int, Process] = {}
         self._selector = selectors.EpollSelector()
+        self.orphans = o.Orphans(self, self._selector)
+        self._memory = MemoryWatch()
         self._events: deque[t.Event] = deque()
         self._ends: list[End] = []
         self._ends_since = 0.0
@@ -171,6 +187,7 @@ class Root:
         self._catch_signals()
         try:
             self._every(min(1.0, self.config.heartbeat_s / 4), self._kill_hung)
+            self._every(MEMORY_TICK_S, self._kill_the_large)
             if self.notify.watchdog_s:
                 self._every(self.notify.watchdog_s, self._feed_watchdog)
             self.tell(t.Boot())
@@ -179,6 +196,7 @@ class Root:
             self._clear_away()
         finally:
             self._release_signals()
+            self.orphans.close()
             self._selector.close()
             self.notify.close()
         level = "info" if self.finish.ok else "error"
@@ -190,9 +208,9 @@ class Root:
         for key, mask in self._selector.select(self._patience()):
             key.data(mask)
         self._fire()
-        if self._look_around:
+        if self._look_around or self.orphans.pending:
             self._look_around = False
-            self._kill_orphans()
+            self.orphans.look()
         self._tell_ends()
 
     def _patience(self) -> float:
@@ -200,7 +218,9 @@ class Root:
         if self._timers:
             waits.append(self._timers[0][0] - time.monotonic())
         if self._ends:
-            waits.append(self._ends_since + ORPHAN_WAIT_S - time.monotonic())
+            waits.append(self._ends_since + o.WAIT_S - time.monotonic())
+        if self.orphans.hunting:
+            waits.append(0.0)
         if self.log.waiting:
             waits.append(0.1)
         return max(0.0, min(waits))
@@ -332,6 +352,7 @@ class Root:
         process = Process(name, incarnation, node.spec, ours, theirs, begun=time.monotonic())
         process.slot = -1 if node.spec.start.command else self.slots.take()
         self.processes[name] = process
+        self._confine(process)
         self._watch_link(process)
         if node.spec.start.service:
             self.services.start(process)
@@ -343,15 +364,39 @@ class Root:
         if node.spec.start.ready == "none" and not (node.spec.start.service or process.dead):
             self.tell(t.Ready(name, incarnation))
 
+    def _confine(self, process: Process) -> None:
+        """Its limit, and a cgroup of its own. Without one it is found by the other ways."""
+        start = process.spec.start
+        if start.serves:
+            return  # the cgroup of all births
+        limit = self.config.memory_mb if start.template else 0
+        process.memory_mb = limit if start.memory_mb is None else start.memory_mb
+        if self.config.cgroups is None:
+            return
+        try:
+            process.leaf = self.config.cgroups.leaf(process.name, process.incarnation)
+        except OSError as error:
+            self.log.line("warning", "no_cgroup", name=process.name, reason=str(error))
+            return
+        # What a tool host's calls use is limited call by call: not by what the host may use.
+        process.leaf.limit(0 if start.nursery else process.memory_mb << 20, MAX_PIDS)
+
+    def marks(self, process: Process) -> dict[str, str]:
+        """What a program is to have in its environment, by which what it leaves is known."""
+        owner = {o.OWNER: f"{process.name}#{process.incarnation}"}
+        return owner | ({VARIABLE: self.config.mark} if self.config.mark else {})
+
     def _execute(self, process: Process) -> None:
         """Starts a command or a template."""
         start = process.spec.start
         assert process.theirs is not None
         fds = [process.theirs.fileno()]
         env = {k: v for k, v in os.environ.items() if k != "LOOM_KEYS_FD"}
+        cgroup = process.leaf.path if process.leaf is not None else ""
         if start.serves:
             argv = [sys.executable, "-P", "-c", _TEMPLATE, _PACKAGE_HOME, "3", "4"]
             fds.append(self.slots.fd)
+            cgroup = self.config.cgroups.births if self.config.cgroups is not None else ""
             process.link.send(
                 {
                     "op": "setup",
@@ -368,10 +413,11 @@ class Root:
         else:
             argv = list(start.command)
             env["LOOM_LINK_FD"] = "3"
+            env |= self.marks(process)
         crash_point("root.before_fork", process.name)
         try:
             pid = kernel.start_program(
-                argv, env, fds, self.pid, self._output(process.name), start.nice
+                argv, env, fds, self.pid, self._output(process.name), start.nice, cgroup
             )
         except OSError as error:
             self._never_born(process, f"fork: {error}")
@@ -430,6 +476,7 @@ class Root:
             "entry": start.entry,
             "args": {**self.config.base_args, **start.args},
             "nice": start.nice,
+            "cgroup": process.leaf.path if process.leaf is not None else "",
             "keys": with_keys,
             "cold": start.cold,
             "listener": with_listener,
@@ -462,7 +509,7 @@ class Root:
             return
         process.pid = pid
         process.pidfd = pidfd
-        self._by_pid[pid] = process
+        self.by_pid[pid] = process
         self._selector.register(
             process.pidfd, selectors.EVENT_READ, lambda mask: self._on_exit(process)
         )
@@ -637,6 +684,8 @@ class Root:
     def kill(self, process: Process, reason: str) -> None:
         """SIGKILL, by our own decision: `reason` says why."""
         process.killed = process.killed or reason
+        if process.leaf is not None:
+            process.leaf.kill()
         if process.pid:
             self._signal(process, signal.SIGKILL)
         else:
@@ -672,6 +721,8 @@ class Root:
                 status, number = result.si_status, 0
             else:
                 status, number = -1, result.si_status
+        if not process.killed and number == signal.SIGKILL and process.leaf is not None:
+            process.killed = OUT_OF_MEMORY if process.leaf.oom_kills() else ""
         if process.spec.start.service:
             self._service_exited(process, status, number)
             return
@@ -693,7 +744,7 @@ class Root:
         self._selector.unregister(process.pidfd)
         os.close(process.pidfd)
         process.pidfd = -1
-        self._by_pid.pop(process.pid, None)
+        self.by_pid.pop(process.pid, None)
         self._look_around = True
         self.services.exited(process, status, number)
 
@@ -704,7 +755,7 @@ class Root:
         if not hand.since_ns or hand.kind not in slots.BLAMABLE:
             return None
         key = (hand.kind, hand.lane, hand.seq)
-        if process.killed == "hung":
+        if process.killed in _OWN_DOING:
             return key
         if process.killed:
             return None
@@ -742,9 +793,12 @@ class Root:
             self._selector.unregister(process.pidfd)
             os.close(process.pidfd)
             process.pidfd = -1
-        self._by_pid.pop(process.pid, None)
+        self.by_pid.pop(process.pid, None)
         self.slots.give_back(process.slot)
         process.slot = -1
+        self._memory.forget(process.name)
+        if process.leaf is not None:
+            self.orphans.end_leaf(process.leaf)
         if self.processes.get(process.name) is process:
             del self.processes[process.name]
 
@@ -767,11 +821,14 @@ class Root:
         self._ends.append(End(process, event, note))
 
     def _tell_ends(self) -> None:
-        """Acts upon the deaths, once the orphans are dead too (or for too long undead)."""
+        """Acts upon the deaths, once what they have left is dead too (or for too long undead)."""
         if not self._ends:
             return
-        if self._strays and time.monotonic() < self._ends_since + ORPHAN_WAIT_S:
-            return
+        if self.orphans.standing:
+            # What is not even killed yet is waited for however long that takes.
+            if self.orphans.hunting or time.monotonic() < self._ends_since + o.WAIT_S:
+                return
+            self.orphans.give_up_waiting()
         ends, self._ends = self._ends, []
         for end in ends:
             start = end.process.spec.start
@@ -820,73 +877,13 @@ class Root:
         )
         self.hubline.note({**note, "final": action.final})
 
-    # --- orphans, the hung, systemd ------------------------------------------------------------
+    # --- the unborn, the hung, the large, systemd ----------------------------------------------
 
-    def _kill_orphans(self) -> None:
-        """Kills and reaps every child of this process that is in no table."""
-        while True:
-            unknown = [
-                pid
-                for pid in kernel.own_children()
-                if pid not in self._by_pid and pid not in self._strays
-            ]
-            if not unknown:
-                return
-            # A spare, and a child that is being born, are in no table either. Until such a one has
-            # told its pid it is in its template's session: look at the session first, at its
-            # message second. The monitors of services are in our own, and nobody else is.
-            sessions = {pid: _session_of(pid) for pid in unknown}
-            for process in list(self.processes.values()):
-                if not process.pid and process.theirs is None:
-                    self._read_link(process)
-            ours = {p.pid for p in self.processes.values() if p.spec.start.serves}
-            ours.add(os.getsid(0))
-            reaped = False
-            for pid in unknown:
-                if pid in self._by_pid:
-                    continue
-                if sessions[pid] in ours:
-                    self._reap_unborn(pid)
-                else:
-                    reaped |= self._kill_orphan(pid)
-            if not reaped:
-                return
-
-    def _reap_unborn(self, pid: int) -> None:
-        """Reaps a dead spare, or a child that died at its birth, unless it has told its pid: such
-        a one is watched and reaped by name. What it told, it told before it was seen to be dead."""
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return
+    def read_unborn(self) -> None:
+        """Takes in who has told its pid."""
         for process in list(self.processes.values()):
             if not process.pid and process.theirs is None:
                 self._read_link(process)
-        if pid not in self._by_pid:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
-
-    def _kill_orphan(self, pid: int) -> bool:
-        """True if it is reaped already: its own children have come to us meanwhile."""
-        try:
-            fd = os.pidfd_open(pid)
-        except OSError:
-            return False
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-        if os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG) is not None:
-            os.close(fd)
-            return True
-        self.log.line("warning", "orphan_killed", pid=pid)
-        self._strays[pid] = fd
-        self._selector.register(fd, selectors.EVENT_READ, lambda mask: self._on_stray(pid))
-        return False
-
-    def _on_stray(self, pid: int) -> None:
-        fd = self._strays.get(pid, -1)
-        if fd < 0 or os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG) is None:
-            return
-        del self._strays[pid]
-        self._selector.unregister(fd)
-        os.close(fd)
-        self._look_around = True
 
     def _kill_hung(self) -> None:
         limit = int(self.config.heartbeat_s * 1e9)
@@ -901,6 +898,27 @@ class Root:
             self.log.line("warning", "hung", name=process.name, pid=process.pid)
             self.kill(process, "hung")
 
+    def _kill_the_large(self) -> None:
+        """Kills who is over its limit. Who has begun nothing since the last look is passed over."""
+        for process in list(self.processes.values()):
+            if not process.memory_mb or not process.pid or process.killed:
+                continue
+            steps = self.slots.steps(process.slot)
+            idle = process.slot >= 0 and not self.slots.since_ns(process.slot)
+            if not self._memory.due(process.name, process.incarnation, steps, idle):
+                continue
+            used = kernel.memory_of(process.pid)
+            if used > process.memory_mb << 20:
+                self.log.line(
+                    "warning",
+                    "over_memory",
+                    name=process.name,
+                    pid=process.pid,
+                    mb=used >> 20,
+                    limit_mb=process.memory_mb,
+                )
+                self.kill(process, OVER_LIMIT)
+
     def _feed_watchdog(self) -> None:
         """The loop turns. A hub or template that hangs is killed by ourselves; systemd is left to
         end everything only when that has not helped."""
@@ -913,21 +931,13 @@ class Root:
         self.notify.watchdog()
 
     def _clear_away(self) -> None:
-        """The tree is down: whatever still has us as its parent goes too."""
-        end = time.monotonic() + 5.0
-        self._kill_orphans()
-        while self._strays and time.monotonic() < end:
-            for key, mask in self._selector.select(0.1):
-                key.data(mask)
-            self._kill_orphans()
+        """The tree is down: whatever still has us as its parent goes too, and the cgroups."""
+        if self.config.cgroups is not None:
+            self.config.cgroups.kill_all()
+        self.orphans.clear_away(CLEAR_AWAY_S)
+        if self.config.cgroups is not None and not self.config.cgroups.close():
+            self.log.line("warning", "cgroup_left", cgroup=self.config.cgroups.base)
         self.log.flush()
-
-
-def _session_of(pid: int) -> int:
-    try:
-        return os.getsid(pid)
-    except OSError:
-        return -1
 
 
 def _only_wake(number: int, frame: object) -> None:

@@ -88,9 +88,17 @@ class Services:
                 notify, env["NOTIFY_SOCKET"] = readiness.notify_socket()
                 ours.callback(notify.close)
             env |= start.env
+            env |= self._root.marks(process)
             cwd = start.cwd or env.get("HOME") or "/"
             pid = kernel.start_service(
-                list(start.command), env, cwd, written, word, self._root.pid, start.nice
+                list(start.command),
+                env,
+                cwd,
+                written,
+                word,
+                self._root.pid,
+                start.nice,
+                process.leaf.path if process.leaf is not None else "",
             )
             ours.pop_all()
         self._running[process] = Service(out, told, notify)

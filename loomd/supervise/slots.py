@@ -21,6 +21,7 @@ MAIL, TIMER, EFFECT, INIT, LOOP = 1, 2, 3, 4, 5
 
 BLAMABLE = frozenset({MAIL, TIMER, EFFECT})
 KIND_NAMES = {MAIL: "mail", TIMER: "timer", EFFECT: "effect", INIT: "init", LOOP: "loop"}
+MEMFD = "loomd-slots-"
 SLOT_BYTES = 64
 WORDS = SLOT_BYTES // 8
 SLOTS = 16384
@@ -88,8 +89,9 @@ class SlotMap:
         self._free = list(range(SLOTS - 1, -1, -1))
 
     @classmethod
-    def create(cls) -> SlotMap:
-        fd = os.memfd_create("loomd-slots", os.MFD_CLOEXEC)
+    def create(cls, mark: str = "") -> SlotMap:
+        """A fresh one. `mark` is in its name, which /proc shows of everyone who has it mapped."""
+        fd = os.memfd_create(f"{MEMFD}{mark}", os.MFD_CLOEXEC)
         os.ftruncate(fd, SLOTS * SLOT_BYTES)
         return cls(fd)
 
@@ -114,3 +116,7 @@ class SlotMap:
     def since_ns(self, index: int) -> int:
         """Only `busy since`: what the root scans."""
         return int(self._words[index * WORDS]) if index >= 0 else 0
+
+    def steps(self, index: int) -> int:
+        """Only how much was ever begun."""
+        return int(self._words[index * WORDS + 4]) if index >= 0 else 0

@@ -63,6 +63,8 @@ class Start:
     ready_s  how long that may take before it is killed and counts as a failed start
     keys     it gets the memfd with the environment that loomd was started with
     lock     it holds the instance's lock together with the root
+    memory_mb  more memory than that and it is killed; 0: no limit; None: the root's default
+    nursery  it runs programs of others below it, each with a limit of its own
     """
 
     template: str = ""
@@ -85,6 +87,8 @@ class Start:
     keys: bool = False
     lock: bool = False
     listener: bool = False  # it serves the socket that systemd has passed
+    memory_mb: int | None = None
+    nursery: bool = False
 
 
 @dataclass(frozen=True)
@@ -289,6 +293,12 @@ def _start(spec: Mapping[str, Any]) -> Start:
         raise SpecError("invalid_env", env)
     if not isinstance(cwd, str) or "\0" in cwd:
         raise SpecError("invalid_cwd", cwd)
+    memory_mb = value.get("memory_mb")
+    if memory_mb is not None:
+        if isinstance(memory_mb, bool) or not isinstance(memory_mb, int):
+            raise SpecError("invalid_memory_mb", memory_mb)
+        if not 0 <= memory_mb < 1 << 24:
+            raise SpecError("invalid_memory_mb", memory_mb)
     return Start(
         template=template,
         entry=entry,
@@ -310,6 +320,8 @@ def _start(spec: Mapping[str, Any]) -> Start:
         keys=_flag("keys", value.get("keys", False)),
         lock=_flag("lock", value.get("lock", False)),
         listener=_flag("listener", value.get("listener", False)),
+        memory_mb=memory_mb,
+        nursery=_flag("nursery", value.get("nursery", False)),
     )
 
 

@@ -246,6 +246,8 @@ def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:
     name: str = order["name"]
     link = ChildLink(socket.socket(fileno=fds[0]), name)
     try:
+        if order["cgroup"]:
+            kernel.enter_cgroup(order["cgroup"])
         link.send({"op": "pid"})
     except LinkClosed:
         return COULD_NOT_START

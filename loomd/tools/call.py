@@ -28,13 +28,15 @@ import struct
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import msgspec
 
 from loomd.supervise import kernel
+from loomd.supervise.brood import Hunt
+from loomd.supervise.sweep import VARIABLE as MARK
 from loomd.tools import copy as copies
 from loomd.tools import sandbox
 from loomd.tools.contract import (
@@ -302,17 +304,8 @@ class _Guard:
         allowed = int(self.limits["memory_mb"]) << 20
         # What a fork shares with its parent counts in both: quick, and never too little. Only
         # what looks like too much is counted in proportion, which takes milliseconds each.
-        if sum(map(resident, pids)) > allowed and sum(map(proportional, pids)) > allowed:
+        if sum(map(kernel.memory_of, pids)) > allowed and sum(map(proportional, pids)) > allowed:
             self.reason = "memory"
-
-
-def resident(pid: int) -> int:
-    """Bytes of anonymous memory that a process has mapped, shared or not; 0 if it is gone."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            fields = file.read().split()
-        return (int(fields[1]) - int(fields[2])) * resource.getpagesize()
-    return 0
 
 
 def proportional(pid: int) -> int:
@@ -334,49 +327,27 @@ def descendants() -> list[int]:
     while queue:
         pid = queue.pop()
         found.append(pid)
-        queue += children_of(pid)
-    return found
-
-
-def children_of(pid: int) -> list[int]:
-    """Pids of the children of any process; [] if it is gone."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                found += [int(child) for child in file.read().split()]
+        queue += kernel.children_of(pid)
     return found
 
 
 def kill_tree() -> None:
     """Kills everything below this subreaper and reaps it, until nothing is left.
 
-    First all stand still, so that what forks cannot outrun the killing: a stop that reaches a
-    process inside a fork makes that fork start over, so once a look round finds nobody new there
-    will be nobody new. Waits only for those it has killed: one that was adopted meanwhile may
-    never end by itself.
+    Waits only for those it has killed: one that was adopted meanwhile may never end by itself.
     """
-    while True:
-        seen: set[int] = set()
-        held: set[int] = set()  # standing still, so their pids are theirs until we reap them
-        while new := [pid for pid in descendants() if pid not in seen]:
-            seen.update(new)
-            held.update(pid for pid in new if _signal(pid, signal.SIGSTOP))
-        if not held:
-            return  # nothing is left, or only what we may not signal (a setuid program)
-        for pid in held:
-            _signal(pid, signal.SIGKILL)
-        for pid in held.intersection(kernel.own_children()):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+    while reap_after(Hunt(), kernel.own_children):
+        pass
 
 
-def _signal(pid: int, number: int) -> bool:
-    try:
-        os.kill(pid, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    return True
+def reap_after(hunt: Hunt, quarry: Callable[[], list[int]]) -> bool:
+    """One hunt for these children of this process; False if nobody could be killed."""
+    while not hunt.round(quarry()):
+        pass
+    for pid in set(hunt.held).intersection(kernel.own_children()):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+    return bool(hunt.held)
 
 
 # --- the worker ----------------------------------------------------------------------------------
@@ -446,8 +417,9 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
     """Arguments, limits, confinement, the function, and what it changed."""
     given = check_arguments(spec, order["args"])
     env: dict[str, str] = order["env"]
+    mark = {MARK: os.environ[MARK]} if MARK in os.environ else {}
     os.environ.clear()
-    os.environ.update(env)
+    os.environ.update(env | mark)  # by which a successor of the daemon finds what is left of it
     _limit(order["limits"])
     repo, scratch = Path(order["repo"]), Path(order["scratch"])
     copy = None

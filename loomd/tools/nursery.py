@@ -22,8 +22,9 @@ import traceback
 from typing import Any, Final
 
 from loomd.supervise import kernel
+from loomd.supervise.brood import Hunt
 from loomd.tools import generation
-from loomd.tools.call import children_of, kill_tree
+from loomd.tools.call import kill_tree, reap_after
 
 MAX_ORDER: Final = 1 << 16
 BUFFER: Final = 1 << 18
@@ -159,25 +160,9 @@ class _Nursery:
 
     def _strangers(self) -> None:
         """Kills what came to us and is neither a generation nor a guard, with all below it."""
-        while True:
-            known = self.generations | self.guards
-            strangers = [pid for pid in kernel.own_children() if pid not in known]
-            if not strangers:
-                return
-            for pid in [*strangers, *descendants_of(strangers)]:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            for pid in strangers:
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
+        while reap_after(Hunt(), self._unknown):
+            pass
 
-
-def descendants_of(pids: list[int]) -> list[int]:
-    """Pids below these processes."""
-    found: list[int] = []
-    queue = list(pids)
-    while queue:
-        children = children_of(queue.pop())
-        found += children
-        queue += children
-    return found
+    def _unknown(self) -> list[int]:
+        known = self.generations | self.guards
+        return [pid for pid in kernel.own_children() if pid not in known]

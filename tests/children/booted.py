@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -33,6 +34,7 @@ def main() -> int:
                 {"id": "template", "start": {"serves": "actors"}},
                 toy("a", "live", lock=True),
                 toy("gateway-1", "keys", keys=True),
+                *([toy("b", "brood")] if os.environ.get("LC_BROOD") else []),
             ],
         }
 

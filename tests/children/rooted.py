@@ -6,6 +6,7 @@ import json
 import os
 import sys
 
+from loomd.supervise.cgroup import Cgroups
 from loomd.supervise.root import Config, Root
 from loomd.supervise.spec import parse_supervisor
 
@@ -17,6 +18,8 @@ def main(path: str) -> int:
     if "keys" in given:
         keys_fd = os.memfd_create("keys")
         os.write(keys_fd, json.dumps(given.pop("keys")).encode())
+    if given.pop("cgroups", False):
+        given["cgroups"] = Cgroups.create()
     tree = parse_supervisor(given.pop("tree"))
     return Root(Config(tree=tree, keys_fd=keys_fd, **given)).run()
 

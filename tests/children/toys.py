@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loomd.supervise.link import LinkClosed, ProcessBirth
-from loomd.supervise.slots import MAIL
+from loomd.supervise.slots import LOOP, MAIL
 
 prepared: list[int] = []
 """The pid of the spare that `prepare` was called in."""
@@ -58,6 +58,14 @@ def main(birth: ProcessBirth) -> None:
         known = prepared == [os.getpid()]
         nice = {os.getpriority(os.PRIO_PROCESS, int(t)) for t in os.listdir("/proc/self/task")}
         (folder / birth.name).write_text(f"{known} {nice}")
+    if do == "grow_in_step":
+        birth.slot.begin(MAIL, 1, 5)
+        held = b"x" * (args["mb"] << 20)
+        signal.pause()
+        del held
+    if do == "hold":
+        birth.slot.begin(LOOP)
+        held = b"x" * (args["mb"] << 20)
     if do == "stubborn":
         signal.pause()
     if do == "brood":

@@ -45,7 +45,9 @@ class Rooted:
 
     def toy(self, id: str, do: str = "live", **more: Any) -> dict[str, Any]:
         fields = {k: more.pop(k) for k in ("restart", "shutdown_s", "significant") if k in more}
-        start = {k: more.pop(k) for k in ("ready_s", "keys", "nice", "cold") if k in more}
+        start = {
+            k: more.pop(k) for k in ("ready_s", "keys", "nice", "cold", "memory_mb") if k in more
+        }
         args = {"folder": str(self.folder), "do": do, **more}
         entry = "tests.children.toys:main"
         return {

@@ -21,6 +21,7 @@ def root(tmp_path):
     yield made
     for process in list(made.processes.values()):
         made._bury(process)
+    made.orphans.close()
     made._selector.close()
     made.slots._words.release()
     made.slots._map.close()

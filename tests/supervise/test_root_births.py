@@ -30,13 +30,14 @@ def test_a_child_that_died_at_its_birth_is_reaped_by_name(tmp_path):
     process.slot = root.slots.take()
     root.processes["a"] = process
     try:
-        root._reap_unborn(told)
-        root._reap_unborn(untold)
+        root.orphans._reap_unborn(told)
+        root.orphans._reap_unborn(untold)
         assert process.pid == told
         assert os.waitpid(told, 0) == (told, 0)
         with pytest.raises(ChildProcessError):
             os.waitpid(untold, 0)
     finally:
         root._bury(process)
+        root.orphans.close()
         root._selector.close()
         os.close(root.slots.fd)

@@ -127,7 +127,7 @@ def test_the_environment_is_what_the_config_allows_and_its_own(rooted):
     )
     rooted.wait_line("exited", name="a")
     names, rest = (rooted.output / "a").read_text().splitlines()
-    assert set(eval(names)) - {"LC_CTYPE"} == {"PATH", "B", "PYTHONUNBUFFERED"}
+    assert set(eval(names)) - {"LC_CTYPE"} == {"PATH", "B", "PYTHONUNBUFFERED", "LOOM_OWNER"}
     assert rest == f"{rooted.folder} own"
     rooted.stop()
 
@@ -152,7 +152,8 @@ def test_a_dead_monitor_is_replaced_and_its_service_does_not_notice(rooted):
     rooted.start(service(rooted, "a"))
     pid = started(rooted, "a")
     rooted.wait_started("a")
-    eventually(lambda: "up" in (rooted.output / "a").read_text(), what="its first word")
+    out = rooted.output / "a"
+    eventually(lambda: out.exists() and "up" in out.read_text(), what="its first word")
     (monitor,) = monitors(rooted)
     monitor.kill()
     order(rooted, "a", "say one")

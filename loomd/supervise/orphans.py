@@ -1,0 +1,231 @@
+"""What has come to the root from below its children, as their subreaper.
+
+An orphan whose owner lives is left alone (a service may put a helper in the background) and is
+reaped when it ends. One whose owner is dead, or that nobody can be found to own, is killed with
+everything below it, before that death is acted upon. The owner is told by the orphan's cgroup, by
+its session (every child of the root leads one), or by the mark in the environment of a command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loomd.supervise import kernel
+from loomd.supervise.brood import Hunt
+from loomd.supervise.cgroup import Empties, Leaf
+
+if TYPE_CHECKING:
+    from loomd.supervise.root import Process, Root
+
+OWNER = "LOOM_OWNER"
+"""Variable that a command is started with: name#incarnation."""
+WAIT_S = 1.0
+"""What is killed and yet not gone after that (it sleeps inside the kernel) never runs again, so
+that a successor may start beside it."""
+
+
+@dataclass(eq=False)
+class Orphan:
+    pid: int
+    fd: int
+    owner: Process | None
+    killed: bool = False
+    undead: bool = False  # killed, waited for in vain
+
+    @property
+    def owned(self) -> bool:
+        return self.owner is not None and not self.owner.dead
+
+
+class Orphans:
+    """One per root."""
+
+    def __init__(self, root: Root, selector: selectors.BaseSelector) -> None:
+        self._root = root
+        self._selector = selector
+        self._known: dict[int, Orphan] = {}
+        self._hunt: Hunt | None = None
+        self._undead: set[str] = set()  # leaves waited for in vain
+        self._empties = Empties()
+        self.pending = False  # look again, at the next turn of the loop
+        selector.register(self._empties, selectors.EVENT_READ, lambda mask: self._empties.look())
+
+    # --- what the loop asks
+
+    @property
+    def hunting(self) -> bool:
+        """Something that must die may still be running."""
+        return self._hunt is not None
+
+    @property
+    def standing(self) -> bool:
+        """Something of a dead owner is still there."""
+        return (
+            self.hunting
+            or any(not o.owned and not o.undead for o in self._known.values())
+            or any(leaf.path not in self._undead for leaf in self._empties.waiting)
+        )
+
+    @property
+    def left(self) -> int:
+        """How many of dead owners are there, those waited for in vain too."""
+        return sum(not o.owned for o in self._known.values()) + len(self._empties.waiting)
+
+    def give_up_waiting(self) -> None:
+        """What is still there is killed, and no longer waited for."""
+        pids = []
+        for orphan in self._known.values():
+            if not orphan.owned and not orphan.undead:
+                orphan.undead = True
+                pids.append(orphan.pid)
+        leaves = [x for x in self._empties.waiting if x.path not in self._undead]
+        self._undead.update(leaf.path for leaf in leaves)
+        self._root.log.line("error", "undead", pids=pids, cgroups=[x.name for x in leaves])
+
+    # --- the cgroup of a dead process
+
+    def end_leaf(self, leaf: Leaf) -> None:
+        """Kills what its process has left in it, and removes it once that is gone."""
+        if leaf.remove():
+            return
+        leaf.kill()
+        try:
+            self._empties.watch(leaf)
+        except OSError as error:
+            self._root.log.line("warning", "cgroup_left", cgroup=leaf.path, reason=str(error))
+            return
+        self._empties.look()  # it may have become empty before it was watched
+
+    # --- one look
+
+    def look(self) -> None:
+        """Takes in who has come, reaps the dead, and goes on killing those that are to die."""
+        self.pending = False
+        self._undead.intersection_update(leaf.path for leaf in self._empties.waiting)
+        while self._take_in():
+            pass
+        quarry = [o for o in self._known.values() if not o.owned and not o.killed]
+        if not quarry:
+            self._hunt = None
+            return
+        if self._hunt is None:
+            self._hunt = Hunt()
+            self._root.log.line("warning", "orphans_killed", pids=[o.pid for o in quarry][:50])
+        if self._hunt.round(o.pid for o in quarry):
+            self._hunt = None
+            for orphan in quarry:
+                orphan.killed = True
+        else:
+            self.pending = True
+
+    def _take_in(self) -> bool:
+        """True if one is reaped: its own children have come to us meanwhile."""
+        root = self._root
+        unknown = [
+            pid
+            for pid in kernel.own_children()
+            if pid not in root.by_pid and pid not in self._known
+        ]
+        if not unknown:
+            return False
+        # A spare, and a child that is being born, are in no table either. Until such a one has
+        # told its pid it is in its template's session: look at the session first, at its message
+        # second. The monitors of services are in our own, and nobody else is.
+        sessions = {pid: _session_of(pid) for pid in unknown}
+        root.read_unborn()
+        ours = {p.pid for p in root.processes.values() if p.spec.start.serves}
+        ours.add(os.getsid(0))
+        reaped = False
+        for pid in unknown:
+            if pid in root.by_pid:
+                continue
+            if sessions[pid] in ours:
+                self._reap_unborn(pid)
+            elif os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+                reaped = True
+            else:
+                self._watch(pid, self._owner_of(pid, sessions[pid]))
+        return reaped
+
+    def _reap_unborn(self, pid: int) -> None:
+        """Reaps a dead spare, or a child that died at its birth, unless it has told its pid: such
+        a one is watched and reaped by name. What it told, it told before it was seen to be dead."""
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return
+        self._root.read_unborn()
+        if pid not in self._root.by_pid:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG)
+
+    def _owner_of(self, pid: int, session: int) -> Process | None:
+        """The living process below which it came to be."""
+        root = self._root
+        cgroups = root.config.cgroups
+        if cgroups is not None and (leaf := cgroups.leaf_name_of(pid)):
+            for process in root.processes.values():
+                if process.leaf is not None and process.leaf.name == leaf:
+                    return process
+        if session in root.by_pid:
+            return root.by_pid[session]
+        name, _, incarnation = _environment(pid).get(OWNER, "").partition("#")
+        marked = root.processes.get(name)
+        return marked if marked is not None and str(marked.incarnation) == incarnation else None
+
+    def _watch(self, pid: int, owner: Process | None) -> None:
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:
+            self.pending = True  # no descriptor left: perhaps at the next turn
+            return
+        orphan = self._known[pid] = Orphan(pid, fd, owner)
+        if not orphan.owned:
+            with contextlib.suppress(OSError):  # before it can leave its place to another
+                signal.pidfd_send_signal(fd, signal.SIGSTOP)
+        self._selector.register(fd, selectors.EVENT_READ, lambda mask: self._on_end(orphan))
+
+    def _on_end(self, orphan: Orphan) -> None:
+        if os.waitid(os.P_PIDFD, orphan.fd, os.WEXITED | os.WNOHANG) is None:
+            return
+        del self._known[orphan.pid]
+        self._selector.unregister(orphan.fd)
+        os.close(orphan.fd)
+        self.pending = True
+
+    # --- the end
+
+    def clear_away(self, seconds: float) -> None:
+        """The tree is down: whatever still has us as its parent goes too, within `seconds`."""
+        end = time.monotonic() + seconds
+        self.look()
+        while (self.hunting or self.left) and time.monotonic() < end:
+            for key, mask in self._selector.select(0.0 if self.pending else 0.1):
+                key.data(mask)
+            self.look()
+
+    def close(self) -> None:
+        for orphan in self._known.values():
+            self._selector.unregister(orphan.fd)
+            os.close(orphan.fd)
+        self._known.clear()
+        self._selector.unregister(self._empties)
+        self._empties.close()
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return -1
+
+
+def _environment(pid: int) -> dict[str, str]:
+    """What a process was started with."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+        pairs = (os.fsdecode(entry).partition("=") for entry in file.read().split(b"\0"))
+        return {name: value for name, _, value in pairs}
+    return {}
