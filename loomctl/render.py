@@ -278,6 +278,9 @@ def supervision(node: Mapping[str, Any]) -> Tree:
             text.append(f"  {one['restarts']} restarts", "yellow")
         text.append("  ")
         text.append_text(coloured(one.get("state", "")))
+        if one.get("reason") and one.get("state") != "up":
+            wanted = one["reason"] in ("normal", "terminated")
+            text.append(f"  {short(one['reason'], 80)}", "dim" if wanted else "red")
         return text
 
     def grow(tree: Tree, one: Mapping[str, Any]) -> None:

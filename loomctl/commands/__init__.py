@@ -4,6 +4,7 @@
 `sessions`   new send events sessions show stop pause ...  `boards`     tasks claims edits graph ...
 `questions`  waiting approve deny answer                   `accounts`   usage, dead
 `daemons`    daemon start stop restart status logs         `code`       reload, tools, models
+`children`   child start terminate restart delete ...     `output`     logs
 `demo`       the main job with a crash on the way          `bench`      figures on this machine
 """
 
@@ -15,10 +16,12 @@ from loomctl.commands import (
     accounts,
     bench,
     boards,
+    children,
     code,
     daemons,
     demo,
     jobs,
+    output,
     processes,
     questions,
     sessions,
@@ -37,6 +40,8 @@ VERBS: list[click.Command] = [
     sessions.rm,
     processes.kill,
     processes.restart,
+    children.child,
+    output.logs,
     code.reload,
     *boards.BOARDS,
     boards.recall,
@@ -58,7 +63,6 @@ NOT_YET: dict[str, str] = {
     "models": "meanwhile: the [models] table of the configuration",
     "tools": "meanwhile: loomctl reload tools --json lists what is loaded",
     "roles": "",
-    "child": "meanwhile: loomctl restart NAME and loomctl kill NAME",
     "web": "meanwhile: loomctl events SESSION --follow",
     "trust": "",
     "config": "meanwhile: edit config.toml; the daemon checks it when it starts",

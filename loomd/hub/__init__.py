@@ -7,6 +7,7 @@
 `writer`     the thread that applies all waiting jobs in one durable transaction
 `process`    the loop: two ROUTERs, the XPUB, the link to the root, timers; `main(birth)`
 `peers`      who is connected, and which mails each has on the wire
+`children`   the supervisor's calls, and another configuration of services
 `clients`    the operations of clients; `boards`: rows as CONTRACT shows them
 `publish`    what goes to subscribers; `pulse`: what the root sees and hears of the hub
 

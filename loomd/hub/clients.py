@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 import msgspec
 import structlog
 
-from loomd.hub import boards, requests
+from loomd.hub import boards, children, requests
 from loomd.hub.mail import DAEMON, HUB, OVER, TEST_KINDS, Result
 from loomd.store import journal
 from loomd.store.env import StoreError
@@ -452,13 +452,7 @@ class Clients:
         self._root(done, {"op": "restart", "name": name}, name)
 
     def child(self, done: Done, call: str, id: str) -> None:
-        if call not in ("start", "terminate", "restart", "delete"):
-            raise LoomError("usage", f"no such call: {call!r}")
-
-        def then(answer: dict[str, Any]) -> None:
-            done({"id": id, "result": answer.get("error") or "ok"})
-
-        self.hub.call_root({"op": "child", "call": call, "name": id}, then)
+        children.child(self.hub, done, call, id)
 
     def _root(self, done: Done, message: dict[str, Any], name: str) -> None:
         def then(answer: dict[str, Any]) -> None:
@@ -488,17 +482,31 @@ class Clients:
         self.hub.ask(FROM_CLIENT, id, "user", actor, raw)
 
     def reload(self, done: Done, what: str = "tools") -> None:
-        """Every tool host that runs forms a new generation; what came of it, together.
-
-        If none runs, that of the newest session is woken for it: the author of a tool wants to
-        know whether it loads, and that session goes on with it when it is spoken to.
-        """
-        if what not in ("tools", "all"):
+        """New code for tools, the services of a new configuration, or both."""
+        if what == "config":
+            children.reload_config(
+                self.hub, lambda said: done({"generation": self.hub.generation, **said})
+            )
+        elif what == "tools" or (what == "all" and not self.hub.places.config.exists()):
+            self._reload_tools(done)
+        elif what == "all":
+            children.reload_config(
+                self.hub,
+                lambda config: self._reload_tools(lambda tools: done(_merged(config, tools))),
+            )
+        else:
             raise LoomError(
                 "not_yet" if what in ("roles", "actors") else "usage",
                 f"`reload {what}` is not there yet",
                 "meanwhile: loomctl reload tools, or loomctl daemon restart",
             )
+
+    def _reload_tools(self, done: Done) -> None:
+        """Every tool host that runs forms a new generation; what came of it, together.
+
+        If none runs, that of the newest session is woken for it: the author of a tool wants to
+        know whether it loads, and that session goes on with it when it is spoken to.
+        """
         known = self.hub.rules.known
         hosts = [name for name in self.hub.peers.by_name if known[name].kind == "tools"]
         if not hosts:
@@ -580,7 +588,7 @@ class Clients:
             state = str(worker[3]) if worker else ""
         shown: dict[str, Any] = {
             "name": name,
-            "kind": known.kind if known is not None else name.partition("-")[0],
+            "kind": known.kind if known is not None else children.kind_of(name),
             "session": known.session if known is not None else session_of(name),
             "role": hub.rules.spec(name).role if row is not None else "",
             "pid": pid or None,
@@ -607,6 +615,12 @@ class Clients:
             return 0.0
         since_boot = time.clock_gettime(time.CLOCK_BOOTTIME)
         return max(0.0, since_boot - ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def _merged(config: dict[str, Any], tools: dict[str, Any]) -> dict[str, Any]:
+    """What came of `reload all`: lists together, each key that only one has as it stands."""
+    both = {key: config[key] + tools[key] for key in ("loaded", "changed", "errors")}
+    return {**config, **tools, **both}
 
 
 def _rss(pid: int) -> int:

@@ -77,6 +77,9 @@ SWITCH_S: Final = 0.0005
 FOR_READING: Final = frozenset({"keeper", "tools"})
 """Kinds that an ask wakes even while their session has failed: to look something up in it."""
 
+PIECE: Final = 24_000
+"""Characters of a request's text per datagram to the root: escaping may double them."""
+
 FROM_HUB: Final = b"\0h"
 """Route of an ask of the hub's own."""
 
@@ -134,6 +137,7 @@ class Hub:
         self.rules = rules
         self.epoch = epoch
         self.places = places_of(args)
+        self.settings: dict[str, Any] = args.get("settings") or {}
         self.secret = str(args.get("secret", ""))
         self.version = str(args.get("version", "0"))
         self.containment = str(args.get("containment", ""))
@@ -623,6 +627,17 @@ class Hub:
         self._ids += 1
         self._calls[self._ids] = then
         self.tell_root({**message, "id": self._ids})
+
+    def call_root_in_pieces(
+        self, message: dict[str, Any], text: str, then: Callable[[dict[str, Any]], None]
+    ) -> None:
+        """The same for a request whose `text` may be larger than a datagram."""
+        self._ids += 1
+        self._calls[self._ids] = then
+        pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
+        for i, piece in enumerate(pieces):
+            last = i == len(pieces) - 1
+            self.tell_root({**message, "id": self._ids, "part": piece, "last": last})
 
     def ask_which(self, then: Callable[[dict[str, Any]], None] | None) -> None:
         if then is None:

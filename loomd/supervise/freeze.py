@@ -50,6 +50,8 @@ def freeze(policy: Policy) -> dict[str, Any]:
             for event in policy._parked
         ],
         "asked_to_end": policy._asked_to_end,
+        "held": sorted(policy.held),
+        "additions": [[home, s.plain(spec)] for home, spec in policy._additions],
     }
 
 
@@ -79,6 +81,8 @@ def thaw(frozen: Mapping[str, Any]) -> Policy:
             )
             for event in frozen["parked"]
         ]
+        policy.held = set(frozen.get("held", ()))
+        policy._additions = [(home, s.parse(spec)) for home, spec in frozen.get("additions", ())]
         policy.validate()
     except s.SpecError as error:
         raise FreezeError(f"a spec that this code refuses: {error}") from error

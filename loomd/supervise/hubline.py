@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from loomd.supervise import reconfigure
 from loomd.supervise import spec as s
 from loomd.supervise import tree as t
 from loomd.supervise.link import LinkClosed, TooLarge
+from loomd.supervise.policy import SERVICES
 
 if TYPE_CHECKING:
     from loomd.supervise.root import Process, Root
@@ -33,6 +36,7 @@ class HubLine:
         self._missed = False
         self._calls: dict[int, Any] = {}  # our number of a call -> the hub's id of it
         self._next_call = 0
+        self._parts: dict[Any, list[str]] = {}  # of configurations that are still coming in
         self.epoch = 0
         self._ops: dict[str, Callable[[dict[str, Any]], None]] = {
             "epoch": self._epoch,
@@ -45,6 +49,7 @@ class HubLine:
             "restart": self._restart,
             "child": self._child,
             "status": self._status,
+            "configure": self._configure,
             "shutdown": self._shutdown,
         }
 
@@ -72,6 +77,7 @@ class HubLine:
     def hub_gone(self) -> None:
         """Its questions died with it."""
         self._calls.clear()
+        self._parts.clear()
         self._missed = False
 
     def reply(self, action: t.Reply) -> None:
@@ -159,7 +165,11 @@ class HubLine:
 
     def _tree(self, message: dict[str, Any]) -> None:
         shift = time.time() - time.monotonic()
-        text = json.dumps(_in_epoch_seconds(t.picture(self._root.policy.root), shift))
+        self._pieces(message, _in_epoch_seconds(t.picture(self._root.policy.root), shift))
+
+    def _pieces(self, message: dict[str, Any], value: Any) -> None:
+        """An answer of any size."""
+        text = json.dumps(value)
         pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
         for i, piece in enumerate(pieces):
             last = i == len(pieces) - 1
@@ -191,21 +201,64 @@ class HubLine:
     def _child(self, message: dict[str, Any]) -> None:
         name, wish = str(message["name"]), message["call"]
         if wish == "start":
-            node = self._root.policy.nodes.get(name)
-            error = "not_found"
-            if node is not None:
-                error = (
-                    "already_present" if node.state in ("down", "waiting") else "already_started"
-                )
-            self._result(message.get("id"), error, name)
+            self._start_child(message, name)
         elif wish == "terminate":
             self._root.tell(t.TerminateChild(self._call(message), name))
         elif wish == "restart":
             self._root.tell(t.RestartChild(self._call(message), name))
         elif wish == "delete":
             self._root.tell(t.DeleteChild(self._call(message), name))
+        elif wish in ("which", "count"):
+            node = self._root.policy.nodes.get(name)
+            if not isinstance(node, t.Supervisor):
+                self._pieces(message, "not_found" if node is None else "not_a_supervisor")
+            elif wish == "which":
+                self._pieces(message, _listed(node))
+            else:
+                self._pieces(message, t.count_children(node))
         else:
-            raise ValueError(f"call {wish!r}: start, terminate, restart or delete")
+            raise ValueError(f"call {wish!r}: start, terminate, restart, delete, which or count")
+
+    def _start_child(self, message: dict[str, Any], name: str) -> None:
+        """OTP's start_child of a child that its supervisor's spec names: one that was deleted, or
+        was temporary and has ended."""
+        nodes = self._root.policy.nodes
+        if name in nodes:
+            down = nodes[name].state in ("down", "waiting")
+            self._result(message.get("id"), "already_present" if down else "already_started", name)
+            return
+        for sup in nodes.values():
+            for spec in sup.spec.children if isinstance(sup, t.Supervisor) else ():
+                if spec.id == name:
+                    self._root.tell(t.StartChild(self._call(message), sup.id, spec))
+                    return
+        self._result(message.get("id"), "not_found", name)
+
+    def _configure(self, message: dict[str, Any]) -> None:
+        """New trees of the user's, as specs below `services`, in pieces; answered with what is
+        started, stopped, restarted and updated. If anything is wrong, nothing is done."""
+        id = message["id"]
+        parts = self._parts.setdefault(id, [])
+        parts.append(str(message["part"]))
+        if not message.get("last", True):
+            return
+        del self._parts[id]
+        policy = self._root.policy
+        services = policy.nodes[SERVICES]
+        if not isinstance(services, t.Supervisor):
+            raise ValueError("this tree has no services")
+        children = tuple(s.parse(child) for child in json.loads("".join(parts)))
+        spec = replace(services.spec, children=children)
+        ids = s.all_ids(spec)[1:]
+        own = {node.id for node in t.walk(services)}
+        for name in ids:
+            if ids.count(name) > 1 or (name in policy.nodes and name not in own):
+                raise s.SpecError("duplicate_child_name", name)
+        changes = reconfigure.diff(services.spec, spec)
+        self._root.tell(t.Configure(spec))
+        said = reconfigure.report(changes)
+        self._root.log.line("info", "configured", **said)
+        self._pieces(message, said)
 
     def _status(self, message: dict[str, Any]) -> None:
         sessions, actors, blocked = (int(message[k]) for k in ("sessions", "actors", "blocked"))
@@ -228,3 +281,11 @@ def _in_epoch_seconds(picture: dict[str, Any], shift: float) -> dict[str, Any]:
     for child in picture["children"]:
         _in_epoch_seconds(child, shift)
     return picture
+
+
+def _listed(sup: t.Supervisor) -> list[dict[str, Any]]:
+    """which_children, newest first; a supervisor has no process of its own."""
+    return [
+        {"id": id, "pid": pid or None, "type": kind, "state": sup.children[id].state}
+        for id, pid, kind in t.which_children(sup)
+    ]

@@ -32,9 +32,11 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_left
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import assert_never
 
+from loomd.supervise import reconfigure
 from loomd.supervise import spec as s
 from loomd.supervise import tree as t
 from loomd.supervise.tree import Child, Supervisor, Worker
@@ -84,6 +86,7 @@ class Policy:
         self._gone: list[tuple[str, int]] = []
         self._dirty: dict[Supervisor, dict[str, Child] | None] = {}
         self._parked: list[t.Ensure] = []
+        self._additions: list[tuple[str, s.ChildSpec]] = []  # until their names are free
         self._asked_to_end = False
 
     # --- the door ------------------------------------------------------------------------------
@@ -96,6 +99,7 @@ class Policy:
         self._take(event)
         self._settle()
         self._unpark()
+        self._add_due()
         for name, incarnation in self._gone:
             node = self.nodes.get(name)
             self._out.append(t.Gone(name, incarnation, node is None or not node.want))
@@ -147,6 +151,8 @@ class Policy:
                 self._delete_child(event)
             case t.Bounce():
                 self._bounce(event)
+            case t.Configure():
+                self._configure(event.spec)
             case _:
                 assert_never(event)
 
@@ -218,15 +224,19 @@ class Policy:
             self._out.append(t.StartProcess(child.id, child.incarnation))
             self._arm(("start", child.id), now_plus=child.spec.start.ready_s)
             return
-        child.failed = child.why = ""
+        child.failed = child.why = child.reason = ""
         child.fatal = child.overdue = False
         child.attempts = []
-        taken = [spec.id for spec in child.spec.children if spec.id in self.nodes]
-        if taken:  # by a stranger that came while this one was down
-            self._fail(child, f"name_taken: {taken[0]}", fatal=False)
+        taken = [spec for spec in child.spec.children if spec.id in self.nodes]
+        strangers = [spec.id for spec in taken if not self._is_leaving(self.nodes[spec.id])]
+        if strangers:  # they came while this one was down
+            self._fail(child, f"name_taken: {strangers[0]}", fatal=False)
             return
         for spec in child.spec.children:
-            self._add_wanted(child, spec)
+            if spec in taken:
+                self._additions.append((child.id, spec))
+            else:
+                self._add_wanted(child, spec)
         if child.spec.independent:
             self._came_up(child)
         self._touch(child)
@@ -356,6 +366,8 @@ class Policy:
 
     def _stopped(self, child: Child) -> None:
         """It was told to go down, and is."""
+        if child.id in self.held:
+            child.reason = "terminated"
         child.stop = False
         child.state = "down"
         self._answer(child, ("terminate",), "")
@@ -752,6 +764,106 @@ class Policy:
             self._out.append(t.Reply(call, "noproc", name))
             return None
         return child
+
+    # --- another configuration ------------------------------------------------------------------
+
+    def _configure(self, spec: s.SupervisorSpec) -> None:
+        sup = self.nodes.get(spec.id)
+        if not isinstance(sup, Supervisor) or self.root.state in ("stopping", "down"):
+            return
+        changes = reconfigure.diff(sup.spec, spec)
+        self.held -= set(s.all_ids(sup.spec)) - set(s.all_ids(spec))
+        places = {
+            child.id: (each.id, child)
+            for each in reconfigure.supervisors(spec)
+            for child in each.children
+        }
+        self._additions = [  # still wanted there, and as the new tree says
+            places[one.id] for home, one in self._additions if places.get(one.id, "")[:1] == (home,)
+        ]
+        self._respec(sup, reconfigure.by_id(spec))
+        for change in changes:
+            home = change.supervisor
+            while home not in self.nodes and home in places:
+                home = places[home][0]
+            node = self.nodes.get(home)
+            if not isinstance(node, Supervisor):
+                continue
+            # One that is leaving another place may still have the name: who waits for it has all.
+            if node is sup or (node.parent and node.parent.id == places[home][0]):
+                self._change(node, change)
+
+    def _respec(self, sup: Supervisor, specs: Mapping[str, s.SupervisorSpec]) -> None:
+        """Flags and order apply at once; what is to run is seen to by `_change`."""
+        sup.spec = specs.get(sup.id, sup.spec)
+        sup.attempts = sup.attempts[max(0, len(sup.attempts) - sup.spec.intensity) :]
+        place = {child.id: i for i, child in enumerate(sup.spec.children)}
+        ordered = sorted(sup.children.values(), key=lambda child: place.get(child.id, len(place)))
+        sup.children = {child.id: child for child in ordered}
+        for child in ordered:
+            if isinstance(child, Supervisor):
+                self._respec(child, specs)
+        self._touch(sup)
+
+    def _change(self, sup: Supervisor, change: reconfigure.Change) -> None:
+        """One step, in `sup` or (where that is down) below it."""
+        child = sup.children.get(change.id)
+        if sup.state not in ("starting", "up"):
+            # Its spec says it all, for its next start. What was mended is tried again.
+            self._start_again(sup)
+        elif sup.id != change.supervisor:
+            return  # what is missing between is about to be added, with all that is in it
+        elif change.kind == "stop":
+            if child is not None:
+                self._forget(child.id)
+        elif child is None or type(child.spec) is not type(change.spec):
+            if change.kind != "update":
+                self._additions = [one for one in self._additions if one[1].id != change.id]
+                self._additions.append((sup.id, change.spec))
+        elif isinstance(child, Worker) and isinstance(change.spec, s.WorkerSpec):
+            child.spec = change.spec
+            if change.kind != "update":
+                self._start_again(child)
+        elif change.kind != "update":
+            self._start_again(child)
+
+    def _start_again(self, child: Child) -> None:
+        if child.parent is None or child.id in self.held:
+            return
+        child.want = True
+        child.forget = False
+        child.stop = child.state != "down"
+        child.restarts += child.stop
+        self._wish(child)
+
+    def _wish(self, child: Child) -> None:
+        """It is to start by somebody's wish: if that fails it stays down and moves nothing else."""
+        child.waiters.append(t.Waiter(0, "restart"))
+        self._touch(child.parent)
+
+    def _is_leaving(self, node: Child | None) -> bool:
+        """It goes for good, alone or with a supervisor above it."""
+        while node is not None:
+            if node.forget:
+                return True
+            node = node.parent
+        return False
+
+    def _add_due(self) -> None:
+        """Children whose names, and those of all that is in them, have become free."""
+        waiting, self._additions = self._additions, []
+        for home, spec in waiting:
+            sup = self.nodes.get(home)
+            if not isinstance(sup, Supervisor) or sup.state not in ("starting", "up"):
+                continue  # it will start with what its spec says
+            if any(id in self.nodes for id in s.all_ids(spec)):
+                self._additions.append((home, spec))
+                continue
+            child = self._add(sup, spec)
+            child.want = spec.id not in self.held
+            self._wish(child)
+            self._respec(sup, {})
+            self._settle()
 
     # --- small things ---------------------------------------------------------------------------
 

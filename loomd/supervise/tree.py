@@ -84,6 +84,7 @@ class Supervisor:
     started_at: float = 0.0
     failed: str = ""
     why: str = ""
+    reason: str = ""  # of its last end, if it was terminated
     fatal: bool = False
     overdue: bool = False
     attempts: list[int] = field(default_factory=list)  # restart attempts, whole seconds
@@ -201,6 +202,13 @@ class DeleteChild:
 
 
 @dataclass(frozen=True)
+class Configure:
+    """The supervisor `spec.id` shall be `spec`, with everything in it."""
+
+    spec: SupervisorSpec
+
+
+@dataclass(frozen=True)
 class Bounce:
     """Orderly restart of a child that runs. Counts nothing."""
 
@@ -224,6 +232,7 @@ Event = (
     | RestartChild
     | DeleteChild
     | Bounce
+    | Configure
 )
 
 
@@ -400,7 +409,7 @@ def picture(node: Child) -> dict[str, Any]:
         **common,
         "pid": None,
         "incarnation": None,
-        "reason": node.failed or node.why,
+        "reason": node.failed or node.why or node.reason,
         "strategy": node.spec.strategy,
         "intensity": node.spec.intensity,
         "period_s": node.spec.period_s,

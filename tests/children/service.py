@@ -16,7 +16,13 @@ import socket
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
+
+
+class Stop(BaseException):
+    """SIGTERM: raised wherever it is, for a file that is being read cannot be read in between."""
 
 
 def main(folder: Path, name: str, *words: str) -> None:
@@ -26,17 +32,26 @@ def main(folder: Path, name: str, *words: str) -> None:
         os.close(fd)
 
     def stop(number: int, frame: types.FrameType | None) -> None:
-        tell(f"-{name}")
-        if "late" in words:
-            while orders.readline() != "bye\n":
-                continue
-        os._exit(0)
+        raise Stop
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in words else stop)
     pipe = folder / name
     if not pipe.exists():
         os.mkfifo(pipe)
     orders = os.fdopen(os.open(pipe, os.O_RDWR), "r", buffering=1)
+    try:
+        live(folder, name, words, orders, tell)
+    except Stop:
+        tell(f"-{name}")
+    while "late" in words and orders.readline() != "bye\n":
+        continue
+    os._exit(0)
+
+
+def live(
+    folder: Path, name: str, words: tuple[str, ...], orders: TextIO, tell: Callable[[str], None]
+) -> None:
+    """Until it is told to stop."""
     if "slow" in words:
         tell(f"~{name} {os.getpid()}")
         while orders.readline() != "go\n":

@@ -1,0 +1,172 @@
+"""What clients ask of the supervision tree: OTP's calls, and another configuration of services.
+
+The tree is the root's; the hub asks, and answers in CONTRACT's shapes. An actor is the exception:
+it is wanted or not by the state, so `terminate` ends it there, for good, and its team hears of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from loomd import settings as settings_of
+from loomd.hub.mail import HUB
+from loomd.store.schema import session_of
+from loomd.wire.errors import LoomError
+
+if TYPE_CHECKING:
+    from loomd.hub.mail import Batch, Result
+    from loomd.hub.process import Hub
+
+CALLS: Final = ("start", "terminate", "restart", "delete")
+QUESTIONS: Final = ("which", "count")
+NEEDED: Final = frozenset({HUB, "template"})
+"""Without these there is nobody left to ask for their restart."""
+HEADS: Final = frozenset({"team", "tools"})
+"""Kinds without which a session is none."""
+MAX_CONFIG: Final = 1 << 20
+
+Done = Callable[[Any], None]
+
+
+def kind_of(name: str) -> str:
+    """The kind of a process that is no actor."""
+    kind = name.partition("-")[0]
+    return kind if kind in (HUB, "template") else "service"
+
+
+def child(hub: Hub, done: Done, call: str, id: str) -> None:
+    """One of the supervisor's calls: {id, result}; `result` is "ok", OTP's error word, or what
+    `which` and `count` answer."""
+    if call in QUESTIONS:
+        hub.call_root(
+            {"op": "child", "call": call, "name": id},
+            lambda answer: done({"id": id, "result": _text(answer)}),
+        )
+        return
+    if call not in CALLS:
+        said = ", ".join(CALLS + QUESTIONS)
+        raise LoomError("usage", f"no call {call!r}", f"there are: {said}")
+    if call == "terminate" and id in NEEDED:
+        raise LoomError(
+            "bad_state",
+            f"the daemon cannot do without its {id}",
+            f"loomctl restart {id} replaces it, loomctl daemon stop ends the daemon",
+        )
+    row = hub.rules.actors.get(id)
+    if call == "terminate" and session_of(id) and row is not None:
+        _end_actor(hub, done, id)
+        return
+    hub.call_root(
+        {"op": "child", "call": call, "name": id},
+        lambda answer: done({"id": id, "result": answer.get("error") or "ok"}),
+    )
+
+
+def _text(answer: dict[str, Any]) -> Any:
+    return json.loads(answer["text"]) if "text" in answer else answer.get("error")
+
+
+def _end_actor(hub: Hub, done: Done, name: str) -> None:
+    session = session_of(name)
+    if hub.rules.known[name].kind in HEADS:
+        raise LoomError(
+            "bad_state",
+            f"{session} cannot do without {name}",
+            f"loomctl restart {name} replaces it, loomctl stop {session} ends the session",
+        )
+
+    def then(result: Result) -> None:
+        hub.follow(result)
+        done({"id": name, "result": "ok"})
+
+    hub.submit(
+        lambda batch: _ended(batch, name),
+        then,
+        name,
+        lambda code, detail: done(LoomError(code, detail)),
+    )
+
+
+def _ended(batch: Batch, name: str) -> Result:
+    result = batch.begin()
+    batch.end(name, "terminated by a person", by="client")
+    return result
+
+
+# --- another configuration -----------------------------------------------------------------------
+
+
+def reload_config(hub: Hub, done: Done) -> None:
+    """Reads the configuration again and has the root run what it says of services.
+
+    Answers {loaded, changed, errors: [{module, error}], started, stopped, restarted, updated,
+    restart_needed}: ids; of `restart_needed` the tables that only a new daemon reads. With an error
+    nothing is changed.
+    """
+    path = hub.places.config
+    try:
+        settings = read(path)
+    except LoomError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        done(_reply(errors=[{"module": "config", "error": error.message + hint}]))
+        return
+    old, new = hub.settings, json.loads(json.dumps(settings.as_dict()))
+    needed = sorted(table for table in new if new[table] != old.get(table))
+
+    def then(answer: dict[str, Any]) -> None:
+        said = _text(answer)
+        if not isinstance(said, dict):
+            done(_reply(errors=[{"module": "config", "error": f"{path}: {said}"}]))
+            return
+        changed = [id for ids in said.values() for id in ids]
+        done(_reply(changed=changed, loaded=_ids(settings.supervisors), **said, needed=needed))
+
+    hub.call_root_in_pieces({"op": "configure"}, json.dumps(list(settings.supervisors)), then)
+
+
+def read(path: Path) -> settings_of.Settings:
+    """The settings in a file that must be there. Raises LoomError(config)."""
+    try:
+        # It may be anything by now: not to wait for a pipe's other end, nor for ever for a device.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise LoomError("config", f"{path}: cannot be read: {error.strerror}") from None
+    with open(fd, "rb") as file:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CONFIG:
+            raise LoomError("config", f"{path}: is no file of at most {MAX_CONFIG} bytes")
+        raw = file.read(MAX_CONFIG)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise LoomError("config", f"{path}: is not UTF-8: {error}") from None
+    return settings_of.parse(text, str(path))
+
+
+def _ids(specs: Any) -> list[str]:
+    found = []
+    for spec in specs:
+        found += [spec["id"], *_ids(spec.get("children", ()))]
+    return found
+
+
+def _reply(
+    *,
+    loaded: list[str] | None = None,
+    changed: list[str] | None = None,
+    errors: list[dict[str, str]] | None = None,
+    needed: list[str] | None = None,
+    **ids: list[str],
+) -> dict[str, Any]:
+    return {
+        "loaded": loaded or [],
+        "changed": changed or [],
+        "errors": errors or [],
+        **{name: ids.get(name, []) for name in ("started", "stopped", "restarted", "updated")},
+        "restart_needed": needed or [],
+    }
