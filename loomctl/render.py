@@ -126,6 +126,11 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             style, text = "yellow", f"{verdict} {data.get('id', '')} by {data.get('by', '')}"
         case "actor_restarted":
             style, text = "magenta", f"restarted after {data.get('reason', 'an exit')}"
+        case "recovery" if data.get("cause") == "steady":
+            style, text = "green", f"goes on with {data.get('rung')}: {short(data.get('reason'))}"
+        case "recovery":
+            style = "bold magenta"
+            text = f"recovery: {data.get('rung')}, because of {short(data.get('reason'))}"
         case "poison":
             style, text = "bold red", f"dead letter: {short(data)}"
         case "keeper_started":

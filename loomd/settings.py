@@ -84,6 +84,19 @@ class Supervision:
 
 
 @dataclass(frozen=True)
+class Recovery:
+    """The ladder of an agent that fails again and again: failures, within seconds, that a rung
+    holds for; then what the second rung runs with. `model` "": the first fallback."""
+
+    restart: tuple[int, float] = (3, 60.0)
+    parameters: tuple[int, float] = (2, 300.0)
+    conversation: tuple[int, float] = (1, 600.0)
+    model: str = ""
+    temperature: float = 0.0
+    view: float = 0.5
+
+
+@dataclass(frozen=True)
 class Settings:
     models: Models = field(default_factory=Models)
     providers: Mapping[str, Provider] = field(default_factory=dict)
@@ -93,12 +106,15 @@ class Settings:
     review: Review = field(default_factory=Review)
     supervision: Supervision = field(default_factory=Supervision)
     supervisors: tuple[Mapping[str, Any], ...] = ()  # child specs; they may hold secrets
+    recovery: Recovery = field(default_factory=Recovery)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON-able data, for `args["settings"]`: without what is the root's alone."""
         plain = asdict(self)
         del plain["supervisors"]
         plain["models"]["fallback"] = {k: list(v) for k, v in self.models.fallback.items()}
+        for rung in ("restart", "parameters", "conversation"):
+            plain["recovery"][rung] = list(plain["recovery"][rung])
         return plain
 
     @property
@@ -106,6 +122,7 @@ class Settings:
         """Whether any model that may be used is not an offline one."""
         models = [self.models.default, self.models.fast, *self.models.roles.values()]
         models.extend(m for chain in self.models.fallback.values() for m in chain)
+        models.append(self.recovery.model)
         return bool(self.providers) or any(m and not m.startswith("offline/") for m in models)
 
 
@@ -159,6 +176,7 @@ def parse(text: str, file: str = "config.toml") -> Settings:
         review=Review(**made["review"]),
         supervision=Supervision(**made["supervision"]),
         supervisors=services.read(reader, data.get("supervisor", [])),
+        recovery=Recovery(**made["recovery"]),
     )
 
 
@@ -347,6 +365,17 @@ def _fallback(reader: _Reader, key: str, value: Any) -> dict[str, tuple[str, ...
     return made
 
 
+def _rung(reader: _Reader, key: str, value: Any) -> tuple[int, float]:
+    right = "[failures, seconds], such as [3, 60]"
+    if not isinstance(value, list) or len(value) != 2:
+        reader.wrong(key, f"{right}, not {value!r}")
+    count, period = value
+    good = isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= 1000
+    if not good or isinstance(period, bool) or not isinstance(period, int | float):
+        reader.wrong(key, f"{right}, not {value!r}")
+    return count, _number(0.001, 1e6, "a time in seconds")(reader, key, period)
+
+
 _PROVIDER: Mapping[str, Check] = {
     "api_base": _url,
     "api_key_env": _variable,
@@ -372,6 +401,14 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "poison_crashes": _count(1, 100),
         "memory_mb": _count(0, 1 << 20),
         "cgroups": _choice("auto", "off"),
+    },
+    "recovery": {
+        "restart": _rung,
+        "parameters": _rung,
+        "conversation": _rung,
+        "model": _model,
+        "temperature": _number(0, 2, "a temperature"),
+        "view": _number(0.05, 1, "a share of the view"),
     },
 }
 _TABLES: Mapping[str, Any] = {**_FIELDS, "providers": None}

@@ -61,6 +61,14 @@ def test_without_a_file_everything_has_its_default(tmp_path):
             "memory_mb": 1024,
             "cgroups": "auto",
         },
+        "recovery": {
+            "restart": [3, 60.0],
+            "parameters": [2, 300.0],
+            "conversation": [1, 600.0],
+            "model": "",
+            "temperature": 0.0,
+            "view": 0.5,
+        },
     }
     assert not made.needs_provider
 
@@ -110,6 +118,10 @@ def test_everything_that_is_in_force_is_read(tmp_path):
             '[providers.x]\napi_key_env = "A"\napi_key_file = "/b"\n',
             ":3: providers.x.api_key_file: must be one of",
         ),
+        ("[recovery]\nrestart = 3\n", ":2: recovery.restart: must be [failures, seconds]"),
+        ("[recovery]\nrestart = [3, 0]\n", ":2: recovery.restart: must be a time"),
+        ("[recovery]\nparameters = [-1, 5]\n", ":2: recovery.parameters: must be [failures"),
+        ("[recovery]\nview = 2\n", ":2: recovery.view: must be a share of the view"),
         ("[supervision]\nheartbeat_s = 0\n", ":2: supervision.heartbeat_s: must be a time"),
         ("[limits\n", ":1: not TOML"),
         ("[limits]\nx = \n", ":2: not TOML"),

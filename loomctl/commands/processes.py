@@ -20,6 +20,8 @@ def ps(context: Context, session: str, memory: bool) -> None:
     with context.client() as client:
         rows = client.request("ps", session=session, memory=memory)
     columns = ["name", "pid", "state", "waiting_for", "mailbox", "restarts", "uptime_s", "rss_kb"]
+    if any(row.get("recovery") for row in rows):
+        columns.insert(6, "recovery")
     if memory:
         columns.append("pss_kb")
     awake = [row for row in rows if row.get("pid")] if not session else rows

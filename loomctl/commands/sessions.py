@@ -132,7 +132,8 @@ def show(context: Context, session: str) -> None:
                 value = render.plain(row[key])
                 context.out.print(render.coloured(value) if key == "state" else value)
         for name, columns in (
-            ("agents", ("name", "role", "state", "pid", "restarts", "waiting_for")),
+            ("agents", ("name", "role", "state", "pid", "restarts", "recovery", "waiting_for")),
+            ("recoveries", ("ts", "name", "from", "rung", "cause", "reason")),
             ("tasks", ("id", "state", "owner", "title")),
             ("questions", ("id", "kind", "state", "text")),
         ):

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from loomd.actor.ladder import Rung
 from loomd.wire.bodies import Body, Entry
 from loomd.wire.messages import WORK, ChildChange, EventOut, SessionChange, Status
 
@@ -26,6 +27,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role     agents: lead, researcher, coder, reviewer, tester, or a custom one
     args     whatever the kind needs (JSON-able, <= 48 KiB)
     restart  permanent | transient | temporary
+    ladder   what its successors run with if it fails again and again (loomd.actor.ladder)
     nice     agents and tools run at +10
     """
 
@@ -35,6 +37,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     role: str = ""
     args: dict[str, Any] = {}
     restart: str = "transient"
+    ladder: tuple[Rung, ...] = ()
     nice: int = 0
 
 

@@ -4,6 +4,7 @@
 `state`    what is saved of it; small, because everything that is said lies in the log
 `view`     which entries of the log the model sees, in which order, and what leaves for a keeper
 `prompt`   roles, and the pinned blocks that stand before the conversation
+`recovery` what it runs with on a rung of its recovery ladder
 `limits`   iterations, tokens, wall time, repeated calls
 `process`  reads the roles from disk and hands the behaviour to the generic host
 

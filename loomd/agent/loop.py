@@ -19,6 +19,7 @@ import msgspec
 
 from loomd.actor import behaviour as act
 from loomd.agent import limits as lim
+from loomd.agent import recovery as rec
 from loomd.agent import view as vw
 from loomd.agent.limits import Exceeded, Limits
 from loomd.agent.prompt import Role, cut, pinned, review_text, role_of
@@ -40,6 +41,7 @@ from loomd.wire.bodies import (
     ModelRequest,
     Note,
     Offload,
+    Recover,
     Report,
     Restarted,
     ReviewRequest,
@@ -66,6 +68,9 @@ arguments.
 A commit carries an entry and the mails that follow from it, and must stay below the frame limit."""
 
 TASK_TEXT: Final = 6_000
+OWN_REPORT: Final = 2_000
+"""Bytes of the last report that an agent remembers, for a conversation begun anew."""
+
 MAX_QUEUED: Final = 3
 MAX_CALLS: Final = 128
 MAX_ASIDE: Final = 8
@@ -95,6 +100,7 @@ class Agent:
     spec: act.Spec
     role: Role
     limits: Limits
+    fallback: str = ""  # of its model, as configured
 
     @property
     def team(self) -> str:
@@ -120,15 +126,17 @@ class AgentBehaviour:
         saved = AgentState()
         if birth.saved is not None:
             saved = msgspec.convert(birth.saved, AgentState)
+        role = role_of(self._roles, spec.role)
         return Agent(
             saved=saved,
             spec=spec,
-            role=role_of(self._roles, spec.role),
+            role=role,
+            fallback=rec.fallback_of(spec, role, birth.settings),
             limits=lim.limits(birth.settings.get("limits"), spec.args.get("limits")),
         )
 
     def step(self, state: Agent, input: act.Input, now: float) -> tuple[Agent, list[act.Change]]:
-        turn = _Step(state, now)
+        turn = Step(state, now)
         turn.take(input)
         if isinstance(input, act.Init):
             turn.warn(self._broken)
@@ -160,11 +168,12 @@ class AgentBehaviour:
                 "iterations": s.counters.iterations,
                 "tokens": s.counters.tokens,
                 "kind": s.kind,
+                "rung": rec.rung_of(s),
             }
         )
 
 
-class _Step:
+class Step:
     """One step: the state it works on, and the changes it leaves."""
 
     def __init__(self, agent: Agent, now: float) -> None:
@@ -191,7 +200,7 @@ class _Step:
         mine = self.agent.spec.role
         for role, error in sorted(broken.items()):
             if mine in (role, "lead"):
-                self._emit("role_broken", {"role": role, "error": cut(error, EVENT_TEXT)})
+                self.emit("role_broken", {"role": role, "error": cut(error, EVENT_TEXT)})
 
     def _mailed(self, body: Body, sender: str) -> None:
         match body:
@@ -213,12 +222,14 @@ class _Step:
                 self._undelivered(body)
             case Restarted():
                 self._restarted(body)
+            case Recover():
+                rec.recover(self, body)
             case _:
                 # Nothing that an agent asked for: said in the log of events, never a crash.
-                self._emit("ignored", {"body": type(body).__name__, "sender": sender})
+                self.emit("ignored", {"body": type(body).__name__, "sender": sender})
 
     def _assigned(self, body: Assign, sender: str) -> None:
-        entry = self._append(Entry(role="user", text=body.text, sender=body.sender or sender))
+        entry = self.append(Entry(role="user", text=body.text, sender=body.sender or sender))
         task = Task(body.task, cut(body.text, TASK_TEXT), entry)
         if self.s.phase in AT_REST and self.s.task is None:
             self._begin(task)
@@ -230,13 +241,13 @@ class _Step:
 
     def _said(self, body: Say, sender: str) -> None:
         said_by = body.sender or sender
-        self.s.arrived.append(self._append(Entry(role="user", text=body.text, sender=said_by)))
+        self.s.arrived.append(self.append(Entry(role="user", text=body.text, sender=said_by)))
         # What a peer says to an agent without work waits for its next task: it costs no call.
         if self.s.phase in AT_REST and "/" not in said_by:
             self._rise()
 
     def _review_asked(self, body: ReviewRequest) -> None:
-        entry = self._append(Entry(role="user", text=review_text(body), sender=self.agent.team))
+        entry = self.append(Entry(role="user", text=review_text(body), sender=self.agent.team))
         self.s.arrived.append(entry)
         self.s.reviews[body.edit] = entry.n
         if self.s.phase in AT_REST:
@@ -250,7 +261,9 @@ class _Step:
         outcome = body.outcome
         s.usage = _sum(s.usage, body.usage)
         s.counters.tokens += body.usage.input_tokens + body.usage.output_tokens
-        self._emit("model_outcome", _about_outcome(body))
+        self.emit("model_outcome", _about_outcome(body))
+        if not isinstance(outcome, Failed):
+            rec.answered(self)
         match outcome:
             case ToolCalls():
                 if outcome.calls:
@@ -279,7 +292,7 @@ class _Step:
         view = self.s.view
         vw.leave(view, self.agent.spec.name, ready.span, ready.line)
         if self.s.phase == "shrinking" and view.leaving is None:
-            self._think()
+            self.think()
 
     def _timer(self, timer: act.TimerDue) -> None:
         if timer.key == WALL and timer.due == self.s.wall:
@@ -311,7 +324,7 @@ class _Step:
                     self._arm()
                 s.paused = False
                 if s.phase == "held":
-                    self._think()
+                    self.think()
             case "step":
                 if s.phase == "held":
                     self._request()
@@ -352,7 +365,7 @@ class _Step:
                 if self.s.phase == "shrinking":
                     self._fail("context_overflow", f"no keeper: {detail}")
             case _:
-                self._emit("undelivered", {"to": body.to, "reason": body.reason})
+                self.emit("undelivered", {"to": body.to, "reason": body.reason})
 
     def _restarted(self, body: Restarted) -> None:
         """The model shall know why calls of that time broke off; it costs no request of its own."""
@@ -360,7 +373,7 @@ class _Step:
             f"The daemon was restarted at {body.when}. All that was said and decided is kept; tool "
             "calls under way then were run again or interrupted, as their results say."
         )
-        self.s.aside.append(self._append(Entry(role="note", text=text)))
+        self.s.aside.append(self.append(Entry(role="note", text=text)))
         del self.s.aside[:-MAX_ASIDE]  # older ones stay in the log
 
     # --- moves ---------------------------------------------------------------------------------
@@ -380,10 +393,11 @@ class _Step:
         """From rest to work: everything that limits an agent counts from here."""
         self.s.counters = type(self.s.counters)()
         self.s.kind = ""
+        rec.descend(self, None, "a new task")
         self._arm()
-        self._think()
+        self.think()
 
-    def _think(self) -> None:
+    def think(self) -> None:
         """On to the next request, unless paused or at a limit."""
         if self.s.paused:
             self._move("held")
@@ -400,17 +414,21 @@ class _Step:
         if exceeded is not None:
             self._exceeded(exceeded)
             return
-        self._offload(self.agent.limits.view_tokens)
+        self._offload(self._view_tokens())
         s.turn += 1
         s.counters.iterations += 1
         s.request = f"{self.agent.spec.name}:{s.turn}"
         self._move("thinking")
         request = self._model_request()
         self.out.append(act.Send("models", request))
-        self._emit("model_request", {"request": s.request, "model": request.model})
+        self.emit("model_request", {"request": s.request, "model": request.model})
 
     def _model_request(self) -> ModelRequest:
         s, spec, role = self.s, self.agent.spec, self.agent.role
+        with_ = rec.parameters_of(spec, s)
+        usual = str(spec.args.get("model") or role.model)
+        # A smaller view is smaller at once; what is left out of it is on its way to a keeper.
+        limit = self._view_tokens() if with_.view < 1 else 0
         task = (s.task.id, s.task.text) if s.task else None
         return ModelRequest(
             id=s.request,
@@ -418,16 +436,20 @@ class _Step:
             agent=spec.name,
             role=spec.role,
             purpose="review" if s.reviews else "turn",
-            model=str(spec.args.get("model") or role.model),
+            model=rec.model(usual, self.agent.fallback, with_),
             view=View(
                 pinned=pinned(role, spec.name, spec.args, task, vw.lines(s.view)),
-                spans=vw.spans(s.view, spec.name),
+                spans=vw.spans(s.view, spec.name, limit, needed=min(s.reviews.values(), default=0)),
             ),
             tools=role.tools,
-            temperature=role.temperature,
+            temperature=rec.temperature(role.temperature, with_),
             task=s.task.id if s.task else "",
             budget_usd=spec.args.get("budget_usd"),
         )
+
+    def _view_tokens(self) -> int:
+        with_ = rec.parameters_of(self.agent.spec, self.s)
+        return rec.view_tokens(self.agent.limits.view_tokens, with_)
 
     def _offload(self, threshold: int) -> None:
         """Offers the oldest stretch to a keeper; it stays in the view until one has it."""
@@ -450,7 +472,7 @@ class _Step:
             msgspec.structs.replace(call, id=f"{turn}.{i}")
             for i, call in enumerate(_bounded(outcome.calls), 1)
         )
-        s.spoken = self._append(
+        s.spoken = self.append(
             Entry(
                 role="assistant",
                 text=cut(outcome.text, ANSWER_TEXT),
@@ -463,14 +485,15 @@ class _Step:
         s.calls = [_open(call) for call in calls]
         for call in calls:
             args = _short(call.args)
-            self._emit("tool_call", {"call": call.id, "name": call.name, "args": args})
+            self.emit("tool_call", {"call": call.id, "name": call.name, "args": args})
         self._move("acting")
         repeated = lim.record(self.agent.limits, s.counters, calls)
         if repeated is not None:
             for one in s.calls:  # not executed, so there is nothing to cancel
                 self._close(one, ToolResult(id=one.id, ok=False, text="not executed: repeated"))
             self._turn_ends()
-            self._exceeded(repeated)
+            if not rec.climb(self, repeated.kind, repeated.text):
+                self._exceeded(repeated)
             return
         for call, one in zip(calls, s.calls, strict=True):
             self._call(call, one)
@@ -505,7 +528,7 @@ class _Step:
     def _close(self, call: OpenCall, result: ToolResult) -> None:
         """The result becomes an entry of the log as soon as it is there."""
         text = result.text or (result.error if not result.ok and not result.blob else "")
-        call.result = self._append(
+        call.result = self.append(
             Entry(
                 role="tool",
                 text=cut(text, SAID_TEXT),
@@ -521,7 +544,7 @@ class _Step:
             del self.s.reviews[call.about]
             self.s.counters.iterations = 0  # a verdict is a task done
             self.s.counters.reminded = False
-        self._emit(
+        self.emit(
             "tool_result",
             {
                 "call": call.id,
@@ -535,7 +558,7 @@ class _Step:
     def _all_returned(self) -> None:
         if self.s.calls and all(call.result is not None for call in self.s.calls):
             self._turn_ends()
-            self._think()
+            self.think()
 
     def _turn_ends(self) -> None:
         """The turn enters the view as one block: the assistant's entry, results in call order."""
@@ -550,7 +573,7 @@ class _Step:
         """The model ended with words. It goes on if something was said meanwhile, or if edits
         still await its verdict (said once)."""
         s = self.s
-        entry = self._append(
+        entry = self.append(
             Entry(
                 role="assistant",
                 text=cut(outcome.text, SAID_TEXT),
@@ -563,12 +586,12 @@ class _Step:
         if s.reviews and not s.arrived and not s.counters.reminded:
             s.counters.reminded = True
             edits = ", ".join(s.reviews)
-            self._tell(
+            self.tell(
                 f"These review requests have no verdict yet: {edits}. "
                 "Answer each with review(edit, verdict, reason)."
             )
         if s.arrived:
-            self._think()
+            self.think()
         elif s.reviews:
             self._fail("no_verdict", f"no verdict on {', '.join(s.reviews)}: {outcome.text}")
         else:
@@ -578,11 +601,11 @@ class _Step:
         s = self.s
         if failed.kind in UNUSABLE and s.counters.retries == 0:
             s.counters.retries += 1
-            self._tell(
+            self.tell(
                 f"Your last answer could not be used ({failed.kind}: {failed.detail}). "
                 "Answer again: call tools, or end with a text."
             )
-            self._think()
+            self.think()
             return
         if failed.kind == "context_overflow" and s.counters.shrinks < MAX_SHRINKS:
             s.counters.shrinks += 1
@@ -590,14 +613,15 @@ class _Step:
             if s.view.leaving is not None:
                 self._move("shrinking")
                 return
-        self._fail(failed.kind, failed.detail or failed.kind, failed.hint)
+        if not rec.climb(self, failed.kind, failed.detail or failed.kind):
+            self._fail(failed.kind, failed.detail or failed.kind, failed.hint)
 
     def _exceeded(self, exceeded: Exceeded) -> None:
         self._fail(exceeded.kind, exceeded.text, exceeded.hint)
 
     def _fail(self, kind: str, text: str, hint: str = "") -> None:
         """Ends what is out and reports the failure with its kind."""
-        self._abandon(kind)
+        self.abandon(kind)
         self.s.kind = kind
         if self.s.task is None and (self.s.reviews or kind == "stopped"):
             # Reviews have no task: the team must hear that no verdict will come.
@@ -605,7 +629,7 @@ class _Step:
         self.s.reviews.clear()
         self._rest("failed", text, kind, hint)
 
-    def _abandon(self, why: str) -> None:
+    def abandon(self, why: str) -> None:
         """Cancels the request or the calls that are out; the view stays complete.
 
         In the lane of work: a cancellation must not overtake what it cancels.
@@ -640,18 +664,19 @@ class _Step:
 
     # --- helpers -------------------------------------------------------------------------------
 
-    def _append(self, entry: Entry) -> Arrived:
+    def append(self, entry: Entry) -> Arrived:
         s = self.s
         s.entries += 1
         entry = msgspec.structs.replace(entry, ts=self.now, text=cut(entry.text, SAID_TEXT))
         self.out.append(act.Append(s.entries, entry))
         return Arrived(s.entries, vw.entry_tokens(entry))
 
-    def _tell(self, text: str) -> None:
+    def tell(self, text: str) -> None:
         """A word of ours to the model, before its next request."""
-        self.s.arrived.append(self._append(Entry(role="note", text=text)))
+        self.s.arrived.append(self.append(Entry(role="note", text=text)))
 
     def _report(self, task: str, state: str, text: str, kind: str = "", hint: str = "") -> None:
+        self.s.report = cut(text, OWN_REPORT)
         report = Report(
             task=task,
             state="done" if state == "done" else "failed",
@@ -663,7 +688,7 @@ class _Step:
         )
         self.out.append(act.Send(self.agent.team, report))
 
-    def _emit(self, type: str, data: dict[str, Any]) -> None:
+    def emit(self, type: str, data: dict[str, Any]) -> None:
         self.out.append(act.Emit(type, {"agent": self.agent.spec.name, **data}))
 
     def show(self) -> None:
@@ -674,7 +699,7 @@ class _Step:
             return
         self.out.append(act.Show(*shown))
         if shown[0] != before[0]:
-            self._emit("agent_state", {"state": shown[0], "waiting_for": shown[1]})
+            self.emit("agent_state", {"state": shown[0], "waiting_for": shown[1]})
 
     def _status(self) -> tuple[str, str]:
         s = self.s

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from loomd.agent.view import Range, ViewState
+from loomd.store.tables import History
 from loomd.wire.bodies import Usage
 
 Phase = Literal["idle", "thinking", "acting", "shrinking", "held", "done", "failed"]
@@ -96,6 +97,9 @@ class AgentState(msgspec.Struct, omit_defaults=True):
     usage: Usage = Usage()
     wall: float = 0.0  # due time of the wall timer; 0: not armed
     kind: str = ""  # of the last failure
+    report: str = ""  # the last one, cut
+    rung: int = 0  # of its recovery ladder, as the hub has told
+    failures: History | None = None  # of the model in this task
     shown: tuple[str, str] = ("", "")
 
     def validate(self) -> None:

@@ -104,9 +104,22 @@ def add(view: ViewState, numbers: Sequence[int], tokens: int) -> None:
     view.blocks.append(Block(tokens, merged(Range(n, n) for n in numbers)))
 
 
-def spans(view: ViewState, log: str) -> tuple[Span, ...]:
-    """The view as references into `log`."""
-    return tuple(Span(log=log, first=r.first, last=r.last) for r in merged(view.ranges()))
+def spans(view: ViewState, log: str, limit: int = 0, needed: int = 0) -> tuple[Span, ...]:
+    """The view as references into `log`. With `limit`, its newest blocks of so many tokens: at
+    least the last one, and everything from entry `needed` on (0: nothing more)."""
+    blocks = view.blocks
+    if limit:
+        room = limit
+        start = len(blocks)
+        for i, block in reversed(list(enumerate(blocks))):
+            room -= block.tokens
+            must = i == len(blocks) - 1 or (needed and max(block.numbers()) >= needed)
+            if room < 0 and not must:
+                break
+            start = i
+        blocks = blocks[start:]
+    ranges = (one for block in blocks for one in block.ranges)
+    return tuple(Span(log=log, first=r.first, last=r.last) for r in merged(ranges))
 
 
 def oldest(view: ViewState, threshold: int, needed: int = 0) -> Range | None:

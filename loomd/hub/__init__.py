@@ -2,6 +2,7 @@
 
 `mail`       the rules of exactly-once mail: jobs in, rows and consequences out (pure)
 `supervision` sessions whose supervisor gives up, their resumption, a restarted daemon (pure)
+`recovery`   failures of actors that have a recovery ladder: climbing it, leaving it (pure)
 `requests`   the rules of clients' state-changing requests, journaled by (client, id) (pure)
 `reconcile`  what is wanted against what the root has: ensure and stop (pure)
 `writer`     the thread that applies all waiting jobs in one durable transaction

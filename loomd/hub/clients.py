@@ -600,6 +600,7 @@ class Clients:
             "rss_kb": _rss(pid) if pid else 0,
             "mailbox": sum(row.boxed) if row is not None else 0,
             "waiting_for": row.waiting_for if row is not None else "",
+            "recovery": row.rung if row is not None else "",
         }
         if name in hub.no_room and pid:
             shown |= {"state": "waiting", "waiting_for": "disk_full"}

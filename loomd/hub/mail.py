@@ -21,6 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from loomd.actor.behaviour import Spec
+from loomd.hub import recovery
 from loomd.store.schema import (
     TABLES,
     last_number,
@@ -234,7 +235,8 @@ def check_epoch(txn: Transaction, epoch: int) -> bool:
 
 def encode_spec(spec: Spec) -> msgspec.Raw:
     """A spec for its row: a full map, whatever is a default."""
-    return msgspec.Raw(codec.pack({name: getattr(spec, name) for name in Spec.__struct_fields__}))
+    plain = msgspec.to_builtins({name: getattr(spec, name) for name in Spec.__struct_fields__})
+    return msgspec.Raw(codec.pack(plain))
 
 
 class Batch:
@@ -377,8 +379,9 @@ class Batch:
     def exited(self, note: dict[str, Any]) -> Result:
         """The root's word that an incarnation is dead. `note`: see the link protocol.
 
-        Blames the mail in hand; an actor that its supervisor will not restart (`final`) and that
-        is still wanted is ensured again, unless it was temporary or ends again and again.
+        Blames the mail in hand and books a failure on the actor's ladder; an actor that its
+        supervisor will not restart (`final`) and that is still wanted is ensured again, unless it
+        was temporary or ends again and again.
         """
         result = self._begin()
         name, incarnation = str(note.get("name")), int(note.get("incarnation") or 0)
@@ -396,6 +399,8 @@ class Batch:
         elif row.wanted == "asleep":
             row.status, row.waiting_for = "asleep", ""
         row.status_since = self.now
+        if row.wanted == "running" and recovery.is_failure(note):
+            recovery.fell(self, name, row, reason)
         result.status = (name, row.status, row.waiting_for, self.now)
         if note.get("final") and row.wanted == "running":
             row.fails += 1
@@ -453,6 +458,7 @@ class Batch:
             row.spec = encode_spec(spec)
             row.wanted, row.ended_reason, row.status = "running", "", "starting"
             row.status_since, row.fails = self.now, 0
+            row.recovery, row.rung = None, ""
             self._born[spec.name] = Known(spec.kind, spec.session, spec.restart)
             self.respecified.add(spec.name)
         row.wanted, row.halted = "running", False
@@ -574,6 +580,8 @@ class Batch:
                 session=DAEMON, repo="", state="running", created=self.now
             )
         row.last_event = seq = row.last_event + 1
+        if type == "recovery":
+            self._recovered(row, actor, data)
         event = _encode(
             Event(
                 session=row.session,
@@ -588,6 +596,13 @@ class Batch:
         self.txn.put("events", number_key(row.session, seq), event)
         self._result.events.append((row.session, event))
         return seq
+
+    def _recovered(self, session: SessionRow, name: str, data: dict[str, Any]) -> None:
+        """A climb or a descent, ours or one that the actor has told: kept for people."""
+        session.recoveries = recovery.shown(session.recoveries, self.now, data)
+        row = self.actor(name)
+        if row is not None:
+            row.rung = "" if data.get("rung") == "restart" else str(data.get("rung") or "")[:40]
 
     def stop(self, name: str) -> None:
         """Asks the root to end its process, whatever its row says."""
@@ -744,6 +759,8 @@ class Batch:
         row.step = step
         row.fails = 0
         row.generation = commit.generation
+        if row.recovery is not None and row.recovery.rung:
+            recovery.held(self, name, row)
         if commit.state is not None:
             row.state, row.version = commit.state, commit.version
         self._consume(commit, row)

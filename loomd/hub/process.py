@@ -296,6 +296,7 @@ class Hub:
         return self._garbage_seen[1] <= GARBAGE_LOGGED
 
     def _hello(self, identity: bytes, hello: Hello) -> None:
+        self._link()  # the root has told of its predecessor's death before it was born
         expected = token_of(self.secret, hello.actor, hello.incarnation)
         if not hmac.compare_digest(expected.encode(), hello.token.encode()):
             self._garbage(identity, "auth", f"the token of {hello.actor!r} is wrong")

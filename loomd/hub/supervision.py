@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loomd.store.tables import Transaction
+from loomd.store.tables import History, Transaction
 from loomd.wire import codec
 from loomd.wire.bodies import Restarted
 from loomd.wire.messages import CONTROL
@@ -84,6 +84,8 @@ def resume(batch: Batch, session: str, cause: str = "") -> list[str]:
             batch.awaken(name)
             names.append(name)
         held.halted = False
+        if held.recovery is not None:  # a person has seen to it: its failures count anew
+            held.recovery = History(rung=held.recovery.rung, since=batch.now)
     batch.event(session, "session_resumed", "user", {"state": row.state, "actors": names}, cause)
     return names
 

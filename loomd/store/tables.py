@@ -93,6 +93,15 @@ class Row(msgspec.Struct, kw_only=True):
     """Base of the rows below."""
 
 
+class History(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where an actor stands on its recovery ladder (loomd.actor.ladder). `falls`: times of its
+    failures on this rung, epoch seconds; `since`: when it was entered."""
+
+    rung: int = 0
+    falls: tuple[float, ...] = ()
+    since: float = 0.0
+
+
 class ActorRow(Row, kw_only=True):
     """Table `actors`. `spec` stays encoded: it never changes, and every commit writes the row.
 
@@ -104,6 +113,8 @@ class ActorRow(Row, kw_only=True):
     restarts  by its supervisor; neither wake-ups nor new starts of the daemon
     boxed     unconsumed mails, per lane
     fails     ends in a row without a commit in between that its supervisor did not mend
+    recovery  where it stands on its recovery ladder, and since when; None: it never failed
+    rung      the rung that it runs on, for people; "": as usual
     halted    it ran when its session's supervision gave up: it sleeps until the session is resumed
     """
 
@@ -126,6 +137,8 @@ class ActorRow(Row, kw_only=True):
     boxed: list[int] = msgspec.field(default_factory=lambda: [0, 0])
     fails: int = 0
     halted: bool = False
+    recovery: History | None = None
+    rung: str = ""
 
 
 class SessionRow(Row, kw_only=True):
@@ -147,6 +160,7 @@ class SessionRow(Row, kw_only=True):
     env: dict[str, str] = {}
     base: str = ""
     last_event: int = 0
+    recoveries: list[dict[str, Any]] = []
     removed: bool = False
     data: dict[str, Any] = {}
 

@@ -233,7 +233,10 @@ class Root:
         self._acting = True
         try:
             while self._events:
-                for action in self.policy.handle(self._events.popleft(), time.monotonic()):
+                actions = self.policy.handle(self._events.popleft(), time.monotonic())
+                # The hub hears of an end before anything is born: a successor must not be welcomed
+                # before its predecessor's death is booked.
+                for action in sorted(actions, key=_told_first):
                     self._act(action)
         finally:
             self._acting = False
@@ -812,6 +815,7 @@ class Root:
             "pid": process.pid,
             "reason": event.reason,
             "blame": None,
+            "asked": bool(process.killed) and process.killed not in _OWN_DOING,
         }
         if event.blame is not None:
             kind, lane, seq = event.blame
@@ -938,6 +942,10 @@ class Root:
         if self.config.cgroups is not None and not self.config.cgroups.close():
             self.log.line("warning", "cgroup_left", cgroup=self.config.cgroups.base)
         self.log.flush()
+
+
+def _told_first(action: t.Action) -> int:
+    return {t.GaveUp: 0, t.Gone: 1}.get(type(action), 2)
 
 
 def _only_wake(number: int, frame: object) -> None:

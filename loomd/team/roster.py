@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from loomd.actor.behaviour import Spec
+from loomd.actor.ladder import Rung
 
 ONE_OF_A_KIND: Final = frozenset({"lead", "reviewer"})
 """Roles whose first agent is called like the role; the others count from 1."""
@@ -107,7 +108,9 @@ def descends(agents: Mapping[str, Agent], name: str, ancestor: str) -> bool:
     return False
 
 
-def agent_spec(session: str, agent: Agent, team: Mapping[str, Any], goal: str) -> Spec:
+def agent_spec(
+    session: str, agent: Agent, team: Mapping[str, Any], goal: str, ladder: tuple[Rung, ...] = ()
+) -> Spec:
     """The spec of an agent; `team` is the team's own spec.args."""
     args: dict[str, Any] = {
         "repo": team.get("repo") or "",
@@ -120,7 +123,13 @@ def agent_spec(session: str, agent: Agent, team: Mapping[str, Any], goal: str) -
         "goal": goal[:4_000],
     }
     return Spec(
-        name=agent.name, kind="agent", session=session, role=agent.role, args=args, nice=NICE
+        name=agent.name,
+        kind="agent",
+        session=session,
+        role=agent.role,
+        args=args,
+        ladder=ladder,
+        nice=NICE,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from loomd.actor.behaviour import Birth, Reader
+from loomd.actor.ladder import Rung, of_settings
 from loomd.store.schema import name_key
 from loomd.team import claims as cl
 from loomd.team import edits as ed
@@ -101,6 +102,7 @@ class Team:
     session: str
     args: dict[str, Any]
     review: bool
+    ladder: tuple[Rung, ...] = ()  # of its agents
     saved: Saved = field(default_factory=Saved)
     tasks: dict[str, Task] = field(default_factory=dict)
     claims: Claims = field(default_factory=Claims)
@@ -199,7 +201,13 @@ def load(birth: Birth) -> Team:
     review = spec.args.get("review")
     if review is None:
         review = (birth.settings.get("review") or {}).get("required", True)
-    team = Team(name=spec.name, session=spec.session, args=dict(spec.args), review=bool(review))
+    team = Team(
+        name=spec.name,
+        session=spec.session,
+        args=dict(spec.args),
+        review=bool(review),
+        ladder=of_settings(birth.settings),
+    )
     if birth.saved is not None:
         team.saved = msgspec.convert(birth.saved, Saved)
     tasks = [ta.from_row(value) for value in _rows(reader, "tasks", team.session)]

@@ -105,7 +105,8 @@ class Turn:
         """Wants it running, be it new or asleep."""
         task = self.team.tasks.get(self.s.task)
         goal = task.text if task is not None else ""
-        spec = roster.agent_spec(self.team.session, agent, self.team.args, goal)
+        team = self.team
+        spec = roster.agent_spec(team.session, agent, team.args, goal, team.ladder)
         self.out.append(act.Start(spec))
         self.emit("agent_started", name=agent.name, role=agent.role, task=agent.task)
         if self.s.paused:

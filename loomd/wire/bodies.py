@@ -12,7 +12,7 @@ agent -> tools      ToolCall, CancelCall               tools -> agent     ToolRe
 tools -> team       Propose, Applied                   team -> tools      Apply, Discard
 team -> tools       ToolCall (mechanical checks)
 team -> keeper      Recall (also as an ask)            keeper -> anyone   Recalled
-hub -> anyone       Undelivered, Ended                 hub -> agent       Restarted
+hub -> anyone       Undelivered, Ended                 hub -> agent       Restarted, Recover
 hub -> tools        Reload (as an ask), answered Reloaded
 
 Hashes are blob names (loomd.store.blobs): hex SHA-256 of the content.
@@ -402,6 +402,15 @@ class Restarted(Part, frozen=True, kw_only=True, tag="restarted"):
     when: str
 
 
+class Recover(Part, frozen=True, kw_only=True, tag="recover"):
+    """An actor that failed again and again stands on another rung of its ladder from here on (see
+    loomd.actor.ladder). `do`: restart (as usual) | parameters | conversation."""
+
+    rung: int
+    do: str
+    reason: str = ""
+
+
 class Note(Part, frozen=True, kw_only=True, tag="note"):
     """A plain value: echo actors, status queries, progress."""
 
@@ -437,5 +446,6 @@ Body = (
     | Undelivered
     | Ended
     | Restarted
+    | Recover
     | Note
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loomd.actor import behaviour as act
+from loomd.actor.ladder import Rung
 from loomd.agent.loop import AgentBehaviour
 from loomd.agent.prompt import Role
 from loomd.agent.state import AgentState
@@ -31,9 +32,20 @@ ROLES = {
 class Talk:
     """An agent and everything it has done; each call is one step at a later second."""
 
-    def __init__(self, role: str = "coder", name: str = "s-1/coder-1", **args: Any) -> None:
+    def __init__(
+        self,
+        role: str = "coder",
+        name: str = "s-1/coder-1",
+        *,
+        ladder: tuple[Rung, ...] = (),
+        settings: dict[str, Any] | None = None,
+        **args: Any,
+    ) -> None:
         self.behaviour = AgentBehaviour(ROLES)
-        self.spec = act.Spec(name=name, kind="agent", session="s-1", role=role, args=args)
+        self.spec = act.Spec(
+            name=name, kind="agent", session="s-1", role=role, args=args, ladder=ladder
+        )
+        self.settings = settings or {}
         self.state = self._birth(None)
         self.inputs: list[tuple[act.Input, float]] = []
         self.log: dict[int, Entry] = {}
@@ -44,7 +56,13 @@ class Talk:
 
     def _birth(self, saved: Any) -> Any:
         return self.behaviour.init(
-            act.Birth(spec=self.spec, saved=saved, effects=(), reader=None, settings={})  # type: ignore[arg-type]
+            act.Birth(
+                spec=self.spec,
+                saved=saved,
+                effects=(),
+                reader=None,  # type: ignore[arg-type]
+                settings=self.settings,
+            )
         )
 
     def crash(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from loomd.actor import behaviour as act
+from loomd.actor.ladder import of_settings
 from loomd.team.process import TeamBehaviour
 from loomd.wire import bodies as b
 from tests.team.script import (
@@ -168,5 +169,6 @@ def test_the_team_gives_agents_what_they_must_know() -> None:
             "limits": {"iterations": 5},
             "goal": "x",
         },
+        ladder=of_settings({}),
     )
     assert len(msgspec.json.encode(start.spec)) < 48 << 10
