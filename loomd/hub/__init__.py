@@ -7,6 +7,7 @@
 `reconcile`  what is wanted against what the root has: ensure and stop (pure)
 `writer`     the thread that applies all waiting jobs in one durable transaction
 `process`    the loop: two ROUTERs, the XPUB, the link to the root, timers; `main(birth)`
+`intake`     frames to messages, garbage to a typed error: the same at both ROUTERs
 `peers`      who is connected, and which mails each has on the wire
 `children`   the supervisor's calls, and another configuration of services
 `clients`    the operations of clients; `boards`: rows as CONTRACT shows them

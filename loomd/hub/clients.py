@@ -24,6 +24,7 @@ import msgspec
 import structlog
 
 from loomd.hub import boards, children, requests
+from loomd.hub.intake import Intake
 from loomd.hub.mail import DAEMON, HUB, OVER, TEST_KINDS, Result
 from loomd.store import journal
 from loomd.store.env import StoreError
@@ -71,6 +72,14 @@ class Clients:
     def __init__(self, hub: Hub, socket: sockets.Socket) -> None:
         self.hub = hub
         self.socket = socket
+        self._intake = Intake(
+            "clients",
+            socket,
+            codec.from_client,
+            lambda code, detail, hint: Failure(id="", code=code, message=detail, hint=hint),
+            lambda identity, frame: self._send(identity, codec.encode(frame)),
+            hub.refusals,
+        )
         self._known: OrderedDict[bytes, str] = OrderedDict()
         self._asking: dict[str, Done] = {}
         self._asks = 0
@@ -78,19 +87,7 @@ class Clients:
 
     def turn(self) -> None:
         """Takes a few frames."""
-        for _ in range(TURN):
-            frames = self.socket.receive_nowait()
-            if frames is None:
-                return
-            identity = frames[0]
-            if len(frames) != 2:
-                self._garbage(identity, "unknown_message", f"{len(frames) - 1} frames for one")
-                continue
-            try:
-                message = codec.from_client(frames[1])
-            except LoomError as error:
-                self._garbage(identity, error.code, error.message)
-                continue
+        for identity, message in self._intake.messages(TURN):
             match message:
                 case ClientHello():
                     self._hello(identity, message)
@@ -106,15 +103,15 @@ class Clients:
 
     def _hello(self, identity: bytes, hello: ClientHello) -> None:
         if not hmac.compare_digest(self.hub.client_token.encode(), hello.token.encode()):
-            self._garbage(identity, "auth", "the token is wrong", "read the token file again")
+            self._intake.refuse(identity, "auth", "the token is wrong", "read the token file again")
             return
         if hello.protocol != PROTOCOL:
-            self._garbage(
+            self._intake.refuse(
                 identity, "bad_request", f"protocol {hello.protocol}, this daemon has {PROTOCOL}"
             )
             return
         if not hello.client or len(hello.client) > 200:
-            self._garbage(identity, "bad_request", "a client's id has 1 to 200 characters")
+            self._intake.refuse(identity, "bad_request", "a client's id has 1 to 200 characters")
             return
         self._known[identity] = hello.client
         self._known.move_to_end(identity)
@@ -279,14 +276,6 @@ class Clients:
 
     def _reply(self, identity: bytes, id: str, value: Any) -> None:
         self._send(identity, self._frame(id, value))
-
-    def _garbage(self, identity: bytes, code: str, detail: str, hint: str = "") -> None:
-        self.hub.counters[code] += 1
-        if self.hub.may_log_garbage():
-            log.warning("client.refused", peer=repr(identity[:80]), code=code, detail=detail[:200])
-        self._send(
-            identity, codec.encode(Failure(id="", code=code, message=detail[:500], hint=hint))
-        )
 
     def _send(self, identity: bytes, frame: bytes) -> None:
         try:

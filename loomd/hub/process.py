@@ -27,6 +27,7 @@ import structlog
 from loomd.actor.behaviour import Spec
 from loomd.hub import mail, reconcile, supervision
 from loomd.hub.clients import FROM_CLIENT, Clients
+from loomd.hub.intake import Intake, Refusals
 from loomd.hub.mail import Batch, Result, Rules
 from loomd.hub.peers import HELD_S, Asks, Held, Peer, Peers
 from loomd.hub.publish import Publisher
@@ -67,9 +68,6 @@ LINGER_S: Final = 30.0
 QUEUE: Final = 10_000
 """Frames kept for one peer that does not read, or is not read: far beyond a host's window. Who
 fills it has no token, hangs or floods us, and must not have our memory for that."""
-
-GARBAGE_LOGGED: Final = 100
-"""Of refused frames, per minute; all are counted. Anybody who sees the socket can send them."""
 
 SWITCH_S: Final = 0.0005
 """How long a thread may keep the interpreter: the writer must not wait 5 ms after each fsync."""
@@ -164,7 +162,6 @@ class Hub:
         self._pages: dict[Any, list[Any]] = {}
         self._pieces: dict[Any, list[str]] = {}
         self._check_readers = False
-        self._garbage_seen = (0, 0)
         self._next_tick = 0.0
         self._later: list[Callable[[], None]] = []
         self._pulse = Pulse(self)
@@ -173,6 +170,15 @@ class Hub:
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.client_token = self._token()
         self.actors = sockets.make_router(self.places.actors, queue=QUEUE)
+        self.refusals = Refusals(self.counters)
+        self.intake = Intake(
+            "actors",
+            self.actors,
+            codec.from_actor,
+            lambda code, detail, hint: Refused(code=code, detail=detail),
+            self.say,
+            self.refusals,
+        )
         self.publisher = Publisher(sockets.make_xpub(self.places.events))
         self.clients = Clients(
             self, sockets.make_router(self.places.clients, queue=QUEUE, fd=birth.listen_fd)
@@ -250,20 +256,7 @@ class Hub:
     # --- actors: in ----------------------------------------------------------------------------
 
     def _frames(self) -> None:
-        receive = self.actors.receive_nowait
-        for _ in range(TURN):
-            frames = receive()
-            if frames is None:
-                return
-            identity = frames[0]
-            if len(frames) != 2:
-                self._garbage(identity, "unknown_message", f"{len(frames) - 1} frames for one")
-                continue
-            try:
-                message = codec.from_actor(frames[1])
-            except LoomError as error:
-                self._garbage(identity, error.code, error.message)
-                continue
+        for identity, message in self.intake.messages(TURN):
             if type(message) is Commit:
                 self._commit(identity, message)
                 continue
@@ -281,31 +274,19 @@ class Hub:
                 case _:
                     assert_never(message)
 
-    def _garbage(self, identity: bytes, code: str, detail: str) -> None:
-        self.counters[code] += 1
-        if self.may_log_garbage():
-            log.warning("frame.refused", peer=repr(identity[:80]), code=code, detail=detail[:200])
-        self.say(identity, Refused(code=code, detail=detail[:500]))
-
-    def may_log_garbage(self) -> bool:
-        """A few of many: a flood of garbage must not fill the disk."""
-        minute = int(time.monotonic() // 60)
-        if self._garbage_seen[0] != minute:
-            self._garbage_seen = (minute, 0)
-        self._garbage_seen = (minute, self._garbage_seen[1] + 1)
-        return self._garbage_seen[1] <= GARBAGE_LOGGED
-
     def _hello(self, identity: bytes, hello: Hello) -> None:
         self._link()  # the root has told of its predecessor's death before it was born
         expected = token_of(self.secret, hello.actor, hello.incarnation)
         if not hmac.compare_digest(expected.encode(), hello.token.encode()):
-            self._garbage(identity, "auth", f"the token of {hello.actor!r} is wrong")
+            self.intake.refuse(identity, "auth", f"the token of {hello.actor!r} is wrong")
             return
         if identity.partition(b"~")[0] != f"{hello.actor}#{hello.incarnation}".encode():
-            self._garbage(identity, "auth", "the socket's identity is not name#incarnation")
+            self.intake.refuse(identity, "auth", "the socket's identity is not name#incarnation")
             return
         if hello.protocol != PROTOCOL:
-            self._garbage(identity, "bad_request", f"protocol {hello.protocol}, not {PROTOCOL}")
+            self.intake.refuse(
+                identity, "bad_request", f"protocol {hello.protocol}, not {PROTOCOL}"
+            )
             return
         self.submit(
             lambda batch: batch.hello(hello),
@@ -322,7 +303,7 @@ class Hub:
             self.counters["unwelcomed"] += 1
             return
         if commit.actor != peer.name or commit.incarnation != peer.incarnation:
-            self._garbage(identity, "auth", f"a commit of {commit.actor!r} from {peer.name}")
+            self.intake.refuse(identity, "auth", f"a commit of {commit.actor!r} from {peer.name}")
             return
         self.writer.put(CommitJob(self, identity, commit))
 
@@ -362,7 +343,9 @@ class Hub:
         topic = publish.topic
         own = topics.deltas(peer.session) if peer.session else "d/"
         if topic != topics.STATUS and not topic.startswith(own):
-            self._garbage(identity, "bad_request", f"{peer.name} may not publish {topic[:80]!r}")
+            self.intake.refuse(
+                identity, "bad_request", f"{peer.name} may not publish {topic[:80]!r}"
+            )
             return
         self.publisher.delta(topic, peer.name, publish.data)
 

@@ -11,8 +11,8 @@ import pytest
 from loomd.actor.echo import EchoBehaviour
 from loomd.actor.pump import Pump
 from loomd.hub.clients import head
+from loomd.hub.intake import LOGGED
 from loomd.hub.mail import MAX_BODY
-from loomd.hub.process import GARBAGE_LOGGED
 from loomd.supervise.link import ChildLink, ProcessBirth
 from loomd.supervise.slots import Slot
 from loomd.wire import bodies, codec, sockets
@@ -117,7 +117,7 @@ def test_a_flood_of_garbage_that_reads_no_answer_costs_little(instance: TestInst
             return int(counted.get("unknown_message", 0))
 
         eventually(lambda: refused() >= sent, what="all of it counted")
-        assert root.log().count("frame.refused") <= 2 * GARBAGE_LOGGED
+        assert root.log().count("frame.refused") <= 2 * LOGGED
         flood.close()
 
 
