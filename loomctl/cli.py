@@ -65,6 +65,14 @@ def _lift_flags(argv: Sequence[str]) -> list[str]:
     return flags + [arg for arg in head if arg not in ("--json", "--no-start")] + tail
 
 
+def _is_text(arg: str) -> bool:
+    try:
+        arg.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _fail(error: LoomError, as_json: bool) -> int:
     if as_json:
         print(json.dumps(error.as_json()), flush=True)
@@ -82,6 +90,9 @@ def run(argv: Sequence[str]) -> int:
     args = _lift_flags(argv)
     as_json = args[:1] == ["--json"]
     try:
+        for arg in args:
+            if not _is_text(arg):
+                raise LoomError("usage", f"{arg!r} is no UTF-8", "check the terminal's encoding")
         result: Any = loomctl.main(args=args, prog_name="loomctl", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except LoomError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -42,6 +43,13 @@ def checkout(repo: Path) -> Path:
     if not os.access(path, os.R_OK | os.X_OK):
         raise LoomError("usage", f"{path} is not readable", "check its permissions")
     return path.resolve()
+
+
+def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """For options: neither nan, which no bound refuses, nor inf is an amount."""
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no amount", ctx, parameter)
+    return value
 
 
 def exit_code(result: Mapping[str, Any]) -> int:
@@ -173,8 +181,12 @@ def ask_person(context: Context, client: Client, event: Mapping[str, Any]) -> No
 @click.option("--team", type=click.IntRange(1, 64), default=6, show_default=True, help="At most N.")
 @click.option("--yes", is_flag=True, help="Answer permission questions with allow.")
 @click.option("--detach", is_flag=True, help="Print the session and leave it running.")
-@click.option("--timeout", type=click.FloatRange(min=0.001), help="Seconds; then 124.")
-@click.option("--budget", type=click.FloatRange(min=0), help="US dollars for this session.")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.001), callback=finite, help="Seconds; then 124."
+)
+@click.option(
+    "--budget", type=click.FloatRange(min=0), callback=finite, help="US dollars for this session."
+)
 @pass_context
 def run(
     context: Context,

@@ -288,6 +288,9 @@ class Hub:
                 identity, "bad_request", f"protocol {hello.protocol}, not {PROTOCOL}"
             )
             return
+        # The root told of its predecessor's death before this one was born: that goes first, or the
+        # fence has moved on and nobody is blamed.
+        self._link()
         self.submit(
             lambda batch: batch.hello(hello),
             lambda result: self._welcomed(identity, hello, result),

@@ -185,3 +185,12 @@ def test_a_program_that_cannot_be_run_is_no_trouble_with_the_answer(capsys, monk
     assert cli.run(["ps", "--json"]) == 1
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["message"] == "/nowhere/python: No such file or directory"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["stop", "s-\udcff"], ["run", "x", "--timeout", "nan"], ["run", "x", "--budget", "inf"]],
+)
+def test_what_is_no_text_and_what_is_no_amount_is_a_usage_error(capsys, args):
+    assert cli.run([*args, "--json", "--no-start"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
