@@ -82,6 +82,7 @@ class Tree(RuleBasedStateMachine):
     """See the module.
 
     lives     name -> incarnation of each process that has been started and not reported gone
+    before    the state of each node before the event
     told      incarnations that were told to stop, killed: those that were killed
     open      calls without an answer yet, with the name that each is about
     excused   names that somebody has stopped, deleted, or that ended in a way that keeps them down
@@ -100,6 +101,7 @@ class Tree(RuleBasedStateMachine):
         self.counted: dict[t.Supervisor, list[float]] = {}
         self.ends: dict[str, list[float]] = {}
         self.timers: dict[t.TimerKey, float] = {}
+        self.before: dict[t.Child, str] = {}
         self.finish: t.Finish | None = None
         self.stopping = self.killing = False
         self.now = 1000.0
@@ -118,6 +120,7 @@ class Tree(RuleBasedStateMachine):
         return self.policy.handle(event, self.now)
 
     def tell(self, event: t.Event) -> None:
+        self.before = {node: node.state for node in self.policy.nodes.values()}
         for action in self.handle(event):
             self._check(action)
         self.policy.validate()
@@ -149,6 +152,8 @@ class Tree(RuleBasedStateMachine):
             case t.Reply(call, _, name):
                 assert self.open.pop(call, None) is not None, "answered twice, or never asked"
                 assert name
+            case t.Report(above, "start_error", _, reason) if "name_taken" in reason:
+                self.ends.setdefault(above, []).append(self.now)  # failed without a process
             case t.GaveUp(name, reason):
                 if reason.startswith("too many restarts"):
                     self._check_gave_up(name)
@@ -160,9 +165,12 @@ class Tree(RuleBasedStateMachine):
     def _check_start(self, child: t.Child) -> None:
         """In order: every earlier one that is wanted has come up."""
         for parent, node in ancestors(child):
+            if node is not child and (node.state == "up" or self.before.get(node) == "starting"):
+                break  # its own start is over, or is under way since before
+            if parent.state == "stopping":  # a later one failed in the same event
+                assert self.before.get(parent) != "stopping" or parent.failed
+                break
             assert parent.state in ("starting", "up")
-            if node.state == "up":
-                break  # something new in a part of the tree that is not being started
             if parent.spec.dynamic:
                 continue
             if parent.spec.strategy != "one_for_one" or parent.state == "starting":
@@ -172,8 +180,10 @@ class Tree(RuleBasedStateMachine):
     def _check_stop(self, child: t.Child) -> None:
         """In reverse: where all go, every later one has gone."""
         for parent, node in ancestors(child):
-            if node.state != "stopping":
-                break  # it was told for itself, not as a part of what goes
+            if node.state != "stopping" or (
+                node is not child and self.before.get(node) == "stopping"
+            ):
+                break  # it was told for itself, or went before the rest
             if parent.state == "stopping" and not parent.spec.dynamic:
                 for later in siblings(parent, node)[1]:
                     assert not [w.id for w in t.workers(later) if w.id in self.lives]

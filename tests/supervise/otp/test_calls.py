@@ -170,6 +170,24 @@ def test_a_bounce_is_no_end_even_of_a_temporary_child(child):
     assert stage.bounce("a") == "" and stage.state("a") == "up"
 
 
+def test_a_bounce_takes_back_that_the_child_was_to_be_forgotten():
+    stage = Stage(sup("root", *workers("a")))
+    stage.stuck.add("a")
+    stage.tell(t.Forget("a"))
+    assert stage.bounce("a") is None
+    stage.stuck.clear()
+    stage.exit("a", 0)
+    assert stage.state("a") == "up"
+    assert stage.terminate("a") == "" and stage.which() == {"a": None}
+
+
+def test_a_bounce_of_a_temporary_child_whose_start_fails_is_its_end():
+    stage = Stage(sup("root", worker("a", "temporary"), intensity=9))
+    stage.refuse["a"] = [73]
+    assert stage.bounce("a") == "status 73" and stage.which() == {}
+    assert not stage.policy.timers and stage.node("root").attempts == []
+
+
 def test_a_bounce_whose_start_fails_says_so_and_the_child_is_retried():
     stage = Stage(sup("root", *workers("a"), intensity=2))
     stage.refuse["a"] = [73]

@@ -180,3 +180,12 @@ def test_a_shutdown_while_the_root_gives_up_does_not_make_it_a_success():
     stage.shutdown()
     stage.exit("b", 0)
     assert stage.finish == t.Finish(False, "too many restarts: a: status 1")
+
+
+def test_cannot_start_while_the_supervisor_starts_fails_its_start_for_good():
+    stage = Stage(sup("root", sup("in", *workers("a", "b"), intensity=9), intensity=9), boot=False)
+    stage.slow.add("b")
+    stage.tell(t.Boot())
+    stage.exit("a", s.CANNOT_START)
+    assert stage.took() == "+a +b -b"
+    assert stage.finish == t.Finish(False, "in: a can never start", fatal=True)

@@ -143,6 +143,17 @@ def test_a_temporary_child_on_its_way_up_is_gone_with_the_round_and_its_call_is_
     assert stage.answers == {1: "terminated"} and stage.which() == {"a": "pid"}
 
 
+def test_a_temporary_child_that_waits_for_its_first_turn_is_not_lost_in_a_round():
+    stage = group("a", "b", intensity=3)
+    stage.slow.add("a")
+    stage.crash("b")
+    assert stage.start("root", worker("c", "temporary")) is None  # behind a and b
+    stage.slow.clear()
+    stage.kill("a")
+    stage.after(0.0)
+    assert stage.answers == {1: ""} and stage.running == {"a", "b", "c"}
+
+
 def test_a_supervisor_in_the_group_is_replaced_as_a_whole():
     tree = [worker("a"), sup("in", *workers("b", "c")), worker("d")]
     stage = Stage(sup("root", *tree, strategy="one_for_all"))

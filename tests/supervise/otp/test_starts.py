@@ -24,9 +24,10 @@ def test_sup_start_ignore_init_nothing_runs_and_nothing_is_wrong():
     assert stage.running == set() and stage.reports("start_error") == []
 
 
-def test_sup_start_ignore_child():
+@pytest.mark.parametrize("status", [s.NORMAL, s.ASLEEP])
+def test_sup_start_ignore_child(status):
     stage = Stage(sup("root", *workers("a", "b")), boot=False)
-    stage.refuse["a"] = [0]
+    stage.refuse["a"] = [status]
     stage.tell(t.Boot())
     assert stage.count() == [2, 1, 0, 2]
     assert stage.which() == {"b": "pid", "a": None}
