@@ -219,7 +219,6 @@ class Policy:
         if isinstance(child, Worker):
             self._next += 1
             child.incarnation = self._next
-            child.pid = 0
             child.again = child.timed_out = child.overdue = child.killed = False
             self._out.append(t.StartProcess(child.id, child.incarnation))
             self._arm(("start", child.id), now_plus=child.spec.start.ready_s)

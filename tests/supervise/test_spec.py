@@ -1,4 +1,4 @@
-"""Specs are checked one field at a time, and refused with the bad value (OTP cases 9 to 12)."""
+"""Specs are checked one field at a time, and refused with the bad value (names of cases are OTP's)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sup(*children: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"id": "sup", "type": "supervisor", "children": list(children), **more}
 
 
-def test_09_sup_start_map_defaults():
+def test_sup_start_map_defaults():
     made = s.parse_worker(worker())
     assert (made.restart, made.shutdown_s, made.significant) == ("permanent", 5.0, False)
     inner = s.parse_supervisor(sup())
@@ -31,7 +31,7 @@ def test_09_sup_start_map_defaults():
     assert (inner.intensity, inner.period_s, inner.auto_shutdown) == (1, 5.0, "never")
 
 
-def test_10_unknown_keys_are_ignored():
+def test_sup_start_map_and_sup_flags_unknown_keys_are_ignored():
     assert s.parse(worker(colour="red")) == s.parse(worker())
 
 
@@ -83,7 +83,7 @@ def test_10_unknown_keys_are_ignored():
         (sup(worker(significant=True, restart="transient")), "bad_combination"),
     ],
 )
-def test_11_a_wrong_field_is_refused(spec, reason):
+def test_sup_start_map_faulty_specs_child_specs_and_sup_flags_name_the_field(spec, reason):
     with pytest.raises(s.SpecError) as wrong:
         s.parse(spec)
     assert wrong.value.reason == reason
@@ -92,7 +92,7 @@ def test_11_a_wrong_field_is_refused(spec, reason):
 
 @pytest.mark.parametrize("restart", s.RESTARTS)
 @pytest.mark.parametrize("shutdown", [0, 0.5, 5, "kill", "infinity"])
-def test_11_every_valid_combination_is_accepted(restart, shutdown):
+def test_child_specs_every_valid_combination_is_accepted(restart, shutdown):
     made = s.parse(worker(restart=restart, shutdown_s=shutdown))
     assert (made.restart, made.shutdown_s) == (restart, shutdown)
 

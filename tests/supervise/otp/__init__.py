@@ -21,8 +21,8 @@ do_not_save_start_parameters_for_temporary_children, simple_one_for_one_corrupti
     start parameters beside the spec, and a temporary child's spec goes with it (`dynamic`)
 simple_global_supervisor    there is one machine and a supervisor is no process; what is left of it,
     that a whole subtree is new and its names are free again, is in `escalation`
-code_change, significant_upgrade    a tree has no code that could change
+code_change, significant_upgrade    a tree has no code that could change; a changed configuration
+    is tested with what reads it
 external_start_no_progress_log, format_log_1, format_log_2    about the texts of OTP's logger
-hanging_restart_loop_simple, child_adm_simple by pid    a dynamic child has an id here; it is called
-    by that (`calls`, `dynamic`)
+child_adm_simple, by pid    a dynamic child has an id here; it is called by that (`dynamic`)
 """
