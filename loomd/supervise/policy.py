@@ -650,8 +650,6 @@ class Policy:
         return False
 
     def _unpark(self) -> None:
-        if self.finished or self.root.state == "stopping":
-            self._parked = []
         if not self._parked:
             return
         waiting, self._parked = self._parked, []

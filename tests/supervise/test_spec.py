@@ -1,4 +1,4 @@
-"""Specs are checked one field at a time, and refused with the bad value (names of cases are OTP's)."""
+"""Specs are checked one field at a time, and refused with the bad value. Case names are OTP's."""
 
 from __future__ import annotations
 

@@ -65,6 +65,15 @@ def test_below_what_goes_down_there_is_no_process(call):
     assert "b" not in stage.live
 
 
+def test_below_what_waits_for_its_turn_in_a_round_there_is_no_process():
+    tree = [sup("in", *workers("a")), worker("b"), worker("z", shutdown_s="infinity")]
+    stage = Stage(sup("root", *tree, strategy="one_for_all"))
+    stage.stuck.add("z")
+    stage.crash("b")
+    assert stage.state("in") == "up"  # it is the next to go, and comes back without the new one
+    assert stage.start("in", worker("c")) == stage.bounce("a") == "noproc"
+
+
 def test_a_supervisor_that_is_down_has_no_children_to_call():
     stage = Stage(sup("root", sup("in", *workers("a"))))
     assert stage.terminate("in") == ""

@@ -107,6 +107,7 @@ def test_cannot_start_ends_the_supervisor_without_a_retry(restart):
     stage.exit("a", s.CANNOT_START)
     assert stage.took() == "-b"
     assert stage.finish == t.Finish(False, "a can never start", fatal=True)
+    assert stage.reports("child_terminated") == ["a"]
 
 
 def test_cannot_start_at_a_restart_ends_the_supervisor_without_another():
