@@ -2,13 +2,18 @@
 
     loomd-XXXXXXXX/         made in the cgroup that the root was started in
       root/                 the root itself: a cgroup with controllers in force has no own processes
-      births/               templates, and what they have forked that has not told its pid
-      NAME#INCARNATION/     one process and all that it ever starts, wherever that has gone
+      births/               templates, and what they have forked that has none of its own yet
+      PID-TIME/             one actor and all that it ever starts, wherever that has gone
+      NAME#INCARNATION/     the same of a command
 
-A process enters its cgroup before it does anything else, so no double fork and no session of its
-own leads out of it; `cgroup.kill` ends all in it at once, even while it forks. `memory.max` and
-`pids.max` hold for all of it together. Nothing here waits: whether a killed cgroup is empty is told
-by its `cgroup.events`, which can be polled.
+A process makes and enters its cgroup before it does anything else, so no double fork and no session
+of its own leads out of it; `cgroup.kill` ends all in it at once, even while it forks. `memory.max`
+and `pids.max` hold for all of it together.
+
+A move waits for an RCU grace period (measured: 10 ms) and keeps every other change of the
+hierarchy waiting meanwhile. So it is made by the process itself, by a spare ahead of its order; the
+root makes and removes nothing while its tree is up. It only reads `cgroup.events`, which takes no
+lock and can be polled, and kills what a dead child has left.
 """
 
 from __future__ import annotations
@@ -19,12 +24,15 @@ import os
 import re
 import secrets
 import select
+import time
 from pathlib import Path
 
 from loomd.supervise import kernel
 
 PREFIX = "loomd-"
 CONTROLLERS = ("memory", "pids")
+_OWN_NAME = re.compile(r"\d+-[0-9a-f]+")
+TRIES = 5
 MAX_PIDS = 4096
 """Processes of one actor with all its tool calls: a fork bomb meets it before the machine does."""
 
@@ -53,9 +61,12 @@ class Leaf:
         """SIGKILL to all that is in it, and to what these are just forking."""
         _try_write(f"{self.path}/cgroup.kill", "1")
 
-    def remove(self) -> bool:
-        """Removes it with what was made below it; False while something lives in it."""
-        return remove(self.path)
+    def populated(self) -> bool:
+        """Whether something lives in it or below."""
+        try:
+            return "populated 1" in Path(self.path, "cgroup.events").read_text()
+        except OSError:
+            return False
 
     def oom_kills(self) -> int:
         """How many of its processes the kernel has killed for `memory.max`."""
@@ -107,12 +118,14 @@ class Cgroups:
             _try_write(f"{base}/cgroup.subtree_control", f"+{name}")
         return cls(home, base, tuple(given))
 
-    def leaf(self, name: str, incarnation: int) -> Leaf:
-        """Makes the cgroup of an incarnation. Raises OSError."""
-        made = Leaf(f"{self.base}/{name.replace('/', '.')}#{incarnation}")
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(made.path, 0o755)
-        return made
+    def of_command(self, name: str, incarnation: int) -> Leaf:
+        """The cgroup that a command is to make and enter."""
+        return Leaf(f"{self.base}/{name.replace('/', '.')}#{incarnation}")
+
+    def told(self, name: object) -> Leaf | None:
+        """The cgroup that an actor says it has entered."""
+        known = isinstance(name, str) and _OWN_NAME.fullmatch(name)
+        return Leaf(f"{self.base}/{name}") if known else None
 
     def leaf_name_of(self, pid: int) -> str:
         """The name of the leaf that a process (perhaps a dead one) is in; "" if in none of ours."""
@@ -140,7 +153,7 @@ class Cgroups:
 
 
 class Empties:
-    """Says when killed cgroups have become empty. `fileno` is readable then."""
+    """Says when killed cgroups have become empty. `fileno` is readable when one may have."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()  # cgroup.events is told by EPOLLPRI, which `selectors` lacks
@@ -150,7 +163,7 @@ class Empties:
         return self._epoll.fileno()
 
     def watch(self, leaf: Leaf) -> None:
-        """To be removed when it is empty. Raises OSError."""
+        """It has been killed. Raises OSError."""
         try:
             fd = os.open(f"{leaf.path}/cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -160,13 +173,15 @@ class Empties:
         self._epoll.register(fd, select.EPOLLPRI)
 
     def look(self) -> None:
-        """Removes those that have become empty."""
+        """Forgets those that have become empty."""
         with contextlib.suppress(OSError):
             self._epoll.poll(0)
-        for fd, leaf in list(self._waiting.items()):
-            with contextlib.suppress(OSError):
-                os.pread(fd, 4096, 0)
-            if leaf.remove():
+        for fd in list(self._waiting):
+            try:
+                empty = b"populated 1" not in os.pread(fd, 4096, 0)
+            except OSError:
+                empty = True  # it is gone
+            if empty:
                 self._forget(fd)
 
     @property
@@ -183,6 +198,42 @@ class Empties:
         for fd in list(self._waiting):
             self._forget(fd)
         self._epoll.close()
+
+
+# --- what a new process does ---------------------------------------------------------------------
+
+
+def settle_anew(base: str) -> Leaf | None:
+    """Moves this process into a new cgroup of its own below `base`; None if that cannot be."""
+    leaf = Leaf(f"{base}/{os.getpid()}-{time.monotonic_ns():x}")
+    try:
+        settle(leaf)
+    except OSError:
+        return None
+    return leaf
+
+
+def settle(leaf: Leaf, memory: int = 0, pids: int = 0) -> None:
+    """Makes the cgroup and moves this process in. Raises OSError."""
+    for _ in range(TRIES):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(leaf.path, 0o755)
+        leaf.limit(memory, pids)
+        try:
+            kernel.enter_cgroup(leaf.path)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+            continue  # removed as an empty one
+        return
+    raise OSError(errno.ENOENT, "was removed", leaf.path)
+
+
+def remove_empty(base: str) -> None:
+    """Removes what the dead have left behind."""
+    for path in below(base):
+        if os.path.basename(path) not in ("root", "births") and not Leaf(path).populated():
+            remove(path)
 
 
 # --- the tree of folders -------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import fcntl
 import os
 import select
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from loomd.supervise.spec import COULD_NOT_START
@@ -202,8 +202,7 @@ def redirect_output(path: str, limit: int = MAX_OUTPUT) -> None:
 def enter_cgroup(path: str) -> None:
     """Moves this process into the cgroup at `path`. Raises OSError.
 
-    Each enters by itself: the move may wait for an RCU grace period, which the root must not do,
-    and what is forked later is inside from its first instruction.
+    Each enters by itself: what is forked later is inside from its first instruction.
     """
     fd = os.open(os.path.join(path, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -219,12 +218,12 @@ def start_program(
     root: int,
     output: str,
     nice: int,
-    cgroup: str = "",
+    settle: Callable[[], None] | None = None,
 ) -> int:
     """Forks and executes `argv`; its pid. It gets `fds` as descriptors 3, 4, ... and dies with us.
 
-    A program that cannot be executed (or put into `cgroup`) exits with status 73 and says why in
-    its output.
+    `settle` is called in it, and may raise OSError. A program that cannot be executed exits with
+    status 73 and says why in its output.
     """
     pid = os.fork()
     if pid:
@@ -234,8 +233,8 @@ def start_program(
             os.setsid()
             default_signals()
             redirect_output(output, MAX_OUTPUT)
-            if cgroup:
-                enter_cgroup(cgroup)
+            if settle is not None:
+                settle()
             high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 64) for fd in fds]  # clear of the targets
             for i, fd in enumerate(high):
                 os.dup2(fd, 3 + i)
@@ -257,9 +256,9 @@ def start_service(
     told: int,
     root: int,
     nice: int = 0,
-    cgroup: str = "",
+    settle: Callable[[], None] | None = None,
 ) -> int:
-    """Forks and executes a program that knows nothing of us, in `cgroup`; its pid. It dies with us.
+    """Forks and executes a program that knows nothing of us; its pid. It dies with us.
 
     stdin is nothing, stdout and stderr are `output`, no other descriptor is open. `told`, a pipe,
     ends without a word when the program is executed; else it says why that could not be.
@@ -280,9 +279,9 @@ def start_service(
             os.dup2(high[0], 2)
             told = os.dup2(high[1], 3, inheritable=False)
             os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-            if cgroup:
-                doing = f"enter {cgroup}"
-                enter_cgroup(cgroup)
+            if settle is not None:
+                doing = "enter its cgroup"
+                settle()
             if nice:
                 be_nice(nice)
             doing = f"enter {cwd}"

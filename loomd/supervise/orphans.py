@@ -54,6 +54,7 @@ class Orphans:
         self._undead: set[str] = set()  # leaves waited for in vain
         self._empties = Empties()
         self.pending = False  # look again, at the next turn of the loop
+        self.stale = False  # cgroups of the dead are to be removed
         selector.register(self._empties, selectors.EVENT_READ, lambda mask: self._empties.look())
 
     # --- what the loop asks
@@ -91,8 +92,9 @@ class Orphans:
     # --- the cgroup of a dead process
 
     def end_leaf(self, leaf: Leaf) -> None:
-        """Kills what its process has left in it, and removes it once that is gone."""
-        if leaf.remove():
+        """Kills what its process has left in it. Removed it is later, and by another."""
+        self.stale = True
+        if not leaf.populated():
             return
         leaf.kill()
         try:

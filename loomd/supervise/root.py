@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -29,7 +30,7 @@ from loomd.supervise import kernel, slots
 from loomd.supervise import orphans as o
 from loomd.supervise import spec as s
 from loomd.supervise import tree as t
-from loomd.supervise.cgroup import MAX_PIDS, Cgroups, Leaf
+from loomd.supervise.cgroup import MAX_PIDS, Cgroups, Leaf, remove_empty, settle
 from loomd.supervise.crash import crash_point
 from loomd.supervise.hubline import HubLine
 from loomd.supervise.link import Link, LinkClosed, TooLarge, encode
@@ -46,7 +47,7 @@ UNKNOWN_KILLS = 10
 """From this SIGKILL of unknown origin on with the same mail in hand, that mail is blamed."""
 LEAVING_S = 1.0
 """Between two words to systemd about a stop that goes on."""
-MEMORY_TICK_S = 1.0
+TICK_S = 1.0
 CLEAR_AWAY_S = 5.0
 INIT_FACTOR = 6
 """`init` may take this many heartbeats: it rebuilds what is never committed."""
@@ -187,7 +188,8 @@ class Root:
         self._catch_signals()
         try:
             self._every(min(1.0, self.config.heartbeat_s / 4), self._kill_hung)
-            self._every(MEMORY_TICK_S, self._kill_the_large)
+            self._every(TICK_S, self._kill_the_large)
+            self._every(TICK_S, self._sweep_cgroups)
             if self.notify.watchdog_s:
                 self._every(self.notify.watchdog_s, self._feed_watchdog)
             self.tell(t.Boot())
@@ -368,21 +370,20 @@ class Root:
             self.tell(t.Ready(name, incarnation))
 
     def _confine(self, process: Process) -> None:
-        """Its limit, and a cgroup of its own. Without one it is found by the other ways."""
+        """Its limit and, of a command, its cgroup; an actor tells its own."""
         start = process.spec.start
         if start.serves:
             return  # the cgroup of all births
         limit = self.config.memory_mb if start.template else 0
         process.memory_mb = limit if start.memory_mb is None else start.memory_mb
-        if self.config.cgroups is None:
-            return
-        try:
-            process.leaf = self.config.cgroups.leaf(process.name, process.incarnation)
-        except OSError as error:
-            self.log.line("warning", "no_cgroup", name=process.name, reason=str(error))
-            return
-        # What a tool host's calls use is limited call by call: not by what the host may use.
-        process.leaf.limit(0 if start.nursery else process.memory_mb << 20, MAX_PIDS)
+        if self.config.cgroups is not None and start.command:
+            process.leaf = self.config.cgroups.of_command(process.name, process.incarnation)
+
+    def settling(self, process: Process) -> Callable[[], None] | None:
+        """What a command does to enter its cgroup."""
+        if process.leaf is None:
+            return None
+        return partial(settle, process.leaf, process.memory_mb << 20, MAX_PIDS)
 
     def marks(self, process: Process) -> dict[str, str]:
         """What a program is to have in its environment, by which what it leaves is known."""
@@ -395,17 +396,19 @@ class Root:
         assert process.theirs is not None
         fds = [process.theirs.fileno()]
         env = {k: v for k, v in os.environ.items() if k != "LOOM_KEYS_FD"}
-        cgroup = process.leaf.path if process.leaf is not None else ""
+        settling = self.settling(process)
         if start.serves:
             argv = [sys.executable, "-P", "-c", _TEMPLATE, _PACKAGE_HOME, "3", "4"]
             fds.append(self.slots.fd)
-            cgroup = self.config.cgroups.births if self.config.cgroups is not None else ""
+            if self.config.cgroups is not None:
+                settling = partial(kernel.enter_cgroup, self.config.cgroups.births)
             process.link.send(
                 {
                     "op": "setup",
                     "name": process.name,
                     "root": self.pid,
                     "slot": process.slot,
+                    "cgroups": cgroups.base if (cgroups := self.config.cgroups) else "",
                     "preload": list(start.preload),
                     "without": list(start.without),
                     "spares": start.spares,
@@ -420,7 +423,7 @@ class Root:
         crash_point("root.before_fork", process.name)
         try:
             pid = kernel.start_program(
-                argv, env, fds, self.pid, self._output(process.name), start.nice, cgroup
+                argv, env, fds, self.pid, self._output(process.name), start.nice, settling
             )
         except OSError as error:
             self._never_born(process, f"fork: {error}")
@@ -479,7 +482,9 @@ class Root:
             "entry": start.entry,
             "args": {**self.config.base_args, **start.args},
             "nice": start.nice,
-            "cgroup": process.leaf.path if process.leaf is not None else "",
+            # What a tool host's calls use is limited call by call: not by what the host may use.
+            "memory": 0 if start.nursery else process.memory_mb << 20,
+            "pids": MAX_PIDS,
             "keys": with_keys,
             "cold": start.cold,
             "listener": with_listener,
@@ -622,6 +627,7 @@ class Root:
         op = message.get("op")
         if op == "pid" and process.pid == 0:
             if pid > 0:
+                self._find_leaf(process, message.get("cgroup"))
                 self._born(process, pid)
         elif op == "ready":
             self._on_ready(process)
@@ -633,6 +639,14 @@ class Root:
             self.hubline.request(message)
         elif op != "pid":
             self.log.line("warning", "unknown_op", name=process.name, op=str(op)[:80])
+
+    def _find_leaf(self, process: Process, told: object) -> None:
+        """Where it has settled. Without a cgroup it is found by the other ways."""
+        if self.config.cgroups is None:
+            return
+        process.leaf = self.config.cgroups.told(told)
+        if process.leaf is None:
+            self.log.line("warning", "no_cgroup", name=process.name)
 
     def _on_ready(self, process: Process) -> None:
         took = round((time.monotonic() - process.begun) * 1000, 1)
@@ -922,6 +936,18 @@ class Root:
                     limit_mb=process.memory_mb,
                 )
                 self.kill(process, OVER_LIMIT)
+
+    def _sweep_cgroups(self) -> None:
+        """Has the cgroups of the dead removed, by a template: the kernel may make it wait."""
+        cgroups = self.config.cgroups
+        if cgroups is None or not self.orphans.stale:
+            return
+        self.orphans.stale = False
+        for process in list(self.processes.values()):
+            if process.spec.start.serves and not process.dead:
+                self.send(process, {"op": "sweep"})
+                return
+        remove_empty(cgroups.base)
 
     def _feed_watchdog(self) -> None:
         """The loop turns. A hub or template that hangs is killed by ourselves; systemd is left to

@@ -98,7 +98,7 @@ class Services:
                 word,
                 self._root.pid,
                 start.nice,
-                process.leaf.path if process.leaf is not None else "",
+                self._root.settling(process),
             )
             ours.pop_all()
         self._running[process] = Service(out, told, notify)

@@ -153,6 +153,6 @@ def _sweep_cgroup(note: Path, end: float) -> str:
             continue
         leaf = cgroup.Leaf(path)
         leaf.kill()
-        while not leaf.remove() and time.monotonic() < end:
+        while not cgroup.remove(path) and time.monotonic() < end:
             time.sleep(LOOK_S)
     return base if cgroup.remove(base) else ""

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-from loomd.supervise import kernel
+from loomd.supervise import cgroup, kernel
 from loomd.supervise.crash import crash_point
 from loomd.supervise.link import ChildLink, LinkClosed, ProcessBirth, decode
 from loomd.supervise.slots import LOOP, Slot, SlotMap
@@ -74,6 +74,7 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
     middles: list[int] = []
     spares: list[socket.socket] = []
     prepare = partial(_prepare, setup["ahead"], setup["args"])
+    cgroups: str = setup["cgroups"]
     while True:
         while not select.select([sock], [], [], 0)[0] and (
             middles or len(spares) < setup["spares"]
@@ -81,14 +82,16 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
             if middles:
                 os.waitpid(middles.pop(), 0)
             else:
-                middles += _make_spare(spares, root, slots, prepare)
-        orders = _take_orders(sock)
+                middles += _make_spare(spares, root, slots, prepare, cgroups)
+        orders, sweeping = _take_orders(sock)
+        if sweeping:
+            middles += _fork_twice([partial(_sweep, cgroups)])
         slot.begin(LOOP)
         births = []
         for data, order, fds in orders:
             crash_point("template.before_fork", order["name"])
             if (order["cold"] and setup["ahead"]) or not _use_spare(spares, data, fds):
-                births.append(partial(_child, order, fds, root, slots))
+                births.append(partial(_child, order, fds, root, slots, cgroups))
         if births:
             middles += _fork_twice(births)
         if len(middles) > MAX_MIDDLES:
@@ -99,10 +102,16 @@ def serve(link: ChildLink, slots: SlotMap) -> NoReturn:
         slot.end()
 
 
-def _take_orders(sock: socket.socket) -> list[tuple[bytes, dict[str, Any], list[int]]]:
-    """Waits for an order; it and those that have come behind it. Exits when the link ends."""
+def _take_orders(
+    sock: socket.socket,
+) -> tuple[list[tuple[bytes, dict[str, Any], list[int]]], bool]:
+    """Waits for an order; it and those that have come behind it, and whether the cgroups of the
+    dead are to be swept. Exits when the link ends."""
     orders: list[tuple[bytes, dict[str, Any], list[int]]] = []
-    while not orders or (len(orders) < MAX_BIRTHS and select.select([sock], [], [], 0)[0]):
+    sweeping = False
+    while len(orders) < MAX_BIRTHS:
+        if (orders or sweeping) and not select.select([sock], [], [], 0)[0]:
+            break
         try:
             data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
         except OSError:
@@ -117,7 +126,16 @@ def _take_orders(sock: socket.socket) -> list[tuple[bytes, dict[str, Any], list[
             os.close(fd)
         if order is not None and order.get("op") == "stop":
             os._exit(NORMAL)
-    return orders
+        sweeping |= order is not None and order.get("op") == "sweep"
+    return orders, sweeping
+
+
+def _sweep(cgroups: str, between: int) -> NoReturn:
+    """Not in the template itself: each removal may have to wait."""
+    try:
+        cgroup.remove_empty(cgroups)
+    finally:
+        os._exit(NORMAL)
 
 
 def _prepare(ahead: str, args: dict[str, Any]) -> None:
@@ -179,13 +197,19 @@ def _fork_twice(children: Sequence[Callable[[int], NoReturn]]) -> list[int]:
 
 
 def _child(
-    order: dict[str, Any], fds: list[int], root: int, slots: SlotMap, between: int
+    order: dict[str, Any],
+    fds: list[int],
+    root: int,
+    slots: SlotMap,
+    cgroups: str,
+    between: int,
 ) -> NoReturn:
     status = 1
     try:
         if kernel.wait_for_parent(root, between) and kernel.die_with(root):
             kernel.close_all_but(fds)
-            status = _live(order, fds, slots)
+            leaf = cgroup.settle_anew(cgroups) if cgroups else None
+            status = _live(order, fds, slots, leaf)
     except BaseException:  # noqa: BLE001 - the last line of defence: say it, then end
         traceback.print_exc()
     finally:
@@ -193,7 +217,11 @@ def _child(
 
 
 def _make_spare(
-    spares: list[socket.socket], root: int, slots: SlotMap, prepare: Callable[[], None]
+    spares: list[socket.socket],
+    root: int,
+    slots: SlotMap,
+    prepare: Callable[[], None],
+    cgroups: str,
 ) -> list[int]:
     """Forks, while nothing else is to do, a process that waits for an order.
 
@@ -203,7 +231,7 @@ def _make_spare(
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     spares.append(ours)
-    middle = _fork_twice([partial(_spare, theirs, root, slots, prepare)])
+    middle = _fork_twice([partial(_spare, theirs, root, slots, prepare, cgroups)])
     theirs.close()
     return middle
 
@@ -213,18 +241,20 @@ def _spare(
     root: int,
     slots: SlotMap,
     prepare: Callable[[], None],
+    cgroups: str,
     between: int,
 ) -> NoReturn:
     status = NORMAL
     try:
         if kernel.wait_for_parent(root, between) and kernel.die_with(root):
             kernel.close_all_but([sock.fileno()])
+            leaf = cgroup.settle_anew(cgroups) if cgroups else None
             prepare()
             data, fds, _, _ = socket.recv_fds(sock, MAX_ORDER, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
             order = decode(data)
             sock.close()
             if order is not None:  # None: the template is gone
-                status = _live(order, fds, slots)
+                status = _live(order, fds, slots, leaf)
     except BaseException:  # noqa: BLE001 - as above
         traceback.print_exc()
         status = 1
@@ -241,14 +271,14 @@ def _use_spare(spares: list[socket.socket], order: bytes, fds: list[int]) -> boo
     return False
 
 
-def _live(order: dict[str, Any], fds: list[int], slots: SlotMap) -> int:
+def _live(order: dict[str, Any], fds: list[int], slots: SlotMap, leaf: cgroup.Leaf | None) -> int:
     """From the pid message to the end of the entry point; the exit status."""
     name: str = order["name"]
     link = ChildLink(socket.socket(fileno=fds[0]), name)
+    if leaf is not None:
+        leaf.limit(order["memory"], order["pids"])
     try:
-        if order["cgroup"]:
-            kernel.enter_cgroup(order["cgroup"])
-        link.send({"op": "pid"})
+        link.send({"op": "pid", "cgroup": leaf.name if leaf is not None else ""})
     except LinkClosed:
         return COULD_NOT_START
     os.setsid()

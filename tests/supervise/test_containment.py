@@ -229,6 +229,10 @@ def test_a_start_time_tells_a_process_from_its_namesake():
 # --- cgroups -------------------------------------------------------------------------------------
 
 
+def _leaf(pid: int) -> str:
+    return os.path.basename(cgroup.cgroup_of(pid))
+
+
 @needs_cgroups
 def test_every_incarnation_has_a_cgroup_of_its_own_and_none_is_left(rooted):
     before = set(folders())
@@ -242,19 +246,21 @@ def test_every_incarnation_has_a_cgroup_of_its_own_and_none_is_left(rooted):
     rooted.wait_line("ready")
     (base,) = set(folders()) - before
     births = {line["name"]: line for line in rooted.lines("started")}
-    for name in ("a", "b"):
-        line = births[name]
-        leaf = f"{base}/{name}#{line['incarnation']}"
-        assert Path(leaf, "cgroup.procs").read_text().split() == [str(line["pid"])]
-    root = [str(rooted.process.pid)]  # and what has been forked and has not moved yet
+    root = [str(rooted.process.pid)]
     eventually(
         lambda: Path(base, "root/cgroup.procs").read_text().split() == root, what="root alone"
     )
+    leaves = {name: f"{base}/{_leaf(births[name]['pid'])}" for name in ("a", "b")}
+    for name, leaf in leaves.items():
+        assert Path(leaf, "cgroup.procs").read_text().split() == [str(births[name]["pid"])]
+    (service,) = [path for path in cgroup.below(base) if "/c#" in path]
+    assert len(Path(service, "cgroup.procs").read_text().split()) == 1
     assert str(births["template"]["pid"]) in Path(base, "births/cgroup.procs").read_text().split()
     os.kill(births["a"]["pid"], signal.SIGKILL)
     rooted.wait_started("a", 2)
-    assert not Path(f"{base}/a#{births['a']['incarnation']}").exists()
-    assert len(cgroup.below(base)) == 5
+    eventually(lambda: not Path(leaves["a"]).exists(), what="the cgroup of the dead is removed")
+    # root, births, a, b, c and two spares
+    eventually(lambda: len(cgroup.below(base)) == 7, what="no other")
     assert rooted.stop() == 0
     assert not Path(base).exists()
 
@@ -274,7 +280,9 @@ def test_a_stopped_process_in_a_cgroup_of_its_own_making_dies_with_its_owner(roo
     os.kill(helper, signal.SIGSTOP)
     os.kill(main, signal.SIGKILL)
     rooted.wait_line("exited", name="a")
-    assert not alive(helper) and not Path(leaf).exists()
+    assert not alive(helper)
+    eventually(lambda: not Path(leaf).exists(), what="its cgroups are removed")
+    assert rooted.stop() == 0
 
 
 def test_limits_and_the_kernels_kills_are_read_and_written_where_they_are_offered(tmp_path):
