@@ -262,7 +262,8 @@ class HubLine:
 
     def _status(self, message: dict[str, Any]) -> None:
         sessions, actors, blocked = (int(message[k]) for k in ("sessions", "actors", "blocked"))
-        self._root.notify.status(f"{sessions} sessions, {actors} actors, {blocked} blocked")
+        several = "" if sessions == 1 else "s"
+        self._root.notify.status(f"{sessions} session{several}, {actors} actors, {blocked} blocked")
 
     def _shutdown(self, message: dict[str, Any]) -> None:
         self._root.shutdown("asked by the hub")

@@ -275,14 +275,7 @@ class Root:
                     {"op": "gave_up", "supervisor": action.supervisor, "reason": action.reason}
                 )
             case t.Report():
-                level = "info" if action.context == "shutdown" else "warning"
-                self.log.line(
-                    level,
-                    action.context,
-                    supervisor=action.supervisor,
-                    name=action.offender,
-                    reason=action.reason,
-                )
+                self._report(action)
             case t.Finish():
                 self.finish = action
             case _:
@@ -874,6 +867,20 @@ class Root:
             elif not alive:
                 self._unwatch_link(process)
 
+    def _report(self, action: t.Report) -> None:
+        """One line; that a child has ended stands in the line of its exit, which comes next."""
+        for (name, _), note in self._notes.items():
+            if name == action.offender and action.context == "child_terminated":
+                note["supervisor"] = action.supervisor
+                return
+        self.log.line(
+            "info" if action.context == "shutdown" else "warning",
+            action.context,
+            supervisor=action.supervisor,
+            name=action.offender,
+            reason=action.reason,
+        )
+
     def _gone(self, action: t.Gone) -> None:
         note = self._notes.pop((action.name, action.incarnation), None)
         if note is None:
@@ -891,6 +898,7 @@ class Root:
             signal=note["signal"] or None,
             reason=note["reason"],
             blame=note["blame"],
+            supervisor=note.get("supervisor"),
             restart=not action.final,
         )
         self.hubline.note({**note, "final": action.final})
@@ -971,7 +979,7 @@ class Root:
 
 
 def _told_first(action: t.Action) -> int:
-    return {t.GaveUp: 0, t.Gone: 1}.get(type(action), 2)
+    return {t.GaveUp: 0, t.Report: 1, t.Gone: 1}.get(type(action), 2)
 
 
 def _only_wake(number: int, frame: object) -> None:

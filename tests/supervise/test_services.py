@@ -194,7 +194,6 @@ def test_what_it_says_last_is_told_before_its_end(rooted):
     rooted.wait_line("exited", name="a", restart=False)
     assert [line["event"] for line in rooted.lines(name="a")] == [
         "started",
-        "child_terminated",
         "exited",
     ]
     assert (rooted.output / "a").read_text() == "ready to go\n"

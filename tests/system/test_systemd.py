@@ -100,6 +100,15 @@ def restarted(container: Container, before: str) -> None:
     )
 
 
+def blocked(container: Container, count: int) -> None:
+    """Waits until the status line says that so many sessions wait for a person."""
+    eventually(
+        lambda: container.shown(SERVICE, "StatusText").endswith(f" actors, {count} blocked"),
+        what=lambda: container.shown(SERVICE, "StatusText"),
+        pause=0.1,
+    )
+
+
 def test_the_units_are_verified_without_a_word(service):
     done = service.user(
         "systemd-analyze", "verify", "--user", f"{UNITS}/{SERVICE}", f"{UNITS}/{SOCKET}"
@@ -148,25 +157,30 @@ def test_it_is_active_when_it_is_ready_and_not_before(service):
     started = max(i for i, line in enumerate(lines) if line.startswith("Started loomd.service"))
     assert ready < started, lines[-10:]
     assert loomctl(service, "--no-start", "daemon", "status")["pid"] > 0
-    eventually(
-        lambda: service.shown(SERVICE, "StatusText").endswith("2 actors, 0 blocked"),
-        what=lambda: service.shown(SERVICE, "StatusText"),
-        pause=0.1,
-    )
+    blocked(service, 0)
+    loomctl(service, "kill", "models")
+    warned = service.user("journalctl", "--user", "-p", "4..4", "-o", "cat", "-u", SERVICE).stdout
+    exits = [line for line in warned.splitlines() if line.startswith("exited name=models pid=")]
+    assert exits and "signal=9" in exits[-1], warned  # a priority of its own, and no JSON
 
 
 def test_a_killed_root_is_restarted_and_sessions_go_on(service):
-    session = loomctl(service, "run", GOAL, "--repo", REPO, "--yes", "--detach")["session"]
+    session = loomctl(service, "run", GOAL, "--repo", REPO, "--detach")["session"]
+    eventually(lambda: loomctl(service, "waiting", session), what="a question", pause=0.1)
+    blocked(service, 1)
     before = main_pid(service)
     service.run("kill", "-9", before)
     restarted(service, before)
     assert service.shown(SERVICE, "NRestarts") == "1"
-    eventually(
-        lambda: loomctl(service, "show", session)["state"] == "done",
-        timeout=90.0,
-        what=lambda: f"the work done\n{journal(service)}",
-        pause=0.2,
-    )
+    blocked(service, 1)
+
+    def done() -> bool:
+        for question in loomctl(service, "waiting", session):
+            loomctl(service, "approve", question["id"], "--for", "session")
+        return bool(loomctl(service, "show", session)["state"] == "done")
+
+    eventually(done, timeout=90.0, what=lambda: f"the work done\n{journal(service)}", pause=0.2)
+    blocked(service, 0)
     types = [event["type"] for event in events(service, session)]
     assert types.count("daemon_restarted") == 1, types
     assert renamed(service)
@@ -181,6 +195,7 @@ def test_a_root_that_hangs_is_ended_by_the_watchdog_and_restarted(service):
         restarted(service, before)
         said = service.user("journalctl", "--user", "-o", "cat", "-u", SERVICE).stdout
         assert "Watchdog timeout" in said
+        assert "Fatal Python error: Aborted" in said  # with where it was
         assert service.shown(SERVICE, "NRestarts") == "1"
     finally:
         service.user("rm", "-r", f"{UNITS}/{SERVICE}.d")
