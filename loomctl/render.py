@@ -132,7 +132,9 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             style = "bold magenta"
             text = f"recovery: {data.get('rung')}, because of {short(data.get('reason'))}"
         case "poison":
-            style, text = "bold red", f"dead letter: {short(data)}"
+            style = "bold red"
+            text = f"set aside after {data.get('crashes')} crashes ({data.get('error')}): "
+            text += f"{data.get('message')}; loomctl dead retry {data.get('id')}"
         case "keeper_started":
             style = "dim"
             log = str(data.get("log")).rpartition("/")[2]

@@ -12,6 +12,8 @@ number), `wrong` (numbers that came twice, out of order or too late) and the own
     call to name args n  n calls of a tool at the tool host `to`, one after another
     start spec · stop name asleep · timer key after · effect id do · cancel id · emit type
     crash · hang · exit · segv · allocate mb · burn s · collect     misbehaves in this very step
+
+A timer `crash:x`, and the end of an effect `crash:x`, misbehave in their steps too.
 """
 
 from __future__ import annotations
@@ -125,11 +127,13 @@ class EchoBehaviour:
             case Init():
                 return state, [Show("idle")]
             case TimerDue():
+                misbehave(input.key.partition(":")[0], {})
                 state.saved.timers += 1
                 state.saved.done.append(f"timer {input.key}")
                 return state, []
             case EffectEnded():
                 result = input.result.data if isinstance(input.result, Note) else None
+                misbehave(input.effect.partition(":")[0], {})
                 state.saved.ended[input.effect] = result
                 return state, []
             case Mailed(body=Note(data=dict() as data)):

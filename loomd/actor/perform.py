@@ -15,7 +15,8 @@ from typing import Any, Final, NoReturn
 
 from loomd.actor.behaviour import OpenEffect, Performer, Reader, Spec
 from loomd.actor.pump import Leave, Pump
-from loomd.supervise.slots import LOOP
+from loomd.store.schema import mark_of
+from loomd.supervise.slots import EFFECTS
 from loomd.wire import codec
 from loomd.wire.bodies import Body
 from loomd.wire.endpoints import Instance
@@ -137,8 +138,11 @@ class _Loop:
         if self.pump.deadline is not None and not self.ended.done():
             wait = max(0.0, self.pump.deadline - time.monotonic())
             self.timer = self.loop.call_later(wait, self._due)
-        if self.pump.open and self.beating is None and not self.ended.done():
-            self._beat()
+        if self.pump.open and not self.ended.done():
+            if self.beating is None:
+                self._beat()
+            else:
+                self._mark()  # a step has taken the slot, and given it back
 
     def _due(self) -> None:
         self.timer = None
@@ -146,10 +150,16 @@ class _Loop:
             self._guarded(self.pump.timed_out)
         self.turn()
 
+    def _mark(self) -> None:
+        """What goes wrong from here on, an open effect is to blame for."""
+        open = self.pump.open
+        only = mark_of(next(iter(open))) if len(open) == 1 else 0
+        self.pump.birth.slot.begin(EFFECTS, 0, only)
+
     def _beat(self) -> None:
         self.beating = None
         if self.pump.open and not self.ended.done():
-            self.pump.birth.slot.begin(LOOP, 0, 0)
+            self._mark()
             self.beating = self.loop.call_later(self.beat_s, self._beat)
         else:
             self.pump.birth.slot.end()

@@ -36,6 +36,7 @@ from loomd.actor.behaviour import (
 )
 from loomd.actor.commit import Author, Built, build, encode_state, reopening
 from loomd.store.env import Store
+from loomd.store.schema import mark_of
 from loomd.supervise.crash import crash_point
 from loomd.supervise.link import ProcessBirth
 from loomd.supervise.slots import EFFECT, INIT, MAIL, TIMER
@@ -286,7 +287,8 @@ class Pump:
         if self.inflight is not None and refused.step == self.inflight.commit.step:
             # The input in hand leads to a commit that will never be taken: count it as poison.
             ref = self.inflight.commit.input
-            self.birth.slot.begin(_KINDS[ref.kind], ref.lane, ref.seq)
+            seq = ref.seq if ref.kind == "mail" else mark_of(ref.key)
+            self.birth.slot.begin(_KINDS[ref.kind], ref.lane, seq)
             raise HostError(f"commit refused: {refused.code}: {refused.detail}")
         if refused.code == "auth" and not self.loaded:
             raise Leave(COULD_NOT_START, f"not let in: {refused.detail}")
@@ -421,7 +423,7 @@ class Pump:
                 case Mail() as mail:
                     self._mail(mail)
                 case TimerFired() as fired:
-                    self.birth.slot.begin(TIMER, 0, 0)
+                    self.birth.slot.begin(TIMER, 0, mark_of(fired.key))
                     body = codec.body(fired.body) if fired.body else None
                     self._step(TimerDue(self.step + 1, fired.key, fired.due, body))
                 case (id, result):
@@ -431,7 +433,7 @@ class Pump:
         return True
 
     def _ended(self, id: str, result: Body) -> None:
-        self.birth.slot.begin(EFFECT, 0, 0)
+        self.birth.slot.begin(EFFECT, 0, mark_of(id))
         self._step(EffectEnded(self.step + 1, id, self.open.pop(id), result))
 
     def _mail(self, mail: Mail) -> None:
@@ -507,7 +509,7 @@ class Pump:
         assert self.start_effect is not None
         crash_point("host.before_effect", self.name)
         self.open[effect.id] = effect.body
-        self.birth.slot.begin(EFFECT, 0, 0)
+        self.birth.slot.begin(EFFECT, 0, mark_of(effect.id))
         self.start_effect(effect)
         self.birth.slot.end()
 

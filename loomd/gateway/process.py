@@ -24,7 +24,7 @@ from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stag
 from loomd.gateway import classify, offline, view
 from loomd.gateway.types import Reply, Resolved
 from loomd.supervise.crash import crash_point
-from loomd.wire import bodies, topics
+from loomd.wire import bodies, codec, topics
 from loomd.wire.bodies import Failed, ModelOutcome, Perform, Performed, Usage
 from loomd.wire.errors import LoomError
 
@@ -98,6 +98,8 @@ class GatewayBehaviour:
                         model=end.model,
                     )
                     out.append(act.Send(order.request.agent, outcome))
+            case act.Mailed(sender="hub", body=bodies.Undelivered(reason="poison") as lost):
+                self._set_aside(state, lost, out)
             case _:
                 pass  # Init, Undelivered (the asker has ended), and what nobody should send
         if len(state.open) != state.shown:
@@ -105,6 +107,22 @@ class GatewayBehaviour:
             calls = f"{state.shown} calls" if state.shown else ""
             out.append(act.Show("working" if state.shown else "idle", calls))
         return state, out
+
+    def _set_aside(self, state: State, lost: bodies.Undelivered, out: list[Change]) -> None:
+        """A call that ended the gateway again and again will not be made: `models` must hear it."""
+        order = codec.body(lost.body) if lost.body else None
+        if not isinstance(order, Perform) or not lost.id.startswith(f"{lost.to}/effect."):
+            return
+        state.open.pop(f"{order.request.id}#{order.attempt}", None)
+        failed = Failed(kind="interrupted", detail="this call ended the gateway again and again")
+        ended = Performed(
+            request=order.request.id,
+            agent=order.request.agent,
+            model=order.model,
+            attempt=order.attempt,
+            outcome=failed,
+        )
+        out.append(act.Send(MODELS, ended))
 
     def save(self, state: State) -> Any:
         return {}

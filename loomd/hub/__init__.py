@@ -2,6 +2,7 @@
 
 `mail`       the rules of exactly-once mail: jobs in, rows and consequences out (pure)
 `supervision` sessions whose supervisor gives up, their resumption, a restarted daemon (pure)
+`poison`     what ends its reader again and again is set aside, and put back (pure)
 `recovery`   failures of actors that have a recovery ladder: climbing it, leaving it (pure)
 `requests`   the rules of clients' state-changing requests, journaled by (client, id) (pure)
 `reconcile`  what is wanted against what the root has: ensure and stop (pure)

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import recovery
+from loomd.hub import poison, recovery
 from loomd.store.schema import (
     TABLES,
     last_number,
@@ -34,7 +34,6 @@ from loomd.store.schema import (
 from loomd.store.tables import (
     MAX_KEY,
     ActorRow,
-    DeadRow,
     EffectRow,
     InputRow,
     SessionRow,
@@ -138,7 +137,8 @@ class Result(msgspec.Struct, gc=False):
     consumed (actor, lane, seq) of the mail that the commit consumed
     events   (session, encoded Event)
     timers   (actor, key, due or None, body)
-    wake     actors to be ensured at the root; ended: to be stopped; over: sessions to be ended
+    wake     actors to be ensured at the root; ended: to be stopped; over: sessions to be ended;
+             bounced: to be restarted in order
     status   (actor, state, waiting_for, since), for subscribers
     known    Hello: (control, work) the last sequences given out
     """
@@ -151,6 +151,7 @@ class Result(msgspec.Struct, gc=False):
     wake: list[str] = []
     ended: list[str] = []
     over: list[str] = []
+    bounced: list[str] = []
     status: tuple[str, str, str, float] | None = None
     known: tuple[int, int] | None = None
     value: Any = None
@@ -390,8 +391,8 @@ class Batch:
             return result
         reason = exit_reason(note)
         blame = note.get("blame") or {}
-        if incarnation == held.fence and blame.get("kind") in (1, "mail"):
-            self._blame(name, int(blame.get("lane", WORK)), int(blame.get("seq", 0)), reason)
+        if incarnation == held.fence and blame:
+            poison.blame(self, name, blame, reason)
         row = self.actor(name)
         assert row is not None
         if row.wanted == "running":
@@ -498,7 +499,7 @@ class Batch:
         for key, raw in list(self.txn.scan("mail", name_key(name))):
             mail = stored_mail.decode(raw)
             self.txn.delete("mail", key)
-            self._undelivered(mail.sender, mail.id, name, "no_such_actor", self.body_of(mail))
+            self.undelivered(mail.sender, mail.id, name, "no_such_actor", self.body_of(mail))
         row.boxed = [0, 0]
         team = f"{session}/team"
         if session and team not in (name, by):
@@ -597,6 +598,21 @@ class Batch:
         self._result.events.append((row.session, event))
         return seq
 
+    def arm(self, name: str, key: str, due: float, body: bytes) -> None:
+        """A timer of table `timers` is armed from here on."""
+        self._result.timers.append((name, key, due, body))
+
+    def disarm(self, name: str, key: str) -> None:
+        self._result.timers.append((name, key, None, b""))
+
+    def bounce(self, name: str) -> None:
+        """Its next incarnation shall find something: it is woken, or restarted in order."""
+        row = self.peek(name)
+        if row is not None and row.wanted == "asleep":
+            self.awaken(name)
+        else:
+            self._result.bounced.append(name)
+
     def _recovered(self, session: SessionRow, name: str, data: dict[str, Any]) -> None:
         """A climb or a descent, ours or one that the actor has told: kept for people."""
         session.recoveries = recovery.shown(session.recoveries, self.now, data)
@@ -645,45 +661,7 @@ class Batch:
             for _, raw in self.txn.scan("effects", name_key(name))
         )
 
-    def _blame(self, name: str, lane: int, seq: int, reason: str) -> None:
-        key = mail_key(name, lane, seq)
-        raw = self.txn.get("mail", key)
-        if raw is None:
-            return
-        mail = stored_mail.decode(raw)
-        crashes = mail.attempt
-        if crashes < self.rules.poison_crashes:
-            again = msgspec.structs.replace(mail, attempt=crashes + 1)
-            self.txn.put("mail", key, _encode(again))
-            return
-        self.txn.delete("mail", key)
-        row = self.actor(name)
-        assert row is not None
-        row.boxed[lane] -= 1
-        id = f"{name}:{lane}.{seq}"
-        dead = DeadRow(
-            id=id,
-            actor=name,
-            lane=lane,
-            seq=seq,
-            crashes=crashes,
-            error=reason,
-            ts=self.now,
-            sender=mail.sender,
-            mail=raw,
-        )
-        self.txn.put("dead", id.encode(), _encode(dead))
-        body = self.body_of(mail)
-        self.event(
-            session_of(name),
-            "poison",
-            name,
-            {"id": id, "name": name, "message": mail.id, "crashes": crashes, "error": reason},
-            mail.cause,
-        )
-        self._undelivered(mail.sender, mail.id, name, "poison", body)
-
-    def _undelivered(self, sender: str, id: str, to: str, reason: Why, body: bytes) -> None:
+    def undelivered(self, sender: str, id: str, to: str, reason: Why, body: bytes) -> None:
         """Tells the sender, if it is an actor that can be told."""
         if tag_of(body) == "undelivered":
             return
@@ -780,13 +758,15 @@ class Batch:
                 txn.put("timers", key, _encode(TimerRow(due=timer.due, body=timer.body)))
             result.timers.append((name, timer.key, timer.due, timer.body))
         for effect in commit.effects:
-            txn.put(
-                "effects",
-                text_key(name, effect.id),
-                _encode(
-                    EffectRow(body=effect.body, attempt=effect.attempt, standing=effect.standing)
-                ),
+            key = text_key(name, effect.id)
+            before = txn.get("effects", key)  # there already: it is opened again by a successor
+            opened = EffectRow(
+                body=effect.body,
+                attempt=effect.attempt,
+                standing=effect.standing,
+                crashes=0 if before is None else effect_row.decode(before).crashes,
             )
+            txn.put("effects", key, _encode(opened))
         for event in commit.events:
             self.event(event.session or session, event.type, name, event.data, event.cause)
         if commit.session is not None:
@@ -802,7 +782,7 @@ class Batch:
             for to in out.to:
                 why = self.deliver(to, out.lane, id, name, out.body, out.cause, shared=shared)
                 if why:
-                    self._undelivered(name, id, to, why, out.body)
+                    self.undelivered(name, id, to, why, out.body)
         if commit.status is not None:
             self._show(name, row, commit.status)
         if commit.session is not None and commit.session.state in OVER:

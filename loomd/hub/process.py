@@ -447,6 +447,8 @@ class Hub:
                 self._asks_died(name, f"{session} is over", held=False)
         for name in result.wake:
             self.ensure(name)
+        for name in result.bounced:
+            self.tell_root({"op": "restart", "name": name})
         self._published += result.events
 
     def _results(self) -> None:

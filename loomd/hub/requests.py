@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import supervision
+from loomd.hub import poison, supervision
 from loomd.hub.mail import LIVE, OVER, TEST_KINDS, Batch, Result, read_spec, tag_of
 from loomd.store.schema import mail_key, session_of, text_key
 from loomd.store.tables import (
@@ -22,7 +22,6 @@ from loomd.store.tables import (
     RequestRow,
     SessionRow,
     Transaction,
-    dead_row,
     request_row,
     stored_mail,
 )
@@ -275,30 +274,30 @@ def decide(
 
 
 def dead(batch: Batch, id_: str, *, action: str, id: str = "") -> dict[str, Any]:
-    """retry: into the mailbox again, as new; drop: forgotten."""
+    """retry: back to where it was, as new; drop: forgotten."""
     if action not in ("retry", "drop"):
         raise LoomError("usage", f"no such action: {action!r}")
-    raw = batch.txn.get("dead", id.encode()) if id and len(id.encode()) <= MAX_KEY else None
-    if raw is None:
+    row = poison.find(batch, id)
+    if row is None:
         raise LoomError("not_found", f"no dead letter {id!r}", "see: loomctl dead")
-    row = dead_row.decode(raw)
-    if action == "retry":
-        mail = stored_mail.decode(row.mail)
-        body = batch.body_of(mail)
-        why = batch.deliver(row.actor, row.lane, mail.id, mail.sender, body, mail.cause, force=True)
-        if why:
-            raise LoomError("bad_state", f"{row.actor} cannot take it: {why}")
+    if action == "retry" and (why := poison.retry(batch, row)):
+        raise LoomError("bad_state", f"{row.actor} cannot take it: {why}")
     batch.txn.delete("dead", id.encode())
     return {"id": id, "action": action}
 
 
 def dead_json(row: DeadRow) -> dict[str, Any]:
     """As CONTRACT shows it."""
-    mail = stored_mail.decode(row.mail)
+    if row.kind == "mail":
+        mail = stored_mail.decode(row.mail)
+        message = f"{tag_of(mail.body) or 'mail'} {mail.id} from {mail.sender}"
+    else:
+        message = " ".join(filter(None, (row.kind, row.key, tag_of(row.body))))
     return {
         "id": row.id,
         "actor": row.actor,
-        "message": f"{tag_of(mail.body) or 'mail'} {mail.id} from {mail.sender}",
+        "kind": row.kind,
+        "message": message,
         "crashes": row.crashes,
         "error": row.error,
         "ts": row.ts,

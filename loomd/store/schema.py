@@ -8,6 +8,7 @@ change only as the consequence of a commit or a client's request.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 VERSION: Final = 1
@@ -57,6 +58,11 @@ def number_key(name: str, n: int) -> bytes:
 
 def mail_key(name: str, lane: int, seq: int) -> bytes:
     return name_key(name) + bytes((lane,)) + seq.to_bytes(8, "big")
+
+
+def mark_of(part: str) -> int:
+    """64 bits for a timer's key or an effect's id, where only a number fits: in a slot."""
+    return int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "big")
 
 
 def last_number(key: bytes) -> int:

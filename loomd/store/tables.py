@@ -189,28 +189,44 @@ class InputRow(Row, kw_only=True, omit_defaults=True):
 
 
 class EffectRow(Row, kw_only=True):
+    """`attempt`: how often it was started; `crashes`: how often it has ended its actor, for all
+    that is known."""
+
     body: bytes
     attempt: int = 1
     standing: bool = False
+    crashes: int = 0
 
 
 class TimerRow(Row, kw_only=True):
+    """`crashes`: how often it has ended its actor."""
+
     due: float
     body: bytes = b""
+    crashes: int = 0
 
 
 class DeadRow(Row, kw_only=True):
-    """Table `dead`: a mail that ended its reader again and again. `mail` is the stored frame."""
+    """Table `dead`: what ended its reader again and again.
+
+    kind   mail: `lane`, `seq` and `mail`, the stored frame
+           timer, effect: `key`, `body`; `due` of a timer, `standing` of an effect
+    """
 
     id: str
     actor: str
-    lane: int
-    seq: int
     crashes: int
     error: str
     ts: float
     sender: str
-    mail: bytes
+    kind: str = "mail"
+    lane: int = 0
+    seq: int = 0
+    mail: bytes = b""
+    key: str = ""
+    body: bytes = b""
+    due: float = 0.0
+    standing: bool = False
 
 
 class RequestRow(Row, kw_only=True):

@@ -770,10 +770,14 @@ class Root:
         if process.killed:
             return None
         if number == signal.SIGKILL:
+            if hand.kind not in slots.STEPS:
+                return None  # nothing says that it was always the same effect
             last, count = self._kills.get(process.name, (key, 0))
             count = count + 1 if last == key else 1
             self._kills[process.name] = (key, count)
             return key if count >= UNKNOWN_KILLS else None
+        if hand.kind in slots.STEPS and (number, status) == (0, s.NORMAL):
+            return key  # it ended itself inside a step
         own = number in _FAULTS or (number == 0 and status not in _STATUS_WORDS)
         return key if own else None
 

@@ -16,11 +16,15 @@ import os
 import time
 from dataclasses import dataclass
 
-MAIL, TIMER, EFFECT, INIT, LOOP = 1, 2, 3, 4, 5
-"""Kinds of what is in hand. LOOP: a performer's loop while effects are open; it beats."""
+MAIL, TIMER, EFFECT, INIT, LOOP, EFFECTS = 1, 2, 3, 4, 5, 6
+"""Kinds of what is in hand. LOOP: a loop that shows that it turns. EFFECTS: the loop of a performer
+while effects are open; it beats. `seq` of a timer or an effect is a mark of its key."""
 
-BLAMABLE = frozenset({MAIL, TIMER, EFFECT})
-KIND_NAMES = {MAIL: "mail", TIMER: "timer", EFFECT: "effect", INIT: "init", LOOP: "loop"}
+STEPS = frozenset({MAIL, TIMER, EFFECT})
+"""In these it is inside one step, or at the start of one effect."""
+BLAMABLE = STEPS | {EFFECTS}
+KIND_NAMES = {MAIL: "mail", TIMER: "timer", EFFECT: "effect", INIT: "init", LOOP: "loop",
+              EFFECTS: "effects"}  # fmt: skip
 MEMFD = "loomd-slots-"
 SLOT_BYTES = 64
 WORDS = SLOT_BYTES // 8

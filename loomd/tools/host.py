@@ -51,6 +51,7 @@ from loomd.wire.bodies import (
     Propose,
     ToolCall,
     ToolResult,
+    Undelivered,
 )
 from loomd.wire.errors import LoomError
 
@@ -200,8 +201,28 @@ class _Step:
                 self._apply(body)
             case Discard():
                 self._forget(f"apply-{body.edit}")
+            case Undelivered(reason="poison"):
+                self._set_aside(body)
             case _:
                 pass  # not for us, and nobody waits for an answer to it
+
+    def _set_aside(self, lost: Undelivered) -> None:
+        """A call that ended this host again and again is not made: whoever waits must hear it."""
+        if lost.to != self.s.name or not lost.body:
+            return
+        text = "not done: it ended the tool host again and again"
+        match codec.body(lost.body):
+            case ToolCall() as call:
+                self.s.open.pop(call.id, None)
+                self._refuse(call, "crashed", text)
+            case Apply() as order:
+                ended = Applied(edit=order.edit, state="failed", detail=text)
+                if self.s.applying in ("", order.edit):
+                    self._applied(order, ended)
+                else:
+                    self.out.append(Send(self.s.team, ended))
+            case _:
+                pass
 
     def ended(self, request: Body, result: Body) -> None:
         match request:

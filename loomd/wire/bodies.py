@@ -379,7 +379,11 @@ class Recalled(Part, frozen=True, kw_only=True, tag="recalled"):
 
 
 class Undelivered(Part, frozen=True, kw_only=True, tag="undelivered"):
-    """The mail `id` to `to` was not accepted: mailbox full, no such actor, or dead letter."""
+    """The mail `id` to `to` was not accepted: mailbox full, no such actor, or dead letter.
+
+    With `to` oneself: a timer or an effect of one's own (its body) that was set aside, because it
+    ended its actor again and again.
+    """
 
     id: str
     to: str

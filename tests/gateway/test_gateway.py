@@ -14,6 +14,7 @@ from loomd.actor import behaviour as act
 from loomd.gateway import offline, process
 from loomd.gateway.process import GatewayBehaviour, GatewayPerformer
 from loomd.wire import bodies as b
+from loomd.wire import codec
 from loomd.wire.endpoints import instance
 from loomd.wire.errors import LoomError
 from tests.gateway.test_view import Log, request
@@ -68,6 +69,18 @@ def test_a_cancel_reaches_every_open_attempt_of_the_request() -> None:
     state.open["q#1"] = "q"
     _, changes = behaviour.step(state, mailed(b.CancelModel(request="r")), 1.0)
     assert [c for c in changes if isinstance(c, act.Cancel)] == [act.Cancel("r#2")]
+
+
+def test_models_hears_of_a_call_that_was_set_aside_but_not_of_a_reader_that_is_gone() -> None:
+    behaviour, state = born()
+    lost = b.Undelivered(
+        id="gateway-1/effect.r#1", to="gateway-1", reason="poison", body=codec.encode(ORDER)
+    )
+    [(to, told)] = sends(behaviour.step(state, mailed(lost, sender="hub"), 1.0)[1])
+    assert (to, told.attempt, told.outcome.kind) == ("models", 1, "interrupted")  # type: ignore[union-attr]
+    assert behaviour.step(state, mailed(lost, sender="s-1/lead"), 1.0)[1] == []
+    other = b.Undelivered(id="gateway-1/4.0", to="models", reason="poison", body=b"")
+    assert behaviour.step(state, mailed(other, sender="hub"), 1.0)[1] == []
 
 
 def test_only_models_gives_orders() -> None:

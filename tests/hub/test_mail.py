@@ -129,7 +129,7 @@ def test_effects_are_opened_by_one_commit_and_closed_by_another(desk: Desk) -> N
     key = text_key("s-1/a", "e-1")
     desk.commit("s-1/a", effects=(m.EffectOpen(id="e-1", body=b"q"),))
     stored = codec.unpack(desk.memory.get("effects", key))
-    assert stored == {"body": b"q", "attempt": 1, "standing": False}
+    assert stored == {"body": b"q", "attempt": 1, "standing": False, "crashes": 0}
     again = m.EffectOpen(id="e-1", body=b"q", attempt=2)
     desk.commit("s-1/a", input=m.InputRef(kind="init", key="reopen"), effects=(again,))
     assert codec.unpack(desk.memory.get("effects", key))["attempt"] == 2

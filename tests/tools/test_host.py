@@ -33,6 +33,7 @@ from loomd.wire.bodies import (
     Propose,
     ToolCall,
     ToolResult,
+    Undelivered,
 )
 from tests.tools.stand import SESSION, Table
 
@@ -286,3 +287,41 @@ def test_broken_tool_files_are_told_and_do_not_stop_the_rest():
     out = script.end("generation-1", script.formed("h2", errors=errors))
     assert out[0].body.data["without"] == ["bad.py"]
     assert out[1] == Emit("tools_broken", {"errors": errors})
+
+
+# --- what was set aside --------------------------------------------------------------------------
+
+
+def aside(script, effect):
+    """The hub sets an effect aside; the next incarnation does not find it, but is told."""
+    body = script.effects.pop(effect)
+    script.born()
+    name = f"{SESSION}/tools"
+    lost = Undelivered(
+        id=f"{name}/effect.{effect}", to=name, reason="poison", body=codec.encode(body)
+    )
+    return script.mail(lost, "hub")
+
+
+def test_a_call_that_was_set_aside_is_answered():
+    script = Script(yes=True)
+    script.mail(call())
+    (told,) = aside(script, "call-c1")
+    assert (told.to, told.body.id, told.body.error) == (AGENT, "c1", "crashed")
+    assert script.shown == [Show("idle")]
+
+
+def test_an_edit_that_was_set_aside_has_failed_and_the_next_one_is_applied():
+    script = Script(yes=True)
+    for edit in ("e-1", "e-2"):
+        script.mail(Apply(edit=edit, files=()), TEAM)
+    told, opened = aside(script, "apply-e-1")
+    assert isinstance(told.body, Applied) and (told.to, told.body.state) == (TEAM, "failed")
+    assert isinstance(opened, Open) and opened.id == "apply-e-2"
+
+
+def test_a_mail_of_ours_that_somebody_could_not_take_is_no_end_of_a_call():
+    script = Script(yes=True)
+    script.mail(call())
+    lost = Undelivered(id="x/1.0", to=AGENT, reason="poison", body=codec.encode(call()))
+    assert script.mail(lost, "hub") == []
