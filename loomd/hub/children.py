@@ -35,8 +35,9 @@ Done = Callable[[Any], None]
 
 def kind_of(name: str) -> str:
     """The kind of a process that is no actor."""
-    kind = name.partition("-")[0]
-    return kind if kind in (HUB, "template") else "service"
+    if name == HUB:
+        return HUB
+    return "template" if name.partition("-")[0] == "template" else "service"
 
 
 def child(hub: Hub, done: Done, call: str, id: str) -> None:
