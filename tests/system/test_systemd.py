@@ -213,6 +213,20 @@ def test_a_bad_configuration_is_said_and_not_tried_again(service):
     assert loomctl(service, "daemon", "start")["pid"] > 0  # mended: it starts
 
 
+def test_the_control_group_is_delegated_and_every_process_is_in_one_of_its_own(service):
+    assert loomctl(service, "daemon", "start")["containment"] == "cgroup"
+    group = service.shown(SERVICE, "ControlGroup")
+    rows = [row for row in loomctl(service, "ps") if row["pid"]]
+    assert len(rows) >= 4
+    groups = set()
+    for row in rows:
+        lines = service.run("cat", f"/proc/{row['pid']}/cgroup").stdout.splitlines()
+        (path,) = (line[3:] for line in lines if line.startswith("0::"))
+        assert path.startswith(f"{group}/"), (row["name"], path)
+        groups.add(path)
+    assert len(groups) == len(rows)
+
+
 def test_stop_is_clean_and_sticks_and_start_restart_and_logs_go_through_systemd(service):
     assert str(loomctl(service, "daemon", "start")["pid"]) == main_pid(service)
     before = main_pid(service)
