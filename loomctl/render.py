@@ -131,6 +131,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "recovery":
             style = "bold magenta"
             text = f"recovery: {data.get('rung')}, because of {short(data.get('reason'))}"
+        case "actor_upgraded":
+            style, text = "dim", f"runs on code generation {data.get('generation', '?')}"
         case "poison":
             style = "bold red"
             text = f"set aside after {data.get('crashes')} crashes ({data.get('error')}): "

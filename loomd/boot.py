@@ -10,6 +10,7 @@ import contextlib
 import errno
 import faulthandler
 import fcntl
+import importlib
 import json
 import os
 import resource
@@ -17,17 +18,17 @@ import secrets
 import stat
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from loomd import settings as settings_of
-from loomd.supervise import sweep
+from loomd.supervise import handover, sweep
 from loomd.supervise.activation import NotOurs, passed_listener
 from loomd.supervise.cgroup import Cgroups, Unavailable
+from loomd.supervise.freeze import FreezeError
 from loomd.supervise.log import Log
 from loomd.supervise.root import Config, Root
-from loomd.supervise.spec import parse_supervisor
+from loomd.supervise.spec import SupervisorSpec, parse_supervisor
 from loomd.wire.endpoints import Instance, instance
 from loomd.wire.errors import LoomError
 
@@ -95,13 +96,34 @@ ENTRIES = {
 }
 """The entry point of each kind of actor, for what the hub starts."""
 
+BEHAVIOURS = {
+    "agent": "loomd.agent.process:behaviour",
+    "keeper": "loomd.keeper.process:KeeperBehaviour",
+    "team": "loomd.team.process:TeamBehaviour",
+    "tools": "loomd.tools.process:behaviour",
+    "models": "loomd.models.process:ModelsBehaviour",
+    "gateway": "loomd.gateway.process:GatewayBehaviour",
+    "echo": "loomd.actor.echo:EchoBehaviour",
+    "echo-performer": "loomd.actor.echo:EchoBehaviour",
+}
+"""What makes a behaviour of each kind, for the preflight of new code."""
+
 DAEMON_SPECS: list[dict[str, Any]] = [
     {"name": "models", "kind": "models", "restart": "permanent"},
     {"name": "gateway-1", "kind": "gateway", "restart": "permanent"},
 ]
 
+_CODE = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from loomd.boot import main; sys.exit(main())"
+)
+PROGRAM = (sys.executable, "-P", "-c", _CODE, str(Path(__file__).parents[1]))
+"""What a root executes to become its successor: this package as it is on disk by then, and nothing
+of the working directory."""
 
-def tree(settings: settings_of.Settings, hub_args: dict[str, Any]) -> dict[str, Any]:
+
+def tree(
+    settings: settings_of.Settings, hub_args: dict[str, Any], generation: int = 1
+) -> dict[str, Any]:
     """The whole supervision tree, as one literal."""
     supervision = settings.supervision
     limits = {"intensity": supervision.intensity, "period_s": supervision.period_s}
@@ -407,6 +429,10 @@ def main() -> int:
     if args == ["--version"]:
         print(f"loomd {VERSION}")
         return 0
+    if args == ["--preflight"]:
+        # By name: it needs all that the root must not load.
+        preflight: Any = importlib.import_module("loomd.preflight")
+        return int(preflight.main())
     log = Log()
     faulthandler.enable()  # systemd's watchdog ends us with SIGABRT: say where we were
     if args:
@@ -418,7 +444,13 @@ def main() -> int:
         places.check()
         settings = settings_of.load(places.config)
         keys_fd = hide_keys()
+        handed = handover.received()
+        if handed is not None:
+            return resume(places, settings, keys_fd, log, handed)
         return run(places, settings, keys_fd, log)
+    except FreezeError as error:
+        log.line("error", "refused", code="internal", reason=f"cannot go on: {error}")
+        return 1
     except LoomError as error:
         log.line("error", "refused", code=error.code, reason=error.message, hint=error.hint)
         return error.exit_code
@@ -438,12 +470,58 @@ def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log
         raise LoomError("failed", f"cannot write to the state directory: {error}") from error
     os.chdir("/")  # whatever directory we were started in may go away
     _raise_descriptor_limit()
-    secret = secrets.token_hex(32)
     clear_up(places, log)
-    mark = sweep.mark_of(places.state)
-    os.environ[sweep.VARIABLE] = mark
-    cgroups = contain(places, settings, log)
-    hub_args: Mapping[str, Any] = {
+    os.environ[sweep.VARIABLE] = sweep.mark_of(places.state)
+    made = config(
+        places,
+        settings,
+        generation=last_generation(places),
+        boot=boot,
+        secret=secrets.token_hex(32),
+        keys_fd=keys_fd,
+        lock_fds=locks,
+        listen_fd=listen_fd,
+        cgroups=contain(places, settings, log),
+    )
+    return _until_the_end(Root(made, log), places)
+
+
+def resume(
+    places: Instance,
+    settings: settings_of.Settings,
+    keys_fd: int,
+    log: Log,
+    handed: dict[str, Any],
+) -> int:
+    """Goes on as the root that has executed this code: same pid, boot number, secret and locks."""
+    made = config(
+        places,
+        settings,
+        generation=last_generation(places),
+        boot=handed["boot"],
+        secret=handed["secret"],
+        keys_fd=keys_fd,
+        lock_fds=tuple(handed["lock_fds"]),
+        listen_fd=handed["listen_fd"],
+        cgroups=None if handed["cgroups"] is None else Cgroups.thaw(handed["cgroups"]),
+    )
+    return _until_the_end(Root(made, log, handed), places)
+
+
+def config(
+    places: Instance,
+    settings: settings_of.Settings,
+    *,
+    generation: int,
+    boot: int,
+    secret: str,
+    keys_fd: int,
+    lock_fds: tuple[int, ...],
+    listen_fd: int,
+    cgroups: Cgroups | None,
+) -> Config:
+    """What the root of this instance is given."""
+    hub_args = {
         "secret": secret,
         "entries": ENTRIES,
         "daemon_specs": DAEMON_SPECS,
@@ -451,35 +529,50 @@ def run(places: Instance, settings: settings_of.Settings, keys_fd: int, log: Log
         "root_pid": os.getpid(),
         "containment": WALK if cgroups is None else CGROUP,
     }
-    root = Root(
-        Config(
-            tree=parse_supervisor(tree(settings, dict(hub_args))),
-            boot=boot,
-            secret=secret,
-            base_args={
-                "state_dir": str(places.state),
-                "runtime_dir": str(places.runtime),
-                "config": str(places.config),
-                "settings": settings.as_dict(),
-                "package_generation": 1,
-            },
-            output=str(places.output),
-            environment=service_environment(),
-            keys_fd=keys_fd,
-            lock_fds=locks,
-            listen_fd=listen_fd,
-            heartbeat_s=settings.supervision.heartbeat_s,
-            intensity=settings.supervision.intensity,
-            period_s=settings.supervision.period_s,
-            poison_crashes=settings.supervision.poison_crashes,
-            memory_mb=settings.supervision.memory_mb,
-            mark=mark,
-            cgroups=cgroups,
-        ),
-        log,
+
+    def retree(generation: int) -> SupervisorSpec:
+        return parse_supervisor(tree(settings, dict(hub_args), generation))
+
+    return Config(
+        tree=retree(generation),
+        boot=boot,
+        secret=secret,
+        base_args={
+            "state_dir": str(places.state),
+            "runtime_dir": str(places.runtime),
+            "config": str(places.config),
+            "settings": settings.as_dict(),
+        },
+        output=str(places.output),
+        environment=service_environment(),
+        keys_fd=keys_fd,
+        lock_fds=lock_fds,
+        listen_fd=listen_fd,
+        generation=generation,
+        retree=retree,
+        preflight=(*PROGRAM, "--preflight"),
+        program=PROGRAM,
+        heartbeat_s=settings.supervision.heartbeat_s,
+        intensity=settings.supervision.intensity,
+        period_s=settings.supervision.period_s,
+        poison_crashes=settings.supervision.poison_crashes,
+        memory_mb=settings.supervision.memory_mb,
+        mark=sweep.mark_of(places.state),
+        cgroups=cgroups,
     )
+
+
+def last_generation(places: Instance) -> int:
+    """The number of the code that was last in force, from 1."""
+    try:
+        return max(1, int(places.generation_file.read_text()))
+    except (FileNotFoundError, ValueError):
+        return 1
+
+
+def _until_the_end(root: Root, places: Instance) -> int:
     status = root.run()
-    clean_runtime(places, listen_fd)
+    clean_runtime(places, root.config.listen_fd)
     with contextlib.suppress(OSError):
         places.pid_file.unlink()
     return status

@@ -3,7 +3,7 @@
 `jobs`       run, and following a session to its end      `processes`  ps, tree, kill, restart
 `sessions`   new send events sessions show stop pause ...  `boards`     tasks claims edits graph ...
 `questions`  waiting approve deny answer                   `accounts`   usage, dead
-`daemons`    daemon start stop restart status logs         `code`       reload, tools, models
+`daemons`    daemon start stop restart upgrade status logs `code`       reload, tools, models
 `children`   child start terminate restart delete ...     `output`     logs
 `demo`       the main job with a crash on the way          `bench`      figures on this machine
 """

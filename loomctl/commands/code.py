@@ -12,6 +12,9 @@ from loomd.wire.errors import EXIT_CODES
 
 WHAT = ("tools", "config", "roles", "actors", "all")
 
+RELOAD_S = 600.0
+"""Actors finish what they have in hand before they move to new code."""
+
 
 @click.command()
 @click.argument("what", type=click.Choice(WHAT), default="tools")
@@ -22,7 +25,7 @@ def reload(context: Context, what: str) -> int:
     Exit 1 if the new code is refused, 8 if the configuration is: then nothing of it is in force.
     """
     with context.client() as client:
-        result = client.request("reload", what=what)
+        result = client.request("reload", what=what, wait_s=RELOAD_S)
 
     def human() -> None:
         if what != "config":

@@ -19,6 +19,9 @@ from loomd.wire.errors import LoomError
 
 STOP_S = 60.0
 
+UPGRADE_S = 600.0
+"""Tool hosts finish their calls before they move, and that may take minutes."""
+
 
 @click.group()
 def daemon() -> None:
@@ -78,6 +81,29 @@ def restart(context: Context) -> None:
     with Client(context.instance, start=True) as client:
         status = client.request("status")
     context.show(status, f"restarted, pid {status['pid']}")
+
+
+@daemon.command()
+@pass_context
+def upgrade(context: Context) -> int:
+    """New code everywhere, as it is on disk now, with no session interrupted.
+
+    The new code is tried first: if it is refused, nothing has changed. What fails on it later goes
+    on with the code before, is named, and makes the exit status 1.
+    """
+    with Client(context.instance, start=False) as client:
+        result = client.request("upgrade", wait_s=UPGRADE_S)
+
+    def human() -> None:
+        moved, kept = result["moved"], result["kept"]
+        context.out.print(f"generation {result['generation']}: {len(moved)} processes moved")
+        if kept:
+            context.out.print(f"still on the code before: {', '.join(kept)}")
+        for error in result["errors"]:
+            context.err.print(f"{error['name']}: {error['error']}", style="red")
+
+    context.show(result, human)
+    return 1 if result["errors"] else 0
 
 
 @daemon.command()
@@ -201,14 +227,3 @@ def uninstall(context: Context) -> None:
             click.echo(hint)
 
     context.show({"unit": unit.name, "files": [str(path) for path in gone], "hint": hint}, human)
-
-
-def _not_yet(verb: str, hint: str) -> click.Command:
-    @click.command(verb, help="Not there yet.")
-    def refuse() -> None:
-        raise LoomError("not_yet", f"`loomctl daemon {verb}` is not there yet", hint)
-
-    return refuse
-
-
-daemon.add_command(_not_yet("upgrade", "meanwhile: loomctl daemon restart"))

@@ -307,7 +307,12 @@ class Stage(Protocol):
 
 
 class Performer(Protocol):
-    """Runs effects. Lives on the host's asyncio loop; must never block it."""
+    """Runs effects. Lives on the host's asyncio loop; must never block it.
+
+    drain_s  how long an actor that leaves for new code waits, at most, until it is not `busy`
+    """
+
+    drain_s: float
 
     async def open(self, stage: Stage) -> None:
         """Before the first effect."""
@@ -315,6 +320,11 @@ class Performer(Protocol):
 
     def start(self, effect: OpenEffect, report: Report) -> None: ...
     def cancel(self, id: str) -> None: ...
+
+    def busy(self) -> bool:
+        """Whether effects are under way that should end before the actor leaves for new code."""
+        ...
+
     def close(self) -> Awaitable[None]:
         """At an orderly stop: end what runs, leave nothing behind."""
         ...

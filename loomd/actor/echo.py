@@ -52,6 +52,7 @@ from loomd.actor.behaviour import (
     TimerDue,
 )
 from loomd.actor.host import run
+from loomd.actor.pump import DRAIN_S
 from loomd.wire import codec, sockets
 from loomd.wire.bodies import Body, Entry, Note, ToolCall, ToolResult
 from loomd.wire.errors import LoomError
@@ -256,8 +257,10 @@ def misbehave(op: str, data: dict[str, Any]) -> None:
 class EchoPerformer:
     """Effects: `{"do": "now"}` ends at once, `never` when cancelled, `listen` hears a topic."""
 
+    drain_s = DRAIN_S
     stage: Stage | None = None
     running: dict[str, Report] = field(default_factory=dict)
+    late: set[str] = field(default_factory=set)
     listening: list[sockets.Socket] = field(default_factory=list)
     heard: dict[str, int] = field(default_factory=dict)
 
@@ -270,9 +273,8 @@ class EchoPerformer:
             case {"do": "never"}:
                 self.running[effect.id] = report
             case {"do": "later", "s": float(s)}:
-                asyncio.get_running_loop().call_later(
-                    s, report, Note(data={"attempt": effect.attempt})
-                )
+                self.late.add(effect.id)
+                asyncio.get_running_loop().call_later(s, self._later, effect, report)
             case {"do": "fail"}:
                 asyncio.get_running_loop().call_soon(_fail)
             case {"do": "block"}:
@@ -282,6 +284,14 @@ class EchoPerformer:
                 report(Note(data={"attempt": effect.attempt}))
             case _:
                 report(Note(data={"attempt": effect.attempt}))
+
+    def _later(self, effect: OpenEffect, report: Report) -> None:
+        self.late.discard(effect.id)
+        report(Note(data={"attempt": effect.attempt}))
+
+    def busy(self) -> bool:
+        """Those that will end by themselves."""
+        return bool(self.late)
 
     def cancel(self, id: str) -> None:
         report = self.running.pop(id, None)

@@ -97,6 +97,8 @@ class _Loop:
         pump.on_answered = self.answered
         pump.start_effect = self.start
         pump.cancel_effect = self.cancel
+        pump.busy = self.busy
+        pump.drain_s = performer.drain_s
 
     async def run(self) -> None:
         link = self.pump.birth.link.fileno()
@@ -217,6 +219,9 @@ class _Loop:
                 self.loop.call_soon(self.turn)
 
         self.performer.start(effect, report)
+
+    def busy(self) -> bool:
+        return bool(self.waiting) or self.performer.busy()
 
     def cancel(self, id: str) -> None:
         if self.opened:

@@ -38,9 +38,9 @@ from loomd.actor.commit import Author, Built, build, encode_state, reopening
 from loomd.store.env import Store
 from loomd.store.schema import mark_of
 from loomd.supervise.crash import crash_point
-from loomd.supervise.link import ProcessBirth
+from loomd.supervise.link import LinkClosed, ProcessBirth
 from loomd.supervise.slots import EFFECT, INIT, MAIL, TIMER
-from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, FENCED, NORMAL
+from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, FENCED, NORMAL, UPGRADED
 from loomd.wire import codec, sockets, topics
 from loomd.wire.bodies import Body
 from loomd.wire.endpoints import Instance
@@ -73,6 +73,10 @@ HELLO_S: Final = 0.25
 """A Hello or a commit without an answer for this long is said again: the hub may be restarting."""
 
 RESEND_S: Final = 2.0
+
+DRAIN_S: Final = 30.0
+"""How long an actor that is to leave for new code waits for its effects to end. Those that have
+not are its successor's, as after a restart."""
 
 
 class Leave(Exception):
@@ -126,11 +130,15 @@ class Pump:
         self.on_answered: Callable[[Answered], None] | None = None
         self.start_effect: Callable[[OpenEffect], None] | None = None
         self.cancel_effect: Callable[[str], None] | None = None
+        self.busy: Callable[[], bool] = lambda: bool(self.open)  # with effects to be waited for
+        self.drain_s = DRAIN_S
 
         self.epoch = 0  # of the hub that welcomed us last
         self.welcomed = False
         self.loaded = False
         self.stopping = False
+        self.leave_by: float | None = None  # monotonic: told to leave for new code until then
+        self.trial = birth.trial  # the root waits for the first commit on this code
         self.state: Any = None
         self.saved: bytes | None = None  # as it is on disk, or in the commit in flight
         self.shown: Status | None = None
@@ -272,7 +280,7 @@ class Pump:
         again = self.welcomed and welcome.epoch == self.epoch
         self.epoch = welcome.epoch
         self.welcomed = True
-        self.deadline = None
+        self.deadline = self.leave_by
         if not self.loaded:
             self._load(welcome.step)
         elif self.inflight is not None:
@@ -311,14 +319,25 @@ class Pump:
             match order.get("op"):
                 case "stop":
                     self.stopping = True
+                case "upgrade":
+                    if self.leave_by is None:
+                        self.leave_by = time.monotonic() + self.drain_s
+                        self.deadline = self.deadline or self.leave_by
                 case "epoch":
                     if order.get("epoch") != self.epoch:
                         self.hello()
                 case op:
                     self.log.warning("unknown order", op=op)
 
+    def _tell_root(self, op: str) -> None:
+        with contextlib.suppress(LinkClosed):  # the loop sees it too
+            self.birth.link.send({"op": op})
+
     def timed_out(self) -> None:
         """The deadline has passed: say again what was not answered."""
+        if self.leave_by is not None and not (self.welcomed or self._brought()):
+            # Nobody to commit to; perhaps a hub that does not speak with this code any more.
+            raise Leave(UPGRADED, "new code; no hub")
         if not self.welcomed:
             self.hello()
         elif self.inflight is not None:
@@ -327,7 +346,7 @@ class Pump:
             else:
                 self.hello()
         else:
-            self.deadline = None
+            self.deadline = None  # the next turn sees what is due
 
     # --- birth ---------------------------------------------------------------------------------
 
@@ -381,6 +400,8 @@ class Pump:
         )
         self.loaded = True
         birth.slot.end()
+        if self.trial:
+            self._tell_root("loaded")
         if self.on_load is not None:
             self.on_load()
         if step == 0:
@@ -394,6 +415,8 @@ class Pump:
         if not self.loaded:
             if self.stopping:
                 raise Leave(NORMAL, "stopped before it was welcomed")
+            if self.leave_by is not None:
+                raise Leave(UPGRADED, "new code")
             return False
         if self._asks and (self.inflight is None or self.full):
             self._answer(self._asks.popleft())
@@ -404,14 +427,18 @@ class Pump:
             return False
         if self.stopping:
             # What an effect has brought is stored before: it may have been paid for.
-            brought = next((one for one in self._queue if isinstance(one, tuple)), None)
+            brought = self._brought()
             if brought is None or not self.welcomed:
                 raise Leave(NORMAL, "stopped")
             self._queue.remove(brought)
             self._ended(*brought)
             return True
+        if self._may_leave():
+            raise Leave(UPGRADED, "new code")
         if not self.welcomed:
             return False
+        if self.leave_by is not None:
+            return self._drain_on()
         if self._first is not None:
             first, self._first = self._first, None
             self.birth.slot.begin(INIT, 0, 0)
@@ -431,6 +458,27 @@ class Pump:
         else:
             return False
         return True
+
+    def _may_leave(self) -> bool:
+        """Whether it leaves for new code now: between two inputs, with no effect to wait for."""
+        if self.leave_by is None or self._brought() is not None or self._control:
+            return False
+        return not self.busy() or time.monotonic() >= self.leave_by
+
+    def _brought(self) -> tuple[str, Body] | None:
+        """The next end of an effect that waits for its step."""
+        return next((one for one in self._queue if isinstance(one, tuple)), None)
+
+    def _drain_on(self) -> bool:
+        """Before it leaves for new code: what may end an effect. New work is its successor's."""
+        if self._control:
+            self._mail(self._control.popleft())
+            return True
+        if (brought := self._brought()) is not None:
+            self._queue.remove(brought)
+            self._ended(*brought)
+            return True
+        return False
 
     def _ended(self, id: str, result: Body) -> None:
         self.birth.slot.begin(EFFECT, 0, mark_of(id))
@@ -486,7 +534,10 @@ class Pump:
         commit = built.commit
         self.step = commit.step
         self.full = False
-        self.deadline = None
+        self.deadline = self.leave_by
+        if self.trial and commit.input.key != "reopen":
+            self.trial = False
+            self._tell_root("settled")
         if commit.status is not None:
             self.shown = commit.status
         for timer in commit.timers:  # what was armed anew may fire with the same due time again

@@ -40,6 +40,11 @@ def package_roles() -> dict[str, Role]:
     return read_roles(PACKAGE_ROLES)[0]
 
 
+def behaviour() -> AgentBehaviour:
+    """One with the roles that ship, for a look at saved states."""
+    return AgentBehaviour(package_roles())
+
+
 def main(birth: ProcessBirth) -> None:
     """Entry point. The user's roles stand in `roles/` beside the config file and win."""
     from loomd.actor.host import run

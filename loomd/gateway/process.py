@@ -21,6 +21,7 @@ import structlog
 
 from loomd.actor import behaviour as act
 from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stage
+from loomd.actor.pump import DRAIN_S
 from loomd.gateway import classify, offline, view
 from loomd.gateway.types import Reply, Resolved
 from loomd.supervise.crash import crash_point
@@ -190,6 +191,8 @@ class Deltas:
 class GatewayPerformer:
     """One task per order; `cancel` closes its connection."""
 
+    drain_s = DRAIN_S
+
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[Reply]] = {}
         self._cancelled: set[str] = set()
@@ -235,6 +238,9 @@ class GatewayPerformer:
             report(performed(effect, order, reply, started, time.time()))
 
         task.add_done_callback(done)
+
+    def busy(self) -> bool:
+        return bool(self._tasks)
 
     def cancel(self, id: str) -> None:
         if (task := self._tasks.get(id)) is not None:

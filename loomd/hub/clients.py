@@ -219,6 +219,8 @@ class Clients:
             self._send(entry[0], frame)
 
         try:
+            if operation.keyed:
+                args["key"] = f"{client}/{request.id}"
             if request.op in ("kill", "restart") and args["name"] == HUB:
                 self._own_end(client, request, done, lambda: operation.function(self, done, **args))
             else:
@@ -470,25 +472,30 @@ class Clients:
         self._asking[id] = done
         self.hub.ask(FROM_CLIENT, id, "user", actor, raw)
 
-    def reload(self, done: Done, what: str = "tools") -> None:
-        """New code for tools, the services of a new configuration, or both."""
+    def reload(self, done: Done, what: str = "tools", key: str = "") -> None:
+        """New code for tools or for actors, the services of a new configuration, or all of it."""
         if what == "config":
-            children.reload_config(
-                self.hub, lambda said: done({"generation": self.hub.generation, **said})
-            )
-        elif what == "tools" or (what == "all" and not self.hub.places.config.exists()):
+            self._reload_config(done)
+        elif what == "tools":
             self._reload_tools(done)
+        elif what == "actors":
+            self._reload_actors(done, key)
         elif what == "all":
-            children.reload_config(
-                self.hub,
-                lambda config: self._reload_tools(lambda tools: done(_merged(config, tools))),
-            )
+            parts = [self._reload_tools, lambda done: self._reload_actors(done, key)]
+            if self.hub.places.config.exists():
+                parts.insert(0, self._reload_config)
+            _in_turn(parts, {}, done)
         else:
             raise LoomError(
-                "not_yet" if what in ("roles", "actors") else "usage",
+                "not_yet" if what == "roles" else "usage",
                 f"`reload {what}` is not there yet",
-                "meanwhile: loomctl reload tools, or loomctl daemon restart",
+                "meanwhile: loomctl reload actors: every agent reads the roles anew",
             )
+
+    def _reload_config(self, done: Done) -> None:
+        children.reload_config(
+            self.hub, lambda said: done({"generation": self.hub.generation, **said})
+        )
 
     def _reload_tools(self, done: Done) -> None:
         """Every tool host that runs forms a new generation; what came of it, together.
@@ -533,6 +540,42 @@ class Clients:
 
         for name in hosts:
             self.hub.ask_here(name, codec.encode(Reload(what="tools")), then)
+
+    def _reload_actors(self, done: Done, key: str) -> None:
+        """New code for every process but the root."""
+
+        def then(value: Any) -> None:
+            if isinstance(value, LoomError):
+                done(value)
+                return
+            errors = [{"module": one["name"], "error": one["error"]} for one in value["errors"]]
+            done(
+                {
+                    "generation": value["generation"],
+                    "loaded": value["moved"],
+                    "changed": value["moved"],
+                    "errors": errors,
+                }
+            )
+
+        self._upgrade(then, key, execute=False)
+
+    def upgrade(self, done: Done, key: str = "") -> None:
+        """New code everywhere. This very hub is replaced on the way: its successor is asked again
+        with the same key, and the root knows by that what is meant."""
+        self._upgrade(done, key, execute=True)
+
+    def _upgrade(self, done: Done, key: str, *, execute: bool) -> None:
+        def then(answer: dict[str, Any]) -> None:
+            result = json.loads(answer["text"])
+            refused = result.pop("refused")
+            if refused:
+                done(LoomError(refused["code"], refused["reason"], refused.get("hint", "")))
+                return
+            result.pop("key")
+            done(result)
+
+        self.hub.call_root({"op": "upgrade", "key": key, "execute": execute}, then)
 
     def shutdown(self, done: Done) -> None:
         done({"stopping": True, "pid": self.hub.root_pid})
@@ -607,10 +650,21 @@ class Clients:
         return max(0.0, since_boot - ticks / os.sysconf("SC_CLK_TCK"))
 
 
-def _merged(config: dict[str, Any], tools: dict[str, Any]) -> dict[str, Any]:
-    """What came of `reload all`: lists together, each key that only one has as it stands."""
-    both = {key: config[key] + tools[key] for key in ("loaded", "changed", "errors")}
-    return {**config, **tools, **both}
+def _in_turn(parts: list[Callable[[Done], None]], said: dict[str, Any], done: Done) -> None:
+    """One reload after the other; what came of them, together. The first that fails is the end."""
+    if not parts:
+        done(said)
+        return
+
+    def then(value: Any) -> None:
+        if isinstance(value, LoomError):
+            done(value)
+            return
+        lists = ("loaded", "changed", "errors")
+        both = {field: said.get(field, []) + value[field] for field in lists}
+        _in_turn(parts[1:], {**said, **value, **both}, done)
+
+    parts[0](then)
 
 
 def _rss(pid: int) -> int:
@@ -727,7 +781,9 @@ class Operation:
         journaled: bool = False,
         call: bool = False,
         changes: bool = False,
+        keyed: bool = False,
     ) -> None:
+        self.keyed = keyed  # it gets the client's and the request's id
         self.function = function
         self.journaled = journaled
         self.call = call
@@ -769,7 +825,8 @@ OPS: Final[dict[str, Operation]] = {
     "restart": Operation(Clients.restart, call=True, changes=True),
     "child": Operation(Clients.child, call=True, changes=True),
     "ask": Operation(Clients.ask, call=True),
-    "reload": Operation(Clients.reload, call=True, changes=True),
+    "reload": Operation(Clients.reload, call=True, changes=True, keyed=True),
+    "upgrade": Operation(Clients.upgrade, call=True, changes=True, keyed=True),
     "shutdown": Operation(Clients.shutdown, call=True, changes=True),
 }
 """Everything a client can ask for."""

@@ -328,14 +328,23 @@ class Batch:
             row = self.actor(hello.actor)
             assert row is not None
             again = row.fence != 0
-            if again and not row.slept and boot_of(row.fence) == boot_of(hello.incarnation):
+            moved = again and hello.generation > row.generation  # to newer code
+            if (
+                again
+                and not (row.slept or moved)
+                and boot_of(row.fence) == boot_of(hello.incarnation)
+            ):
                 row.restarts += 1
             row.fence = hello.incarnation
             row.generation = hello.generation
-            kind = (
-                "actor_started" if not again else "actor_woken" if row.slept else "actor_restarted"
-            )
+            kind = "actor_restarted"
+            if not again or row.slept:
+                kind = "actor_woken" if again else "actor_started"
+            elif moved:
+                kind = "actor_upgraded"
             data: dict[str, Any] = {"name": hello.actor, "incarnation": hello.incarnation}
+            if kind == "actor_upgraded":
+                data["generation"] = hello.generation
             if kind == "actor_restarted":
                 data["reason"] = row.waiting_for if row.status == "restarting" else ""
             if row.status in ("restarting", "starting", "asleep"):

@@ -4,7 +4,8 @@ A frame becomes a job; when the writer has made it durable, the loop acknowledge
 publishes what follows from it. The loop itself only reads the state.
 
 Exit statuses: 0 stopped in order, or the root is gone; 1 the store is broken (a successor starts
-from what is on disk); 73 no room to start; 74 this state cannot be served (newer, no permission).
+from what is on disk); 71 stopped in order for newer code; 73 no room to start; 74 this state cannot
+be served (newer, no permission).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from loomd.store.migrate import NewerSchema
 from loomd.store.schema import session_of
 from loomd.supervise.crash import crash_point
 from loomd.supervise.link import LinkClosed, ProcessBirth, TooLarge
-from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, NORMAL
+from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, NORMAL, UPGRADED
 from loomd.wire import codec, sockets, topics
 from loomd.wire.endpoints import Instance
 from loomd.wire.errors import LoomError
@@ -142,10 +143,7 @@ class Hub:
         self.root_pid = int(args.get("root_pid") or os.getppid())
         self.generation = int(args.get("package_generation") or 0)
         self.started = time.time()
-        kept = ("state_dir", "runtime_dir", "config", "settings", "package_generation")
-        self.births = reconcile.Births(
-            entries=args.get("entries") or {}, args={k: args[k] for k in kept if k in args}
-        )
+        self.births = reconcile.Births(entries=args.get("entries") or {})
         self.counters: Counter[str] = Counter()
         self.no_room: set[str] = set()  # actors whose commit waits for room on the disk
         self.peers = Peers()
@@ -155,6 +153,8 @@ class Hub:
         self.heap: list[tuple[float, str, str]] = []
         self.fired: set[tuple[str, str]] = set()
         self.stopping = False
+        self.upgraded = False  # it stops for a successor on newer code
+        self.trial = birth.trial
         self._published: list[tuple[str, bytes]] = []
         self._asked_here: dict[str, Callable[[Answered], None]] = {}
         self._ids = 0
@@ -452,8 +452,12 @@ class Hub:
         self._published += result.events
 
     def _results(self) -> None:
-        for job in self.writer.results():
+        jobs = self.writer.results()
+        for job in jobs:
             finish(job)
+        if jobs and self.trial:
+            self.trial = False
+            self.tell_root({"op": "settled"})
         if self._published:
             crash_point("hub.before_publish")
             events, self._published = self._published, []
@@ -648,6 +652,8 @@ class Hub:
         match note.get("op"):
             case "stop":
                 self.stopping = True
+            case "upgrade":
+                self.stopping = self.upgraded = True
             case "born":
                 name = str(note["name"])
                 self.children[name] = reconcile.Child(
@@ -805,7 +811,23 @@ def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int]:
         batch.flush()
     rules.adopt(batch)
     store.reader_check()
+    record_generation(places_of(args).generation_file, int(args.get("package_generation") or 0))
     return store, rules, rules.epoch
+
+
+def record_generation(path: Path, number: int) -> None:
+    """Makes the number of the code in force durable: the next start of the daemon goes on from it,
+    so that no number ever means two things. 0: there is none."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if int(path.read_text()) == number:
+            return
+    if number:
+        new = path.with_name(path.name + ".new")
+        with open(new, "w") as file:
+            file.write(f"{number}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
 
 
 SPEC_FIELDS: Final = frozenset(Spec.__struct_fields__)
@@ -835,6 +857,8 @@ def main(birth: ProcessBirth) -> None:
     try:
         hub = Hub(birth, store, rules, epoch)
         birth.link.ready()
+        if birth.trial:
+            birth.link.send({"op": "loaded"})
         log.info("hub.ready", epoch=epoch, actors=len(rules.actors), sessions=len(rules.sessions))
         hub.run()
         hub.close()
@@ -842,9 +866,9 @@ def main(birth: ProcessBirth) -> None:
         os._exit(NORMAL)
     except (StoreError, Dethroned) as error:
         _leave(birth, 1, f"{type(error).__name__}: {error}")
-    log.info("hub.stopped", epoch=epoch)
+    log.info("hub.stopped", epoch=epoch, upgraded=hub.upgraded)
     _flush()
-    os._exit(NORMAL)
+    os._exit(UPGRADED if hub.upgraded else NORMAL)
 
 
 def _leave(birth: ProcessBirth, status: int, reason: str) -> NoReturn:

@@ -114,6 +114,10 @@ class Store:
         prepared, _prepared = _prepared, None
         if prepared is not None:
             return prepared
+        return cls._open_to_read(places, every_table=True)
+
+    @classmethod
+    def _open_to_read(cls, places: Instance, *, every_table: bool) -> Store:
         try:
             env = lmdb.open(
                 str(places.lmdb),
@@ -128,7 +132,13 @@ class Store:
         except lmdb.Error as error:
             raise LoomError("bad_state", f"cannot open the state: {error}") from None
         try:
-            dbs = {name: env.open_db(name.encode(), create=False) for name in TABLES}
+            dbs = {}
+            for name in TABLES:
+                try:
+                    dbs[name] = env.open_db(name.encode(), create=False)
+                except lmdb.NotFoundError:
+                    if every_table:
+                        raise
             store = cls(env, dbs, places.blobs)
             with store.reading() as txn:
                 migrate.check(txn)
@@ -139,6 +149,12 @@ class Store:
             env.close()
             raise
         return store
+
+    @classmethod
+    def survey(cls, places: Instance) -> Store:
+        """For a look at a state that newer code is to take over: tables that only the newer code
+        knows are not there yet. Raises as `read_only` does."""
+        return cls._open_to_read(places, every_table=False)
 
     @classmethod
     def writer(cls, places: Instance, map_size: int = MAP_SIZE) -> Store:

@@ -4,10 +4,14 @@
 `tree`      its nouns: nodes, events in, actions out, and how a tree is read. Pure
 `policy`    what to do: (tree, event, now) -> actions. Pure; OTP's supervisor is its specification
 `freeze`    a policy as plain data, and back. Pure
+`generations` which code a process is born from. Pure
+`process`   one incarnation of a worker, as the root sees it
 `root`      the process that does it: one thread, one loop over pidfds, links, signals and timers
 `services`  the part of it that runs programs of the user: no link, output captured, readiness seen
 `monitor`   a process beside each of those: copies its output to capped files
 `readiness` how a monitor sees that a service is ready: a notification, a port, a line
+`upgrade`   the course of an upgrade: new code for every process, between two inputs
+`handover`  how the root executes its own successor and hands on what it knows
 `hubline`   what the hub may ask of the root, and what the root tells it
 `template`  a fresh interpreter with the actor code imported once; forks every actor on an order
 `link`      the socket between the root and one child, and what a new process is born with

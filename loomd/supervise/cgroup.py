@@ -25,7 +25,9 @@ import re
 import secrets
 import select
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from loomd.supervise import kernel
 
@@ -117,6 +119,14 @@ class Cgroups:
                 given.append(name)
             _try_write(f"{base}/cgroup.subtree_control", f"+{name}")
         return cls(home, base, tuple(given))
+
+    def freeze(self) -> dict[str, Any]:
+        """For a root that executes itself: this process stays where it is."""
+        return {"home": self.home, "base": self.base, "given": list(self._given)}
+
+    @classmethod
+    def thaw(cls, frozen: Mapping[str, Any]) -> Cgroups:
+        return cls(frozen["home"], frozen["base"], tuple(frozen["given"]))
 
     def of_command(self, name: str, incarnation: int) -> Leaf:
         """The cgroup that a command is to make and enter."""

@@ -20,7 +20,8 @@ from loomd.supervise.link import LinkClosed, TooLarge
 from loomd.supervise.policy import SERVICES
 
 if TYPE_CHECKING:
-    from loomd.supervise.root import Process, Root
+    from loomd.supervise.process import Process
+    from loomd.supervise.root import Root
 
 PAGE = 200
 """Children per `which` datagram."""
@@ -50,6 +51,7 @@ class HubLine:
             "child": self._child,
             "status": self._status,
             "configure": self._configure,
+            "upgrade": self._upgrade,
             "shutdown": self._shutdown,
         }
 
@@ -79,6 +81,24 @@ class HubLine:
         self._calls.clear()
         self._parts.clear()
         self._missed = False
+
+    def freeze(self) -> dict[str, Any]:
+        """For the root's successor, which goes on with the same hub."""
+        calls = [[number, id] for number, id in self._calls.items()]
+        return {
+            "missed": self._missed,
+            "calls": calls,
+            "next_call": self._next_call,
+            "parts": [[id, parts] for id, parts in self._parts.items()],
+            "epoch": self.epoch,
+        }
+
+    def thaw(self, frozen: dict[str, Any]) -> None:
+        self._missed = frozen["missed"]
+        self._calls = {number: id for number, id in frozen["calls"]}
+        self._next_call = frozen["next_call"]
+        self._parts = {id: parts for id, parts in frozen["parts"]}
+        self.epoch = frozen["epoch"]
 
     def reply(self, action: t.Reply) -> None:
         if action.call not in self._calls:
@@ -168,12 +188,18 @@ class HubLine:
         self._pieces(message, _in_epoch_seconds(t.picture(self._root.policy.root), shift))
 
     def _pieces(self, message: dict[str, Any], value: Any) -> None:
+        """The answer to a message."""
+        self.pieces(message.get("id"), json.dumps(value))
+
+    def pieces(self, id: Any, text: str) -> None:
         """An answer of any size."""
-        text = json.dumps(value)
         pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
         for i, piece in enumerate(pieces):
-            last = i == len(pieces) - 1
-            self.note({"op": "tree", "id": message.get("id"), "part": piece, "last": last})
+            self.note({"op": "tree", "id": id, "part": piece, "last": i == len(pieces) - 1})
+
+    def _upgrade(self, message: dict[str, Any]) -> None:
+        key, execute = str(message["key"]), bool(message.get("execute"))
+        self._root.upgrade.ask(key, execute=execute, id=message.get("id"))
 
     def _signal(self, message: dict[str, Any]) -> None:
         name, number = str(message["name"]), int(message.get("signal") or 9)

@@ -55,7 +55,7 @@ class Endpoint:
         sock.setblocking(False)
         self.sock = sock
         self._queue: deque[bytes] = deque()
-        self._max_queue = max_queue
+        self.max_queue = max_queue
 
     def fileno(self) -> int:
         return self.sock.fileno()
@@ -68,7 +68,7 @@ class Endpoint:
     def send(self, message: dict[str, Any]) -> None:
         """Sends or queues. Raises LinkClosed (peer gone, queue full) or TooLarge."""
         data = encode(message)
-        if len(self._queue) >= self._max_queue:
+        if len(self._queue) >= self.max_queue:
             raise LinkClosed("the other side takes nothing")
         self._queue.append(data)
         self.flush()
@@ -84,6 +84,14 @@ class Endpoint:
                 raise LinkClosed(str(error)) from error
             self._queue.popleft()
         return True
+
+    def queued(self) -> list[str]:
+        """What the peer has not taken yet, oldest first: for a successor of this process."""
+        return [data.decode() for data in self._queue]
+
+    def requeue(self, datagrams: list[str]) -> None:
+        """Takes over what a predecessor had queued."""
+        self._queue.extend(text.encode() for text in datagrams)
 
     def close(self) -> None:
         self._queue.clear()
@@ -173,6 +181,8 @@ class ProcessBirth:
                  started with; read it with os.pread
     listen_fd    -1, or (hub) the listening socket of the clients, passed by systemd
     boot         boot number of the root
+    trial        its code is new, and older code waits for it to fail: it tells when it has loaded
+                 what is saved, and of its first commit
     """
 
     name: str
@@ -184,3 +194,4 @@ class ProcessBirth:
     keys_fd: int = -1
     listen_fd: int = -1
     boot: int = 0
+    trial: bool = False

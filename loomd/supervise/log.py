@@ -13,6 +13,7 @@ import select
 import time
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 MAX_LINES = 1000
 MAX_LINE = 3900  # below PIPE_BUF: a pipe that polls writable takes it whole
@@ -72,6 +73,17 @@ class Log:
                 self._lines.clear()  # nobody will ever read it
                 return
             self._lines.popleft()
+
+    def freeze(self) -> dict[str, Any]:
+        """What is not written yet, for a successor of this process."""
+        return {
+            "lines": [line.decode(errors="replace") for line in self._lines],
+            "dropped": self.dropped,
+        }
+
+    def thaw(self, frozen: Mapping[str, Any]) -> None:
+        self._lines.extend(line.encode() for line in frozen["lines"])
+        self.dropped += frozen["dropped"]
 
     @property
     def waiting(self) -> bool:

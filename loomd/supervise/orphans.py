@@ -21,7 +21,8 @@ from loomd.supervise.brood import Hunt
 from loomd.supervise.cgroup import Empties, Leaf
 
 if TYPE_CHECKING:
-    from loomd.supervise.root import Process, Root
+    from loomd.supervise.process import Process
+    from loomd.supervise.root import Root
 
 OWNER = "LOOM_OWNER"
 """Variable that a command is started with: name#incarnation."""

@@ -33,6 +33,7 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left
 from collections.abc import Mapping
+from dataclasses import replace
 from operator import attrgetter
 from typing import assert_never
 
@@ -153,6 +154,10 @@ class Policy:
                 self._bounce(event)
             case t.Configure():
                 self._configure(event.spec)
+            case t.Supplant():
+                self._supplant(event)
+            case t.Respec():
+                self._renew_spec(event.spec)
             case _:
                 assert_never(event)
 
@@ -316,6 +321,8 @@ class Policy:
             if not self._as_told(child, status, event.signal):
                 self._report(child, "shutdown_error", reason)
             self._stopped(child)
+        elif status == s.UPGRADED:
+            pass  # want stays: the successor is started at once
         elif was == "starting":
             if status in (s.NORMAL, s.ASLEEP):
                 self._ignored(child)
@@ -323,8 +330,6 @@ class Policy:
                 why = "time-out" if child.timed_out else reason
                 killed = bool(event.signal) and not child.timed_out
                 self._start_failed(child, why, fatal=status == s.CANNOT_START, killed=killed)
-        elif status == s.UPGRADED:
-            child.restarts += 1  # want stays: the successor is started at once
         elif status in (s.NORMAL, s.FENCED, s.ASLEEP) and child.again:
             child.want = True
         elif status == s.ASLEEP:
@@ -750,6 +755,34 @@ class Policy:
         child.restarts += child.stop
         child.waiters.append(t.Waiter(event.call, "bounce"))
         self._touch(child.parent, child)
+
+    def _supplant(self, event: t.Supplant) -> None:
+        child = self._child(event.call, event.spec.id)
+        if child is None:
+            return
+        parent = child.parent
+        assert parent is not None
+        if child.state != "up" or child.stop or not isinstance(child, Worker):
+            self._out.append(t.Reply(event.call, "not_running", child.id))
+            return
+        if event.old in self.nodes:
+            self._out.append(t.Reply(event.call, "name_taken", event.old))
+            return
+        child.spec = replace(child.spec, id=event.old, restart="temporary")
+        new = Worker(event.spec, parent, want=True)
+        new.waiters.append(t.Waiter(event.call, "start"))
+        # In the place of the old one: whoever needs either of them is stopped before both.
+        order = list(parent.children.values())
+        order[order.index(child) : order.index(child) + 1] = [child, new]
+        parent.children = {node.id: node for node in order}
+        self.nodes[event.old] = child
+        self.nodes[new.id] = new
+        self._touch(parent)
+
+    def _renew_spec(self, spec: s.WorkerSpec) -> None:
+        node = self.nodes.get(spec.id)
+        if isinstance(node, Worker):
+            node.spec = spec
 
     def _child(self, call: int, name: str) -> Child | None:
         child = self.nodes.get(name)

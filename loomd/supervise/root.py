@@ -26,11 +26,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
-from loomd.supervise import kernel, slots
+from loomd.supervise import handover, kernel, slots
 from loomd.supervise import orphans as o
 from loomd.supervise import spec as s
 from loomd.supervise import tree as t
-from loomd.supervise.cgroup import MAX_PIDS, Cgroups, Leaf, remove_empty, settle
+from loomd.supervise.cgroup import MAX_PIDS, Cgroups, remove_empty, settle
 from loomd.supervise.crash import crash_point
 from loomd.supervise.hubline import HubLine
 from loomd.supervise.link import Link, LinkClosed, TooLarge, encode
@@ -38,8 +38,10 @@ from loomd.supervise.log import Log
 from loomd.supervise.memory import OUT_OF_MEMORY, OVER_LIMIT, MemoryWatch
 from loomd.supervise.notify import Notify
 from loomd.supervise.policy import Policy
+from loomd.supervise.process import End, Process
 from loomd.supervise.services import Services
 from loomd.supervise.sweep import VARIABLE
+from loomd.supervise.upgrade import PREFLIGHT, Upgrade
 
 MAX_ORDER = 192 * 1024
 MAX_LOST_ORDERS = 3
@@ -89,6 +91,10 @@ class Config:
     memory_mb  limit of each child that comes from a template, where its spec says nothing; 0: none
     mark       names the instance in what /proc shows of its processes
     cgroups    what children are put into; None: they are known by parent, session and mark alone
+    generation of the code that this root starts with
+    retree     the tree as a later generation wants it: what stands in it changes with the number
+    preflight  the command that tries new code before it is used; () = it is not tried
+    program    what the root executes to become its own successor; () = it cannot
     """
 
     tree: s.SupervisorSpec
@@ -101,6 +107,10 @@ class Config:
     keys_fd: int = -1
     lock_fds: tuple[int, ...] = ()
     listen_fd: int = -1
+    generation: int = 1
+    retree: Callable[[int], s.SupervisorSpec] | None = None
+    preflight: tuple[str, ...] = ()
+    program: tuple[str, ...] = ()
     heartbeat_s: float = 5.0
     intensity: int = 10
     period_s: float = 5.0
@@ -110,45 +120,17 @@ class Config:
     cgroups: Cgroups | None = None
 
 
-@dataclass(eq=False)
-class Process:
-    """One incarnation of one worker."""
-
-    name: str
-    incarnation: int
-    spec: s.WorkerSpec
-    link: Link
-    theirs: socket.socket | None  # the other end, until it has been handed over
-    slot: int = -1
-    leaf: Leaf | None = None
-    memory_mb: int = 0
-    pid: int = 0
-    pidfd: int = -1
-    lost: int = 0  # orders that came to nothing
-    watched: int = 0  # the events the selector waits for on the link
-    begun: float = 0.0
-    killed: str = ""  # why we have killed it
-    crash: str = ""  # its own report
-    dead: bool = False
-
-
-@dataclass(frozen=True)
-class End:
-    """A death, until it may be told."""
-
-    process: Process
-    event: t.Exited
-    note: dict[str, Any]
-
-
 class Root:
     """Runs a tree until it has ended."""
 
-    def __init__(self, config: Config, log: Log | None = None) -> None:
+    def __init__(
+        self, config: Config, log: Log | None = None, handed: dict[str, Any] | None = None
+    ) -> None:
+        """`handed`: what a predecessor in this very process has handed on (`handover`)."""
         self.config = config
         self.log = log or Log()
         self.pid = os.getpid()
-        self.slots = slots.SlotMap.create(config.mark)
+        self.slots = slots.SlotMap(handed["slots"]) if handed else slots.SlotMap.create(config.mark)
         self.policy = Policy(
             config.tree,
             base=config.boot << 32,
@@ -159,6 +141,7 @@ class Root:
         self.processes: dict[str, Process] = {}
         self.hubline = HubLine(self)
         self.services = Services(self)
+        self.upgrade = Upgrade(self, config.generation)
         self.finish: t.Finish | None = None
         self.by_pid: dict[int, Process] = {}
         self._selector = selectors.EpollSelector()
@@ -168,7 +151,7 @@ class Root:
         self._ends: list[End] = []
         self._ends_since = 0.0
         self._notes: dict[tuple[str, int], dict[str, Any]] = {}
-        self._orders: dict[str, deque[Process]] = {}
+        self._orders: dict[tuple[str, int], deque[Process]] = {}
         self._timers: list[tuple[float, int, t.TimerKey | Callable[[], None]]] = []
         self._armed: dict[t.TimerKey, int] = {}
         self._serial = 0
@@ -179,6 +162,9 @@ class Root:
         self._stopping = False
         self.notify = Notify()
         self._wakeup = (-1, -1)
+        self._resumed = handed is not None
+        if handed is not None:
+            handover.restore(self, handed)
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -192,7 +178,12 @@ class Root:
             self._every(TICK_S, self._sweep_cgroups)
             if self.notify.watchdog_s:
                 self._every(self.notify.watchdog_s, self._feed_watchdog)
-            self.tell(t.Boot())
+            if self._resumed:
+                self.log.line("info", "resumed", pid=self.pid, boot=self.config.boot)
+                crash_point("root.after_exec")
+                self.upgrade.resume()
+            else:
+                self.tell(t.Boot())
             while self.finish is None:
                 self._turn()
             self._clear_away()
@@ -214,6 +205,23 @@ class Root:
             self._look_around = False
             self.orphans.look()
         self._tell_ends()
+        if self.upgrade.executes and self._quiet:
+            self._execute_anew()
+
+    @property
+    def _quiet(self) -> bool:
+        """No death is half acted upon."""
+        busy = self._ends or self._stopping or self.orphans.standing or self.orphans.pending
+        return not busy and self.services.quiet
+
+    def _execute_anew(self) -> None:
+        """Nothing is half worked off: the moment for it. Comes back only if it could not be."""
+        error = handover.execute(self)
+        self.upgrade.not_executed(error.strerror or str(error))
+
+    def frozen(self) -> int:
+        """A memfd with all that this root would hand on now."""
+        return handover.pack(handover.freeze(self))
 
     def _patience(self) -> float:
         waits = [60.0]
@@ -264,7 +272,10 @@ class Root:
             case t.CancelTimer():
                 self._armed.pop(action.key, None)
             case t.Reply():
-                self.hubline.reply(action)
+                if action.call < 0:
+                    self.upgrade.reply(action)
+                else:
+                    self.hubline.reply(action)
             case t.Gone():
                 self._gone(action)
             case t.GaveUp():
@@ -312,6 +323,7 @@ class Root:
         signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, _only_wake)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, handover.SIGNALS)  # blocked by a predecessor
         self._selector.register(self._wakeup[0], selectors.EVENT_READ, self._on_wakeup)
 
     def _release_signals(self) -> None:
@@ -327,8 +339,10 @@ class Root:
             if signal.SIGCHLD in numbers:
                 self._look_around = True
             for number in numbers:
-                if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                if number in (signal.SIGTERM, signal.SIGINT):
                     self.shutdown(signal.Signals(number).name)
+                elif number == signal.SIGHUP and not self._stopping:
+                    self.upgrade.by_signal()
 
     def shutdown(self, reason: str) -> None:
         """Stops the tree in order; asked a second time, at once."""
@@ -349,14 +363,19 @@ class Root:
         ours, theirs = Link.pair(HUB_QUEUE if name == self.config.hub else CHILD_QUEUE)
         process = Process(name, incarnation, node.spec, ours, theirs, begun=time.monotonic())
         process.slot = -1 if node.spec.start.command else self.slots.take()
+        if node.spec.start.template:
+            process.generation = self.upgrade.generations.of(name)
+            process.trial = self.upgrade.on_trial(process)
+        elif node.spec.start.serves:
+            process.generation = self.upgrade.generations.number
         self.processes[name] = process
         self._confine(process)
-        self._watch_link(process)
+        self.watch_link(process)
         if node.spec.start.service:
             self.services.start(process)
         elif node.spec.start.template:
-            self._orders.setdefault(node.spec.start.template, deque()).append(process)
-            self._place_orders(node.spec.start.template)
+            self._orders.setdefault(process.line, deque()).append(process)
+            self._place_orders(process.line)
         else:
             self._execute(process)
         if node.spec.start.ready == "none" and not (node.spec.start.service or process.dead):
@@ -413,10 +432,13 @@ class Root:
             argv = list(start.command)
             env["LOOM_LINK_FD"] = "3"
             env |= self.marks(process)
+            if process.name == PREFLIGHT and self.upgrade.frozen_fd >= 0:
+                fds.append(self.upgrade.frozen_fd)
+                env[handover.VARIABLE] = "4"
         crash_point("root.before_fork", process.name)
         try:
             pid = kernel.start_program(
-                argv, env, fds, self.pid, self._output(process.name), start.nice, settling
+                argv, env, fds, self.pid, self.output(process.name), start.nice, settling
             )
         except OSError as error:
             self._never_born(process, f"fork: {error}")
@@ -426,10 +448,10 @@ class Root:
         process.theirs = None
         self._born(process, pid)
 
-    def _place_orders(self, serves: str) -> None:
+    def _place_orders(self, line: tuple[str, int]) -> None:
         """Hands waiting orders to the template, as many as it takes."""
-        template = self._template(serves)
-        queue = self._orders.get(serves)
+        template = self.template(line)
+        queue = self._orders.get(line)
         while template is not None and queue:
             process = queue[0]
             if process.dead or process.theirs is None:
@@ -455,7 +477,7 @@ class Root:
             try:
                 socket.send_fds(template.link.sock, [order], fds)
             except BlockingIOError:
-                self._watch_link(template)
+                self.watch_link(template)
                 return
             except OSError:
                 return  # it is dead: its successor gets the orders
@@ -473,7 +495,12 @@ class Root:
             "token": self.token(process.name, process.incarnation),
             "slot": process.slot,
             "entry": start.entry,
-            "args": {**self.config.base_args, **start.args},
+            "args": {
+                **self.config.base_args,
+                **start.args,
+                "package_generation": process.generation,
+            },
+            "trial": process.trial,
             "nice": start.nice,
             # What a tool host's calls use is limited call by call: not by what the host may use.
             "memory": 0 if start.nursery else process.memory_mb << 20,
@@ -482,7 +509,7 @@ class Root:
             "cold": start.cold,
             "listener": with_listener,
             "boot": self.config.boot,
-            "output": self._output(process.name),
+            "output": self.output(process.name),
         }
 
     def token(self, name: str, incarnation: int) -> str:
@@ -490,10 +517,10 @@ class Root:
         text = f"{name}#{incarnation}".encode()
         return hmac.new(self.config.secret.encode(), text, hashlib.sha256).hexdigest()[:32]
 
-    def _template(self, serves: str) -> Process | None:
-        """The living template that has said ready."""
+    def template(self, line: tuple[str, int]) -> Process | None:
+        """The living template of this line that has said ready."""
         for process in self.processes.values():
-            if process.spec.start.serves == serves and not process.dead:
+            if process.serves == line and line[0] and not process.dead:
                 node = self.policy.nodes.get(process.name)
                 if node is not None and node.state == "up":
                     return process
@@ -510,10 +537,7 @@ class Root:
             return
         process.pid = pid
         process.pidfd = pidfd
-        self.by_pid[pid] = process
-        self._selector.register(
-            process.pidfd, selectors.EVENT_READ, lambda mask: self._on_exit(process)
-        )
+        self.watch(process)
         self.tell(t.Born(process.name, process.incarnation, pid))
         self.hubline.note(
             {
@@ -522,6 +546,13 @@ class Root:
                 "incarnation": process.incarnation,
                 "pid": pid,
             }
+        )
+
+    def watch(self, process: Process) -> None:
+        """Its end will be seen."""
+        self.by_pid[process.pid] = process
+        self._selector.register(
+            process.pidfd, selectors.EVENT_READ, lambda mask: self._on_exit(process)
         )
 
     def _never_born(self, process: Process, why: str, status: int = s.COULD_NOT_START) -> None:
@@ -539,31 +570,44 @@ class Root:
             return
         self._replace(process)
 
+    def _order_again(self, process: Process) -> None:
+        """Its order has not been sent yet: it goes to the template of the day."""
+        process.generation = self.upgrade.generations.of(process.name)
+        self._orders.setdefault(process.line, deque()).append(process)
+        self.tell(t.Postponed(process.name, process.incarnation))
+        self._place_orders(process.line)
+
     def _replace(self, process: Process) -> None:
         """A new link and a new order. A half-born child finds the old link closed, and exits."""
         self.renew_link(process)
-        serves = process.spec.start.template
-        self._orders.setdefault(serves, deque()).append(process)
+        self._orders.setdefault(process.line, deque()).append(process)
         self.tell(t.Postponed(process.name, process.incarnation))
-        self._place_orders(serves)
+        self._place_orders(process.line)
 
     def renew_link(self, process: Process) -> None:
         """A new pair in place of the old one, whose other end was lost."""
         self._unwatch_link(process)
         process.link.close()
         process.link, process.theirs = Link.pair(CHILD_QUEUE)
-        self._watch_link(process)
+        self.watch_link(process)
 
-    def _output(self, name: str) -> str:
+    def rename(self, process: Process, name: str) -> None:
+        """From now on it is called so. The policy has to be told before anything else."""
+        del self.processes[process.name]
+        process.name = name
+        self.processes[name] = process
+
+    def output(self, name: str) -> str:
+        """The file that stdout and stderr of this child go to."""
         return os.path.join(self.config.output, name.replace("/", "."))
 
     # --- links ---------------------------------------------------------------------------------
 
-    def _watch_link(self, process: Process) -> None:
+    def watch_link(self, process: Process) -> None:
         """Tells the selector what to wait for on this link."""
         wanted = selectors.EVENT_READ
         serves = process.spec.start.serves
-        if process.link.waiting or (serves and self._orders.get(serves)):
+        if process.link.waiting or (serves and self._orders.get(process.serves)):
             wanted |= selectors.EVENT_WRITE
         if wanted == process.watched:
             return
@@ -589,7 +633,7 @@ class Root:
             with contextlib.suppress(LinkClosed):
                 process.link.flush()
             if process.spec.start.serves:
-                self._place_orders(process.spec.start.serves)
+                self._place_orders(process.serves)
             if process.name == self.config.hub and not process.link.waiting:
                 self.hubline.drained()
         if mask & selectors.EVENT_READ and not self._read_link(process):
@@ -600,7 +644,7 @@ class Root:
                 self._order_lost(process)
             return
         if not process.dead:
-            self._watch_link(process)
+            self.watch_link(process)
 
     def _read_link(self, process: Process) -> bool:
         """Takes what has come, to a limit; False at end of file."""
@@ -626,6 +670,12 @@ class Root:
             self._on_ready(process)
         elif op == "crash":
             process.crash = str(message.get("traceback", ""))
+        elif op == "loaded":
+            self.upgrade.loaded(process)
+        elif op == "settled":
+            self.upgrade.settled(process)
+        elif op == "preflight" and process.name == PREFLIGHT:
+            self.upgrade.verdict(message)
         elif op == "warning":
             self.log.line("warning", "warning", name=process.name, text=str(message.get("text")))
         elif process.name == self.config.hub:
@@ -655,8 +705,9 @@ class Root:
         )
         self.tell(t.Ready(process.name, process.incarnation))
         if process.spec.start.serves:
-            self._place_orders(process.spec.start.serves)
-            self._watch_link(process)
+            self._place_orders(process.serves)
+            self.watch_link(process)
+        self.upgrade.ready(process)
 
     def send(self, process: Process, message: dict[str, Any]) -> None:
         """Sends or queues; a child that takes nothing loses it (and is killed at its time-outs)."""
@@ -664,12 +715,12 @@ class Root:
             return
         with contextlib.suppress(LinkClosed):
             process.link.send(message)
-        self._watch_link(process)
+        self.watch_link(process)
 
     def send_queued(self, process: Process) -> None:
         """Something may have been queued on its link: the selector shall see to it."""
         if not process.dead and process.watched:
-            self._watch_link(process)
+            self.watch_link(process)
 
     # --- ends ----------------------------------------------------------------------------------
 
@@ -746,6 +797,7 @@ class Root:
             self._blame(process, status, number, hand),
             self._reason(process, status, number),
         )
+        event = self.upgrade.judged(process, event)
         self._bury(process)
         self._end(process, event)
 
@@ -846,20 +898,30 @@ class Root:
             self.orphans.give_up_waiting()
         ends, self._ends = self._ends, []
         for end in ends:
-            start = end.process.spec.start
             self._notes[(end.event.name, end.event.incarnation)] = end.note
             if end.process.name == self.config.hub:
                 self.hubline.hub_gone()
+                self.upgrade.hub_gone()
             self.tell(end.event)
-            if start.serves:
-                self._template_gone(start.serves)
+            if end.process.spec.start.serves:
+                self._template_gone(end.process)
 
-    def _template_gone(self, serves: str) -> None:
+    def _template_gone(self, template: Process) -> None:
         """Open orders are placed again; that is nobody's failed start."""
-        queue = self._orders.setdefault(serves, deque())
+        line = template.serves
+        queue = self._orders.setdefault(line, deque())
+        final = template.name not in self.policy.nodes
+        if final:
+            self.upgrade.lost(line)
         for process in list(self.processes.values()):
-            if process.spec.start.template != serves or process.pid or process.dead:
+            if process.line != line or process.pid or process.dead:
                 continue
+            if final:  # it was the last of its generation
+                if process in queue:
+                    queue.remove(process)
+                    self._order_again(process)
+                    continue
+                process.generation = self.upgrade.generations.of(process.name)
             if process in queue:
                 self.tell(t.Postponed(process.name, process.incarnation))
                 continue
@@ -906,6 +968,7 @@ class Root:
             restart=not action.final,
         )
         self.hubline.note({**note, "final": action.final})
+        self.upgrade.gone(action)
 
     # --- the unborn, the hung, the large, systemd ----------------------------------------------
 

@@ -12,8 +12,10 @@ import contextlib
 import os
 import selectors
 import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from loomd.supervise import kernel, readiness
 from loomd.supervise import spec as s
@@ -21,7 +23,8 @@ from loomd.supervise import tree as t
 from loomd.supervise.monitor import CappedFile, fork_monitor
 
 if TYPE_CHECKING:
-    from loomd.supervise.root import Process, Root
+    from loomd.supervise.process import Process
+    from loomd.supervise.root import Root
 
 FAREWELL_S = 1.0
 """How long a monitor may take to copy the last words of its service."""
@@ -63,12 +66,10 @@ class Services:
             self._root._never_born(process, f"fork: {error}")
             return
         self._root._born(process, pid)
-        service = self._running[process]
         if process.dead:
             self._let_go(process)
             return
-        selector = self._root._selector
-        selector.register(service.told, selectors.EVENT_READ, lambda mask: self._on_told(process))
+        self._await_told(process)
         self._watch(process, s.parse_ready(start.ready))
 
     def _fork(self, process: Process) -> int:
@@ -120,6 +121,39 @@ class Services:
         if not word and process.spec.start.ready == "none":
             self._root._on_ready(process)
 
+    @property
+    def quiet(self) -> bool:
+        """No exit waits for the last words of its service."""
+        return all(service.exited is None for service in self._running.values())
+
+    def freeze(self) -> list[dict[str, Any]]:
+        """For the root's successor, at a quiet moment; with the descriptors by number."""
+        return [
+            {
+                "name": process.name,
+                "out": service.out,
+                "told": service.told,
+                "notify": -1 if service.notify is None else service.notify.fileno(),
+                "watched": service.watched,
+            }
+            for process, service in self._running.items()
+        ]
+
+    def thaw(self, frozen: Sequence[Mapping[str, Any]]) -> None:
+        for one in frozen:
+            process = self._root.processes[one["name"]]
+            notify = None if one["notify"] < 0 else socket.socket(fileno=one["notify"])
+            self._running[process] = Service(one["out"], one["told"], notify, one["watched"])
+            if one["told"] >= 0:
+                self._await_told(process)
+            if not one["watched"]:
+                self._root.after(NEW_MONITOR_S, partial(self._replace, process))
+
+    def _await_told(self, process: Process) -> None:
+        told = self._running[process].told
+        selector = self._root._selector
+        selector.register(told, selectors.EVENT_READ, lambda mask: self._on_told(process))
+
     # --- monitors ------------------------------------------------------------------------------
 
     def _watch(self, process: Process, ready: tuple[str, str, int]) -> None:
@@ -135,7 +169,7 @@ class Services:
                 process.theirs,
                 ready,
                 service.notify,
-                CappedFile(root._output(process.name), start.log_bytes),
+                CappedFile(root.output(process.name), start.log_bytes),
                 root.pid,
             )
             service.watched = True

@@ -99,6 +99,10 @@ class SlotMap:
         os.ftruncate(fd, SLOTS * SLOT_BYTES)
         return cls(fd)
 
+    def reserve(self, used: set[int]) -> None:
+        """Takes over these slots from a predecessor of this process, as they are."""
+        self._free = [index for index in range(SLOTS - 1, -1, -1) if index not in used]
+
     def slot(self, index: int) -> Slot:
         """Slot `index`; -1 gives a private one."""
         if index < 0:

@@ -302,6 +302,7 @@ def _live(order: dict[str, Any], fds: list[int], slots: SlotMap, leaf: cgroup.Le
         keys_fd=keys,
         listen_fd=listener,
         boot=order["boot"],
+        trial=order["trial"],
     )
     module, _, function = order["entry"].partition(":")
     try:

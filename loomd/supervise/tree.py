@@ -216,6 +216,23 @@ class Bounce:
     name: str
 
 
+@dataclass(frozen=True)
+class Supplant:
+    """`spec` is started in the place of the worker of its name, beside it. The one that runs goes
+    on as `old`, never to be started again: the code that it was formed from is no more."""
+
+    call: int
+    spec: WorkerSpec
+    old: str
+
+
+@dataclass(frozen=True)
+class Respec:
+    """From its next start on the worker is this one. One that is not there is nobody's."""
+
+    spec: WorkerSpec
+
+
 Event = (
     Boot
     | Shutdown
@@ -233,6 +250,8 @@ Event = (
     | DeleteChild
     | Bounce
     | Configure
+    | Supplant
+    | Respec
 )
 
 

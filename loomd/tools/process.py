@@ -74,6 +74,11 @@ MAX_RESULT: Final = 448 << 10
 state of the tool too; a frame holds 1 MiB."""
 
 MAX_CALL_S: Final = 3600.0
+
+DRAIN_S: Final = 120.0
+"""How long a tool host that is to leave for new code waits for its calls, and takes no new ones.
+As long as a call may take by default."""
+
 ROOM_S: Final = 30.0
 """A tool with a time-out of its own gets this much more, for the copy and the comparison."""
 
@@ -97,8 +102,12 @@ def main(birth: ProcessBirth) -> None:
     control, pid = nursery.fork(birth.name)
     from loomd.actor.host import run
 
-    rows = [spec.row(source) for source, spec in generations.builtins()]
-    run(birth, ToolsBehaviour(rows), ToolsPerformer(control, pid))
+    run(birth, behaviour(), ToolsPerformer(control, pid))
+
+
+def behaviour() -> ToolsBehaviour:
+    """With the tools that ship: what a generation adds to them is an input."""
+    return ToolsBehaviour([spec.row(source) for source, spec in generations.builtins()])
 
 
 @dataclass(eq=False)
@@ -160,6 +169,8 @@ class Places:
 class ToolsPerformer:
     """Runs the effects of S/tools: calls, orders to apply, generations."""
 
+    drain_s = DRAIN_S
+
     def __init__(self, control: socket.socket, pid: int) -> None:
         self.control = control
         self.pid = pid
@@ -204,6 +215,10 @@ class ToolsPerformer:
             self._spawn(self._apply(body, report))
         else:
             self._spawn(self._generation(effect, report))
+
+    def busy(self) -> bool:
+        """Calls and orders to apply; the standing effect of the generation never ends."""
+        return bool(self.calls) or self._applying.locked()
 
     def cancel(self, id: str) -> None:
         running = self.calls.get(id)

@@ -71,6 +71,11 @@ class Instance:
         return self.state / "blobs"
 
     @property
+    def generation_file(self) -> Path:
+        """Text: the number of the code generation that was last in force."""
+        return self.state / "generation"
+
+    @property
     def generations(self) -> Path:
         return self.state / "generations"
 

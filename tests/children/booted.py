@@ -15,7 +15,7 @@ from loomd import boot
 def main() -> int:
     folder = sys.argv.pop(1)
 
-    def tree(settings: Any, hub_args: dict[str, Any]) -> dict[str, Any]:
+    def tree(settings: Any, hub_args: dict[str, Any], generation: int = 1) -> dict[str, Any]:
         def toy(id: str, do: str, **start: Any) -> dict[str, Any]:
             return {
                 "id": id,

@@ -24,6 +24,7 @@ def line(type, **data):
         ("permission_asked", {"id": "q-1", "text": "shell(ls)"}, "loomctl approve q-1"),
         ("actor_restarted", {"name": "s-1/coder-1", "reason": "signal 9"},
          "coder-1        restarted after signal 9"),
+        ("actor_upgraded", {"name": "s-1/coder-1", "generation": 2}, "runs on code generation 2"),
         ("session_ended", {"state": "done"}, "session done"),
         ("edit_approved", {"edit": "e-1", "author": "s-1/coder-1", "reviewer": "s-1/reviewer"},
          "reviewer       approves e-1"),

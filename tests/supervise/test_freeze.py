@@ -76,6 +76,14 @@ def test_a_start_survives_as_plain_data(start: dict[str, Any]):
     assert s.parse(json.loads(json.dumps(s.plain(spec)))) == spec
 
 
+def test_nothing_of_a_policy_is_forgotten():
+    """A new attribute has to be frozen, or be empty between two events."""
+    policy = Stage(sup("root", *workers("a"))).policy
+    between_events = {"nodes", "now", "out", "gone", "dirty"}
+    known = {name.removeprefix("_") for name in vars(policy)}
+    assert known - between_events == set(f.freeze(policy)) - {"format"}
+
+
 def test_callers_who_wait_and_births_that_wait_are_handed_on():
     stage = Stage(sup("root", *workers("a", "b"), sup("services", dynamic=True)))
     stage.stuck.add("a")
@@ -116,3 +124,59 @@ def test_what_cannot_be_is_refused(damage: Any):
     damage(frozen)
     with pytest.raises(f.FreezeError):
         f.thaw(frozen)
+
+
+# --- supplanting ---------------------------------------------------------------------------------
+
+
+def supplanted(stage: Stage, name: str, old: str) -> str | None:
+    """The answer to the call; None: none yet."""
+    return stage._call(t.Supplant(stage._number(), s.parse_worker(worker(name)), old))
+
+
+def test_a_supplanted_child_runs_beside_its_successor_and_is_never_started_again():
+    stage = Stage(sup("root", *workers("a", "b"), intensity=0))
+    first = stage.live.pop("a")
+    stage.live["a@1"] = first
+    assert supplanted(stage, "a", "a@1") == ""
+    assert stage.took() == "+a +b +a"
+    assert stage.running == {"a", "a@1", "b"}
+    stage.exit("a@1", -1, 9)
+    assert stage.state("a@1") is None and stage.running == {"a", "b"} and stage.finish is None
+    stage.tell(t.Shutdown())
+    assert stage.took() == "-b -a"
+
+
+def test_a_successor_that_cannot_start_costs_nobody_anything():
+    stage = Stage(sup("root", *workers("a", "b"), intensity=0))
+    stage.live["a@1"] = stage.live.pop("a")
+    stage.refuse["a"] = [74]
+    assert supplanted(stage, "a", "a@1") == "status 74"
+    assert stage.running == {"a@1", "b"} and stage.finish is None
+    stage.tell(t.Forget("a@1"))
+    assert stage.running == {"b"} and stage.state("a@1") is None
+
+
+def test_only_who_is_up_can_be_supplanted():
+    stage = Stage(sup("root", *workers("a", "b")))
+    stage.slow.add("a")
+    stage.crash("a")
+    assert supplanted(stage, "a", "a@1") == "not_running"
+    assert supplanted(stage, "b", "a") == "name_taken"
+    assert supplanted(stage, "c", "c@1") == "not_found"
+
+
+def test_a_new_spec_counts_from_the_next_start():
+    stage = Stage(sup("root", worker("a", "permanent")))
+    stage.tell(t.Respec(s.parse_worker(worker("a", "transient"))))
+    stage.exit("a", 0)
+    assert stage.running == set() and stage.finish is None
+
+
+def test_upgraded_while_it_starts_is_no_failed_start():
+    stage = Stage(sup("root", *workers("a"), intensity=0))
+    stage.slow.add("a")
+    stage.exit("a", 71)
+    stage.exit("a", 71)
+    assert stage.running == {"a"} and stage.finish is None
+    assert stage.policy.nodes["a"].restarts == 0
