@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from loomd.bench.figures import FIGURES
+from loomd.bench.figures import FIGURES, LONG
 from loomd.bench.instance import running
 from loomd.bench.report import HEAD, line, text
 from loomd.wire.errors import LoomError
@@ -17,22 +17,23 @@ AGENTS = 100
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0: measured (missed goals are a result, not an error); 2: no such figure."""
+    known = FIGURES | LONG
     parser = argparse.ArgumentParser(prog="loomctl bench", description="figures of this machine")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=" ".join(FIGURES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=" ".join(known))
     parser.add_argument("--agents", type=int, default=AGENTS, help="how many actors (100)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
-    unknown = [name for name in args.names if name not in FIGURES]
+    unknown = [name for name in args.names if name not in known]
     if unknown or not 1 <= args.agents <= 5000:
         message = f"no figure {unknown[0]!r}" if unknown else "--agents is 1 to 5000"
-        return _failed(LoomError("usage", message, "there are: " + " ".join(FIGURES)), args.json)
+        return _failed(LoomError("usage", message, "there are: " + " ".join(known)), args.json)
     lines = []
     try:
         with running() as bench:
             if not args.json:
                 print(HEAD, flush=True)
             for name in args.names or FIGURES:
-                for figure in FIGURES[name](bench, args.agents):
+                for figure in known[name](bench, args.agents):
                     lines.append(line(figure))
                     if not args.json:
                         print(text(lines[-1]), flush=True)

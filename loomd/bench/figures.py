@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loomd.bench import floors
+from loomd.bench import endurance, floors
 from loomd.bench.instance import Bench
 from loomd.bench.report import Figure
 from loomd.wire.errors import LoomError
@@ -318,4 +318,10 @@ FIGURES: dict[str, Measure] = {
         starvation,
     )
 }
-"""All of them, in the order in which they run."""
+"""Those that run when none is named, in their order."""
+
+LONG: dict[str, Measure] = {
+    measure.__name__: measure
+    for measure in (endurance.crashes, endurance.root_idle, endurance.restarts_10000)
+}
+"""Those that take minutes."""

@@ -55,10 +55,18 @@ def note_cgroup(state: Path, base: str) -> None:
     os.replace(new, state / NOTE)
 
 
+def noted_cgroup(state: Path) -> str:
+    """What was noted last; "" if nothing was."""
+    try:
+        return (state / NOTE).read_text().strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def sweep(state: Path) -> Swept:
     """Kills whatever is left of the instance. To be called by the holder of its lock only."""
     end = time.monotonic() + WAIT_S
-    removed = _sweep_cgroup(state / NOTE, end)
+    removed = _sweep_cgroup(noted_cgroup(state), end)
     mark = mark_of(state)
     killed: set[int] = set()
     while True:
@@ -135,18 +143,16 @@ def _await(killed: dict[int, int], end: float) -> None:
             os.close(fd)
 
 
-def _sweep_cgroup(note: Path, end: float) -> str:
+def _sweep_cgroup(base: str, end: float) -> str:
     """Kills all that is in the predecessor's cgroup, and removes it; its path."""
-    try:
-        base = note.read_text().strip()
-    except OSError:
-        return ""
     if not os.path.basename(base).startswith(cgroup.PREFIX) or not os.path.isdir(base):
         return ""
     try:
         mine = cgroup.own()
     except cgroup.Unavailable:
         mine = ""
+    if mine == f"{base}/root":
+        return ""  # this is its root, which has executed itself
     for path in cgroup.below(base):
         # Whoever was started from inside of it must not end itself.
         if f"{mine}/".startswith(f"{path}/"):

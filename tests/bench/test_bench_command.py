@@ -30,6 +30,18 @@ def test_figures_come_as_one_json_list_and_the_daemon_is_gone():
     assert processes_naming("/loom-bench-") == []
 
 
+def test_what_takes_minutes_runs_when_it_is_named():
+    done = bench("restarts_10000", "crashes", "--agents", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    lines = {line["name"]: line for line in json.loads(done.stdout)}
+    assert (
+        lines["restarts_zombies"]["max"] == 0
+        and "of 90 restarts" in lines["restarts_descriptors"]["note"]
+    )
+    assert lines["crashes"]["n"] > 0
+    assert processes_naming("/loom-bench-") == []
+
+
 def test_an_unknown_figure_is_a_usage_error():
     done = bench("nonsense", "--json")
     assert done.returncode == 2

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
 from loomd.supervise.cgroup import Cgroups
 from loomd.supervise.root import Config, Root
 from loomd.supervise.spec import parse_supervisor
+from loomd.supervise.sweep import note_cgroup
 
 
 def main(path: str) -> int:
@@ -19,7 +21,8 @@ def main(path: str) -> int:
         keys_fd = os.memfd_create("keys")
         os.write(keys_fd, json.dumps(given.pop("keys")).encode())
     if given.pop("cgroups", False):
-        given["cgroups"] = Cgroups.create()
+        made = given["cgroups"] = Cgroups.create()
+        note_cgroup(Path(path).parent, made.base)
     tree = parse_supervisor(given.pop("tree"))
     return Root(Config(tree=tree, keys_fd=keys_fd, **given)).run()
 

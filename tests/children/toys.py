@@ -58,6 +58,8 @@ def main(birth: ProcessBirth) -> None:
         known = prepared == [os.getpid()]
         nice = {os.getpriority(os.PRIO_PROCESS, int(t)) for t in os.listdir("/proc/self/task")}
         (folder / birth.name).write_text(f"{known} {nice}")
+    if do == "crash_while_told" and (folder / "go").exists():
+        sys.exit(3)
     if do == "grow_in_step":
         birth.slot.begin(MAIL, 1, 5)
         held = b"x" * (args["mb"] << 20)
