@@ -90,7 +90,7 @@ def _has_failed(client: Client, session: str, seen: int) -> bool:
     """Whether supervision has given the session up; LoomError(failed) if its log was seen whole
     too: nothing more will come until somebody resumes it."""
     row = client.request("session", session=session)
-    failed = (row["state"], row["kind"]) == ("failed", "supervision")
+    failed = bool(row.get("resumable"))
     if failed and seen >= row["last_event"]:
         raise LoomError("failed", f"{session}: {row['answer']}", row["hint"])
     return failed

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 import msgspec
 import structlog
 
-from loomd.hub import boards, children, requests
+from loomd.hub import boards, children, requests, supervision
 from loomd.hub.intake import Intake
 from loomd.hub.mail import DAEMON, HUB, OVER, TEST_KINDS, Result
 from loomd.store import journal
@@ -352,6 +352,7 @@ class Clients:
             shown["state"] = "waiting"
         shown["agents"] = [self._process(name) for name in self._agents(session)]
         shown["hint"] = str(row.data.get("hint", ""))
+        shown["resumable"] = supervision.failed(row)
         return shown
 
     def _waits_for(self, row: SessionRow, asking: bool) -> str:

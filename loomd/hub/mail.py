@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import poison, recovery
+from loomd.hub import poison, recovery, supervision
 from loomd.store.schema import (
     TABLES,
     last_number,
@@ -842,6 +842,8 @@ class Batch:
     def _child_change(self, child: ChildChange, by: str) -> None:
         if child.wanted == "running":
             self.create(read_spec(child.spec or {}))
+            if supervision.failed(self.peek_session(session_of(child.name))):
+                supervision.halt(self, child.name)  # while its supervisor gives up: not now
         elif child.wanted == "ended":
             self.end(child.name, child.reason, by)
         else:
@@ -856,6 +858,8 @@ class Batch:
         assert change is not None
         row = self.session(session_of(commit.actor))
         if row is None:
+            return
+        if supervision.failed(row) and not supervision.concludes(self, row, change.state):
             return
         was = row.state
         if change.state is not None:

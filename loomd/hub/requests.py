@@ -160,7 +160,7 @@ def say(batch: Batch, id: str, *, session: str, text: str, to: str = "") -> dict
         if held is None or session_of(to) != session or held.wanted == "ended":
             raise LoomError("no_such_actor", f"no {to} in {session}", f"see: loomctl ps {session}")
     _reachable(batch, f"{session}/team")
-    if supervision.failed(batch, session):
+    if supervision.failed(row):
         supervision.resume(batch, session, id)
     elif row.state in OVER:
         row.state, row.ended, row.kind = "running", None, ""
@@ -184,7 +184,7 @@ def control(batch: Batch, id: str, *, session: str, op: str) -> dict[str, Any]:
     if op not in ("pause", "resume", "cancel", "stop", "step"):
         raise LoomError("usage", f"no such control: {op!r}")
     row = _session(batch, session)
-    if op == "resume" and supervision.failed(batch, session):
+    if op == "resume" and supervision.failed(row):
         supervision.resume(batch, session, id)
         if batch.peek(f"{session}/team") is None:  # one of the bench's or of a test's
             return {"session": session, "state": row.state}

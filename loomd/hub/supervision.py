@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from loomd.store.tables import History, Transaction
+from loomd.store.tables import History, SessionRow, Transaction
 from loomd.wire import codec
 from loomd.wire.bodies import Restarted
 from loomd.wire.messages import CONTROL
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 HUB: Final = "hub"
 BOOT_KEY: Final = b"boot"
 """Row of `meta`: the boot number of the last daemon that this state has seen."""
+
+WAS: Final = "was"
+"""Key of a session's `data`: its state before supervision gave it up."""
 
 DAEMON_RESTARTED: Final = "the daemon was restarted"
 
@@ -38,7 +41,7 @@ def gave_up(batch: Batch, supervisor: str, reason: str = "") -> Result:
     changed = batch.session(session)
     assert changed is not None
     hint = f"its state and its mail are kept; go on with: loomctl resume {session}"
-    changed.data = {**changed.data, "hint": hint, "was": row.state}
+    changed.data = {**changed.data, "hint": hint, WAS: row.state}
     changed.state, changed.kind, changed.ended = "failed", "supervision", batch.now
     changed.answer = f"supervision gave up: {reason or supervisor}"
     batch.event(
@@ -50,18 +53,38 @@ def gave_up(batch: Batch, supervisor: str, reason: str = "") -> Result:
     for name in batch.members(session):
         held = batch.peek(name)
         if held is not None and held.wanted == "running":
-            batch.sleep(name)
-            halted = batch.actor(name)
-            assert halted is not None
-            halted.halted = True
+            halt(batch, name)
     result.over.append(session)
     return result
 
 
-def failed(batch: Batch, session: str) -> bool:
-    """Whether supervision gave this session up, and nobody has resumed it."""
-    row = batch.peek_session(session)
-    return row is not None and (row.state, row.kind) == ("failed", "supervision")
+def halt(batch: Batch, name: str) -> None:
+    """It sleeps until its session is resumed."""
+    batch.sleep(name)
+    row = batch.actor(name)
+    assert row is not None
+    row.halted = True
+
+
+def failed(row: SessionRow | None) -> bool:
+    """Whether supervision gave this session up, and nobody has resumed it. (A team may end its
+    session with that kind too, if its lead was given up: that one is over.)"""
+    return row is not None and row.state == "failed" and WAS in row.data
+
+
+def concludes(batch: Batch, row: SessionRow, state: str | None) -> bool:
+    """Of a commit that was under way when the supervisor gave up: whether the session has just
+    ended, and so is over. Otherwise it is failed; `state` is what a resumed one goes on in."""
+    if state not in ("done", "failed", "stopped"):
+        if state is not None:
+            row.data = {**row.data, WAS: state}
+        return False
+    row.data = {key: value for key, value in row.data.items() if key != WAS}
+    for name in batch.members(row.session):
+        held = batch.actor(name)
+        if held is not None:
+            held.halted = False
+    return True
 
 
 def resume(batch: Batch, session: str, cause: str = "") -> list[str]:
@@ -71,10 +94,10 @@ def resume(batch: Batch, session: str, cause: str = "") -> list[str]:
     """
     row = batch.session(session)
     assert row is not None
-    before = str(row.data.get("was") or "running")
+    before = str(row.data.get(WAS) or "running")
     row.state = "running" if before == "paused" else before
     row.kind, row.answer, row.ended = "", "", None
-    row.data = {key: value for key, value in row.data.items() if key not in ("hint", "was")}
+    row.data = {key: value for key, value in row.data.items() if key not in ("hint", WAS)}
     names = []
     for name in batch.members(session):
         held = batch.actor(name)

@@ -142,10 +142,47 @@ def test_a_paused_session_that_is_resumed_runs(desk: Desk) -> None:
     assert asked(desk, control, op="resume").value["state"] == "running"
 
 
-def test_a_session_that_ended_otherwise_is_not_resumed(desk: Desk) -> None:
-    desk.commit(f"{name_of(desk)}/team", session=m.SessionChange(state="stopped"))
-    with pytest.raises(LoomError, match="is stopped"):
+@pytest.mark.parametrize(
+    ("state", "kind"), [("stopped", ""), ("done", ""), ("failed", "supervision")]
+)
+def test_a_session_that_ended_otherwise_is_not_resumed(desk: Desk, state: str, kind: str) -> None:
+    """Also one whose team has ended it, because its lead was given up."""
+    desk.commit(f"{name_of(desk)}/team", session=m.SessionChange(state=state, kind=kind))
+    with pytest.raises(LoomError, match=f"is {state}"):
         asked(desk, control, op="resume")
+
+
+# --- commits that were under way when the supervisor gave up -------------------------------------
+
+
+def test_a_late_change_of_state_does_not_unmake_the_failure(desk: Desk) -> None:
+    session = name_of(desk)
+    give_up(desk)
+    desk.commit(f"{session}/team", session=m.SessionChange(state="waiting", kind=""))
+    row = desk.rules.sessions[session]
+    assert (row.state, row.kind) == ("failed", "supervision")
+    asked(desk, control, op="resume")
+    assert desk.rules.sessions[session].state == "waiting"
+
+
+def test_a_session_that_has_just_ended_is_over_and_can_be_spoken_to(desk: Desk) -> None:
+    session = name_of(desk)
+    give_up(desk)
+    desk.commit(f"{session}/team", session=m.SessionChange(state="done", kind="", answer="x"))
+    row = desk.rules.sessions[session]
+    assert (row.state, row.kind, row.answer) == ("done", "", "x")
+    assert f"{session}/team" in asked(desk, say, text="more").wake
+    assert row.session == session and desk.rules.sessions[session].state == "running"
+
+
+def test_an_actor_that_is_started_meanwhile_waits_for_the_resumption(desk: Desk) -> None:
+    session = name_of(desk)
+    give_up(desk)
+    new = f"{session}/new"
+    spec = {"name": new, "kind": "agent", "session": session}
+    desk.commit(f"{session}/team", children=(m.ChildChange(name=new, wanted="running", spec=spec),))
+    assert desk.row(new).wanted == "asleep"
+    assert new in asked(desk, control, op="resume").wake
 
 
 # --- stop is sticky ------------------------------------------------------------------------------
