@@ -177,6 +177,7 @@ class Root:
             self._every(TICK_S, self._kill_the_large)
             self._every(TICK_S, self._sweep_cgroups)
             if self.notify.watchdog_s:
+                self._feed_watchdog()  # at once: the last time may have been in another image
                 self._every(self.notify.watchdog_s, self._feed_watchdog)
             if self._resumed:
                 self.log.line("info", "resumed", pid=self.pid, boot=self.config.boot)

@@ -189,6 +189,7 @@ class Container:
             self.run("chmod", "a+x", str(folder), check=False)  # read-only ones are open already
         said = self.run(str(python), "-m", "venv", "--without-pip", PREFIX, check=False)
         if said.returncode:
+            self._lives()
             raise Unavailable(f"{python} does not run in {SUITE}: {said.stderr.strip()[-300:]}")
         site = f"{PREFIX}/lib/python{version}/site-packages"
         self.run("sh", "-c", f"echo /opt/site > {site}/packages.pth")
@@ -201,6 +202,7 @@ class Container:
         self.run("chmod", "-R", "a+rX", PREFIX)
         said = self.run(f"{PREFIX}/bin/python", "-c", "import zmq, lmdb, msgspec", check=False)
         if said.returncode:
+            self._lives()
             raise Unavailable(f"the packages do not load in {SUITE}: {said.stderr.strip()[-300:]}")
         self.run("useradd", "-m", "-s", "/bin/bash", "-u", str(UID), USER)
         self.run("loginctl", "enable-linger", USER)
@@ -209,6 +211,11 @@ class Container:
             timeout=BOOT_S,
             what="a user manager",
         )
+
+    def _lives(self) -> None:
+        """A container that has ended meanwhile is a failure, and nothing to skip."""
+        said = self.console.read_text(errors="replace")[-2000:]
+        assert psutil.pid_exists(self.leader), f"the container has ended:\n{said}"
 
     def halt(self) -> None:
         """Ends it, and what it has of this machine. AssertionError if something stays."""

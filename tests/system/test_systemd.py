@@ -109,6 +109,19 @@ def blocked(container: Container, count: int) -> None:
     )
 
 
+def finish(container: Container, session: str) -> None:
+    """Answers what the session asks until its job is done."""
+
+    def done() -> bool:
+        for question in loomctl(container, "waiting", session):
+            loomctl(container, "approve", question["id"], "--for", "session")
+        return bool(loomctl(container, "show", session)["state"] == "done")
+
+    eventually(done, timeout=90.0, what=lambda: f"the work done\n{journal(container)}", pause=0.2)
+    blocked(container, 0)
+    assert renamed(container)
+
+
 def test_the_units_are_verified_without_a_word(service):
     done = service.user(
         "systemd-analyze", "verify", "--user", f"{UNITS}/{SERVICE}", f"{UNITS}/{SOCKET}"
@@ -173,17 +186,9 @@ def test_a_killed_root_is_restarted_and_sessions_go_on(service):
     restarted(service, before)
     assert service.shown(SERVICE, "NRestarts") == "1"
     blocked(service, 1)
-
-    def done() -> bool:
-        for question in loomctl(service, "waiting", session):
-            loomctl(service, "approve", question["id"], "--for", "session")
-        return bool(loomctl(service, "show", session)["state"] == "done")
-
-    eventually(done, timeout=90.0, what=lambda: f"the work done\n{journal(service)}", pause=0.2)
-    blocked(service, 0)
+    finish(service, session)
     types = [event["type"] for event in events(service, session)]
     assert types.count("daemon_restarted") == 1, types
-    assert renamed(service)
 
 
 def test_a_root_that_hangs_is_ended_by_the_watchdog_and_restarted(service):
