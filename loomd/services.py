@@ -89,7 +89,7 @@ def _worker(
     if given.get("backoff_max_s", MAX_S) < given.get("backoff_s", 0.0):
         reader.wrong(f"{key}.backoff_max_s", "no less than backoff_s")
     start: dict[str, Any] = {"service": True}
-    for name in ("command", "cwd", "env", "ready", "ready_s", "nice"):
+    for name in ("command", "cwd", "env", "ready", "ready_s", "nice", "memory_mb"):
         if name in given:
             start[name] = given.pop(name)
     if "log_mb" in given:
@@ -264,6 +264,7 @@ _WORKER: Mapping[str, Callable[[Reader, str, Any], Any]] = {
     "ready": _ready,
     "ready_s": _seconds(0.01),
     "nice": _whole(-20, 19),
+    "memory_mb": _whole(0, 1 << 20),
     "backoff_s": _seconds(0.001, zero=True),
     "backoff_max_s": _seconds(0.001),
     "log_mb": _log_mb,

@@ -26,6 +26,7 @@ shutdown_s = "kill"
 ready = "tcp:127.0.0.1:8001"
 ready_s = 90
 nice = 5
+memory_mb = 100
 backoff_s = 0.5
 backoff_max_s = 30
 log_mb = 1
@@ -67,6 +68,7 @@ def test_trees_become_specs_in_the_order_of_the_file():
         ready="tcp:127.0.0.1:8001",
         ready_s=90.0,
         nice=5,
+        memory_mb=100,
         log_bytes=1 << 20,
     )
     assert (llama.restart, llama.shutdown_s, llama.backoff_s, llama.backoff_max_s) == (

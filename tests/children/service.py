@@ -2,7 +2,7 @@
 
 It writes a line to FOLDER/story when it starts (`+NAME PID`) and when it is told to stop
 (`-NAME`), and then does what the pipe FOLDER/NAME says, a line at a time: `exit N`, `kill N` (a
-signal to itself), `say TEXT`, `notify TEXT`, `listen PORT`, `shout BYTES`, `brood`.
+signal to itself), `say TEXT`, `notify TEXT`, `listen PORT`, `shout BYTES`, `eat MB`, `brood`.
 
 Words: `slow` waits for a line `go` before it starts; `failing` starts only if FOLDER/NAME.good is
 there; `deaf` ignores SIGTERM; `late` needs a line `bye` after SIGTERM.
@@ -19,6 +19,8 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
+
+MEALS: list[bytes] = []
 
 
 class Stop(BaseException):
@@ -85,6 +87,8 @@ def obey(folder: Path, order: str, text: str) -> None:
             while left > 0:
                 left -= os.write(1, (b"\0\xff\x1b[31m" + os.urandom(58)) * 512)
             print("\ndone", flush=True)
+        case "eat":
+            MEALS.append(b"x" * (int(text) << 20))
         case "brood":
             brood(folder)
 

@@ -127,6 +127,14 @@ def test_a_child_that_fails_to_start_stops_its_predecessors_in_reverse(town):
     assert town.node("x")["reason"] == "bad: exit status 3"
 
 
+def test_a_child_that_hangs_in_its_start_is_killed_and_has_failed(town):
+    town.configure(sup("x", service("a"), service("b", "slow", "deaf", ready_s=0.3)))
+    town.wait_state("x", "down")
+    assert town.node("x")["reason"] == "b: time-out"
+    pid = int(town.story()[1].split()[1])
+    assert town.steps() == ["+a", "~b", "-a"] and not alive(pid)
+
+
 def test_one_for_one_moves_no_sibling(town):
     town.configure(sup("x", service("a"), service("b"), intensity=5))
     pid = town.started("a")
@@ -453,6 +461,17 @@ def test_output_is_capped_and_read_with_logs(town):
     assert len(lines) == 2 and lines[-1] == "done"
     code, _, err = town.loomctl("logs", "nobody")
     assert code == 2 and "nobody has written nothing" in err
+
+
+def test_a_service_that_takes_too_much_memory_has_crashed(town):
+    town.configure(sup("x", service("a", memory_mb=64), service("b", memory_mb=0), intensity=1))
+    pid = town.started("a")
+    town.started("b")
+    town.order("b", "eat 200")
+    town.order("a", "eat 200")
+    town.started("a", 2)
+    assert not alive(pid) and town.node("a")["restarts"] == 1
+    assert town.node("b")["restarts"] == 0
 
 
 def test_a_service_backs_off_when_it_is_told_to(town):
