@@ -7,7 +7,7 @@ pipe that the root keeps open too, so that it neither blocks for long nor dies o
 monitor dies: the root forks another one. The monitor ends with the link: it first copies what is
 still in the pipe, and what that says of readiness is still told.
 
-It stays in the root's session, which no other child of the root does.
+It is nice, in a session of its own: how fast a service can shout is no business of the root's.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from loomd.supervise import kernel, readiness
 from loomd.supervise.link import ChildLink, LinkClosed
 from loomd.supervise.readiness import Notified, Probe
 
+NICE = 10
 CHUNK = 64 * 1024
 LAST_BYTES = 1 << 20
 """At the end no more than this is copied: a pipe holds 64 KiB, and a writer may have survived."""
@@ -163,21 +164,21 @@ def fork_monitor(
     notify: socket.socket | None,
     file: CappedFile,
     root: int,
-) -> None:
-    """Forks the monitor of service `name`, process `pid`. The root reaps it as a child that nobody
-    waits for.
+) -> int:
+    """Forks the monitor of service `name`, process `pid`; its own pid.
 
     out      the pipe with its output, non-blocking
     ready    what to wait for, of `spec.parse_ready`; `notify`: the socket for it
     Raises OSError where there can be no process.
     """
-    if os.fork():
-        return
+    if monitor := os.fork():
+        return monitor
     try:
         if kernel.die_with(root):
-            # A terminal's Ctrl-C goes to the root's whole group; the end of the link is our end.
+            os.setsid()
+            kernel.be_nice(NICE)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
-                signal.signal(number, signal.SIG_IGN)
+                signal.signal(number, signal.SIG_IGN)  # the end of the link is our end
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             kernel.name_process(f"log:{name}")

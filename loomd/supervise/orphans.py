@@ -139,7 +139,7 @@ class Orphans:
             return False
         # A spare, and a child that is being born, are in no table either. Until such a one has
         # told its pid it is in its template's session: look at the session first, at its message
-        # second. The monitors of services are in our own, and nobody else is.
+        # second. A monitor is in our own for a moment.
         sessions = {pid: _session_of(pid) for pid in unknown}
         root.read_unborn()
         ours = {p.pid for p in root.processes.values() if p.spec.start.serves}
@@ -148,7 +148,9 @@ class Orphans:
         for pid in unknown:
             if pid in root.by_pid:
                 continue
-            if sessions[pid] in ours:
+            if pid in root.services.monitors:
+                root.services.reap(pid)
+            elif sessions[pid] in ours:
                 self._reap_unborn(pid)
             elif os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
                 reaped = True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
+import signal
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ class Service:
 
     out     the pipe with its output; `notify`: its socket, if it is to say READY=1
     told    ends without a word when the program has been executed; -1 when that is known
-    watched a monitor holds the other end of the link
+    watched a monitor holds the other end of the link; `monitor`: its pid, 0 if that is not known
     exited  its exit, until it may be told
     """
 
@@ -47,6 +48,7 @@ class Service:
     told: int
     notify: socket.socket | None = None
     watched: bool = False
+    monitor: int = 0
     exited: t.Exited | None = None
 
 
@@ -56,6 +58,7 @@ class Services:
     def __init__(self, root: Root) -> None:
         self._root = root
         self._running: dict[Process, Service] = {}
+        self.monitors: set[int] = set()  # pids that are not reaped yet
 
     def start(self, process: Process) -> None:
         """Forks the service and its monitor."""
@@ -135,6 +138,7 @@ class Services:
                 "told": service.told,
                 "notify": -1 if service.notify is None else service.notify.fileno(),
                 "watched": service.watched,
+                "monitor": service.monitor,
             }
             for process, service in self._running.items()
         ]
@@ -143,7 +147,11 @@ class Services:
         for one in frozen:
             process = self._root.processes[one["name"]]
             notify = None if one["notify"] < 0 else socket.socket(fileno=one["notify"])
-            self._running[process] = Service(one["out"], one["told"], notify, one["watched"])
+            self._running[process] = Service(
+                one["out"], one["told"], notify, one["watched"], one.get("monitor", 0)
+            )
+            if one.get("monitor"):
+                self.monitors.add(one["monitor"])
             if one["told"] >= 0:
                 self._await_told(process)
             if not one["watched"]:
@@ -162,7 +170,7 @@ class Services:
         assert process.theirs is not None
         start = process.spec.start
         try:
-            fork_monitor(
+            service.monitor = fork_monitor(
                 process.name,
                 process.pid,
                 service.out,
@@ -172,6 +180,7 @@ class Services:
                 CappedFile(root.output(process.name), start.log_bytes),
                 root.pid,
             )
+            self.monitors.add(service.monitor)
             service.watched = True
         except OSError as error:
             root.log.line("warning", "no_monitor", name=process.name, reason=str(error))
@@ -199,6 +208,22 @@ class Services:
         waits = node is not None and node.state == "starting"
         self._watch(process, s.parse_ready(process.spec.start.ready if waits else "none"))
 
+    def reap(self, pid: int) -> None:
+        """Reaps a monitor if it is dead."""
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
+            self.monitors.discard(pid)
+
+    def _kill(self, pid: int) -> None:
+        """A monitor that did not end in time. Its pid is its own until it is reaped."""
+        if pid not in self.monitors:
+            return
+        with contextlib.suppress(OSError):
+            fd = os.pidfd_open(pid)
+            try:
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+            finally:
+                os.close(fd)
+
     # --- ends ----------------------------------------------------------------------------------
 
     def exited(self, process: Process, status: int, number: int) -> None:
@@ -214,7 +239,13 @@ class Services:
             return
         with contextlib.suppress(OSError):
             process.link.sock.shutdown(socket.SHUT_WR)
-        self._root.after(FAREWELL_S, lambda: self._depart(process))
+        self._root.after(FAREWELL_S, lambda: self._overdue(process))
+
+    def _overdue(self, process: Process) -> None:
+        service = self._running.get(process)
+        if service is not None:
+            self._kill(service.monitor)
+            self._depart(process)
 
     def _depart(self, process: Process) -> None:
         service = self._running.get(process)

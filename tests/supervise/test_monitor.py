@@ -99,7 +99,7 @@ def test_it_ends_with_the_link_though_somebody_still_writes(monitored):
     assert path.read_bytes() == b"still here\n"
 
 
-def test_signals_of_a_terminal_do_not_end_it(monitored):
+def test_signals_do_not_end_it(monitored):
     write, link, path = monitored
     pid = int(Path("/proc/thread-self/children").read_text().split()[-1])
     os.write(write, b"up\n")
