@@ -23,7 +23,9 @@ from typing import Protocol
 MAX_LINE = 4096
 """Bytes of a line that are looked at."""
 MATCH_S = 0.5
-"""How long a pattern may take over one line."""
+"""How long a pattern may take over one line; after `MAX_SLOW` such lines it is given up, for
+nothing is copied meanwhile."""
+MAX_SLOW = 3
 FIRST_TRY_S, LAST_TRY_S = 0.01, 0.25
 """Between tries to connect: doubling from the first to the last."""
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
@@ -204,6 +206,7 @@ class LineSeen(Silent):
     def __init__(self, pattern: str) -> None:
         self._pattern = re.compile(pattern)
         self._line = b""
+        self._slow = 0
 
     def output(self, data: bytes) -> bool:
         *whole, rest = (self._line + data).replace(b"\r", b"\n").split(b"\n")
@@ -211,10 +214,15 @@ class LineSeen(Silent):
         return any(self._matches(line) for line in whole)
 
     def _matches(self, line: bytes) -> bool:
+        if self._slow == MAX_SLOW:
+            return False
         text = line[:MAX_LINE].decode("utf-8", "replace")
-        with contextlib.suppress(TimeoutError), _limited(MATCH_S):
-            return self._pattern.search(text) is not None
-        return False
+        try:
+            with _limited(MATCH_S):
+                return self._pattern.search(text) is not None
+        except TimeoutError:
+            self._slow += 1
+            return False
 
 
 @contextlib.contextmanager

@@ -124,3 +124,5 @@ def test_a_pattern_that_takes_for_ever_is_given_up():
     probe = r.LineSeen(r"(a+)+$")
     assert not probe.output(b"a" * 60 + b"b\n")
     assert probe.output(b"aaa\n")
+    assert not probe.output((b"a" * 60 + b"b\n") * 100)
+    assert not probe.output(b"aaa\n")  # it is no pattern to go on with
