@@ -652,7 +652,8 @@ class Clients:
 
 
 def _in_turn(parts: list[Callable[[Done], None]], said: dict[str, Any], done: Done) -> None:
-    """One reload after the other; what came of them, together. The first that fails is the end."""
+    """One reload after the other; what came of them, together. The first that fails is the end, and
+    so is a faulty configuration."""
     if not parts:
         done(said)
         return
@@ -663,7 +664,8 @@ def _in_turn(parts: list[Callable[[Done], None]], said: dict[str, Any], done: Do
             return
         lists = ("loaded", "changed", "errors")
         both = {field: said.get(field, []) + value[field] for field in lists}
-        _in_turn(parts[1:], {**said, **value, **both}, done)
+        faulty = any(error["module"] == "config" for error in value["errors"])
+        _in_turn([] if faulty else parts[1:], {**said, **value, **both}, done)
 
     parts[0](then)
 

@@ -3,6 +3,7 @@ running OTP answers, case by case."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -425,8 +426,9 @@ def test_a_faulty_configuration_changes_nothing_and_says_why(town):
     code, out, err = town.loomctl("reload", "config")
     assert (code, out) == (8, "")
     assert f"{town.instance.config}:{line}: supervisor.child.ready: must be" in err
-    answer = town.ask("reload", "all")
-    assert answer["errors"][0]["module"] == "config" and answer["changed"] == []
+    code, out, _ = town.loomctl("--json", "reload", "all")
+    answer = json.loads(out)
+    assert (code, answer["errors"][0]["module"], answer["changed"]) == (8, "config", [])
     town.instance.config.unlink()
     code, _, err = town.loomctl("reload", "config")
     assert code == 8 and "No such file" in err
@@ -443,8 +445,9 @@ def test_everything_that_a_service_has_started_dies_with_it(town):
     town.configure(sup("x", service("a", "deaf", shutdown_s=0.1)))
     pid = town.started("a")
     town.order("a", "brood")
-    eventually(lambda: (town.folder / "daemon").exists(), what="its daemon runs")
-    below = [int((town.folder / name).read_text()) for name in ("daemon", "child")]
+    files = [town.folder / name for name in ("daemon", "child")]
+    eventually(lambda: all(file.exists() for file in files), what="its brood runs")
+    below = [int(file.read_text()) for file in files]
     assert town.child("terminate", "a") == "ok"
     eventually(lambda: not any(map(alive, [pid, *below])), what="all of them are gone")
 
