@@ -171,6 +171,13 @@ class Container:
         self.user("sh", "-c", f"cat > {shlex.quote(path)}", input=text)
         self.user("chmod", mode, path)
 
+    def new_code(self, text: str) -> None:
+        """Puts other source of the agents' process there: the usual with `text` at its end."""
+        name = "loomd/agent/process.py"
+        version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        path = f"{PREFIX}/lib/python{version}/site-packages/{name}"
+        self.run("tee", path, input=(REPO / name).read_text() + text)
+
     # --- birth and end
 
     def furnish(self) -> None:

@@ -218,6 +218,42 @@ def test_a_bad_configuration_is_said_and_not_tried_again(service):
     assert loomctl(service, "daemon", "start")["pid"] > 0  # mended: it starts
 
 
+def test_reload_brings_new_code_in_the_same_process_and_sessions_go_on(service):
+    """The code on disk is changed, `systemctl reload` does the rest; twice, for who can do it once
+    may have lost what it needs for the second time."""
+    session = loomctl(service, "run", GOAL, "--repo", REPO, "--detach")["session"]
+    eventually(lambda: loomctl(service, "waiting", session), what="a question", pause=0.1)
+    main, before = main_pid(service), loomctl(service, "daemon", "status")
+    for count in (1, 2):
+        service.new_code(f"# the code of reload {count}\n")
+        service.systemctl("reload", SERVICE)
+
+        def moved(count: int = count) -> bool:
+            status = loomctl(service, "daemon", "status")
+            generations = {row["generation"] for row in loomctl(service, "ps") if row["pid"]}
+            return generations == {before["generation"] + count} == {status["generation"]}
+
+        eventually(moved, timeout=60.0, what=lambda: journal(service), pause=0.2)
+        eventually(lambda: state(service) == "active", what=lambda: journal(service), pause=0.1)
+    assert main_pid(service) == main == str(before["pid"])
+    assert service.shown(SERVICE, "NRestarts") == "0"
+    blocked(service, 1)
+    finish(service, session)
+    service.new_code("raise RuntimeError('not fit to run')\n")
+    try:
+        service.systemctl("reload", SERVICE, check=False)
+        eventually(
+            lambda: "not fit to run" in journal(service) and state(service) == "active",
+            timeout=60.0,
+            what=lambda: journal(service),
+            pause=0.2,
+        )
+        assert main_pid(service) == main
+        assert loomctl(service, "daemon", "status")["generation"] == before["generation"] + 2
+    finally:
+        service.new_code("")
+
+
 def test_the_control_group_is_delegated_and_every_process_is_in_one_of_its_own(service):
     assert loomctl(service, "daemon", "start")["containment"] == "cgroup"
     group = service.shown(SERVICE, "ControlGroup")
