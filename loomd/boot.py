@@ -406,7 +406,7 @@ def contain(places: Instance, settings: settings_of.Settings, log: Log) -> Cgrou
         log.line("info", "containment", by=WALK, reason="switched off")
         return None
     try:
-        made = Cgroups.create(sweep.noted_cgroup(places.state))
+        made = Cgroups.create()
     except Unavailable as why:
         log.line("info", "containment", by=WALK, reason=str(why))
         return None

@@ -92,17 +92,12 @@ class Cgroups:
     @property
     def controllers(self) -> list[str]:
         """What can be limited."""
-        return _subtree(self.base)
+        return [c for c in _words(f"{self.base}/cgroup.subtree_control") if c in CONTROLLERS]
 
     @classmethod
-    def create(cls, known: str = "") -> Cgroups:
-        """Makes them and moves this process in. Raises Unavailable.
-
-        known   the base that was made before, for a root that has executed itself: it stays
-        """
+    def create(cls) -> Cgroups:
+        """Makes them and moves this process in. Raises Unavailable."""
         home = own()
-        if known and home == f"{known}/root":
-            return cls(os.path.dirname(known), known, tuple(_subtree(known)))
         base = f"{home}/{PREFIX}{secrets.token_hex(4)}"
         try:
             for path in (base, f"{base}/root", f"{base}/births"):
@@ -299,10 +294,6 @@ def remove(path: str) -> bool:
         inner = below(path) if error.errno in (errno.EBUSY, errno.ENOTEMPTY) else []
         return bool(inner) and all([remove(one) for one in inner]) and remove(path)
     return True
-
-
-def _subtree(base: str) -> list[str]:
-    return [c for c in _words(f"{base}/cgroup.subtree_control") if c in CONTROLLERS]
 
 
 def _words(path: str) -> list[str]:

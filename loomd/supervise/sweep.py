@@ -151,8 +151,6 @@ def _sweep_cgroup(base: str, end: float) -> str:
         mine = cgroup.own()
     except cgroup.Unavailable:
         mine = ""
-    if mine == f"{base}/root":
-        return ""  # this is its root, which has executed itself
     for path in cgroup.below(base):
         # Whoever was started from inside of it must not end itself.
         if f"{mine}/".startswith(f"{path}/"):

@@ -417,9 +417,10 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
     """Arguments, limits, confinement, the function, and what it changed."""
     given = check_arguments(spec, order["args"])
     env: dict[str, str] = order["env"]
-    mark = {MARK: os.environ[MARK]} if MARK in os.environ else {}
+    if MARK in os.environ:  # by which a successor of the daemon finds what is left of it
+        env = {**env, MARK: os.environ[MARK]}
     os.environ.clear()
-    os.environ.update(env | mark)  # by which a successor of the daemon finds what is left of it
+    os.environ.update(env)
     _limit(order["limits"])
     repo, scratch = Path(order["repo"]), Path(order["scratch"])
     copy = None

@@ -281,29 +281,6 @@ def test_a_stopped_process_in_a_cgroup_of_its_own_making_dies_with_its_owner(roo
     assert rooted.stop() == 0
 
 
-@needs_cgroups
-def test_a_root_that_executes_itself_keeps_its_cgroups(tmp_path):
-    program = (
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "from loomd.supervise import cgroup, sweep\n"
-        "state = Path(sys.argv[1])\n"
-        "known = sweep.noted_cgroup(state)\n"
-        "assert sweep.sweep(state).cgroup == ''\n"
-        "made = cgroup.Cgroups.create(known)\n"
-        "assert not known or made.base == known\n"
-        "sweep.note_cgroup(state, made.base)\n"
-        "if not known:\n"
-        "    os.execv(sys.executable, sys.orig_argv)\n"
-        "assert made.close()\n"
-        "assert cgroup.own() == made.home and not os.path.exists(made.base)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-
-
 FREEZER = Path("/sys/fs/cgroup/freezer")
 
 

@@ -108,6 +108,55 @@ def test_a_stopped_nursery_does_not_outlive_its_daemon(place: TestInstance, cgro
         daemon.stop()
 
 
+@BOTH
+def test_a_command_of_a_tool_call_whose_guards_are_dead_is_ended(
+    place: TestInstance, cgroups
+) -> None:
+    place.config.write_text(f'[supervision]\ncgroups = "{"auto" if cgroups else "off"}"\n')
+    repo = place.base / "repo"
+    repo.mkdir()
+    daemon = Daemon(place).start()
+    try:
+        with daemon.client() as client:
+            opened = client.request(
+                "open_session", repo=str(repo), goal="", yes=True, env={"PATH": os.environ["PATH"]}
+            )
+            session = opened["session"]
+            caller = f"{session}/caller"
+            client.request("spawn", spec={"name": caller, "kind": "echo", "session": session})
+            args = {"command": "exec sleep 1000"}
+            call = {"op": "call", "to": f"{session}/tools", "name": "shell", "args": args, "n": 1}
+            client.request("post", to=caller, body={"t": "note", "data": call})
+            nap = eventually(lambda: _sleeping(daemon), what="the command")
+        tools = [
+            p for p in daemon.children() if _title(p.pid).startswith(f"loomd: {session}/tools")
+        ]
+        # Stopped, killed, all at once: nobody is left to see that the daemon is gone.
+        os.kill(nap, signal.SIGSTOP)
+        above = {parent.pid for parent in psutil.Process(nap).parents()} & {
+            child.pid for child in daemon.children()
+        }
+        everyone = {*above, *(one.pid for one in tools)}
+        for pid in [*everyone, daemon.pid]:
+            os.kill(pid, signal.SIGSTOP)
+        for pid in [*everyone, daemon.pid]:
+            os.kill(pid, signal.SIGKILL)
+        assert daemon.process is not None
+        daemon.process.wait()
+        daemon.process = None
+        eventually(lambda: not living(list(everyone)), what="the guards are dead")
+        assert living([nap]) == [nap]
+        daemon.start()
+        assert living([nap]) == []
+    finally:
+        daemon.stop()
+
+
+def _sleeping(daemon: Daemon) -> int:
+    found = [p.pid for p in daemon.children() if _title(p.pid).startswith("sleep\0")]
+    return found[0] if found else 0
+
+
 def _title(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
