@@ -17,10 +17,12 @@ import pytest
 from loomd.store.env import Store
 from tests.openai_server import Answer, OpenAIServer
 from tests.support import BOUND_S, Client, Daemon, eventually
-from tests.system.mainjob import Job, make_repo, opener_env
+from tests.system.mainjob import JOB_S, Job, make_repo, opener_env
 from tests.system.test_real_model import CONFIG, KEY
 
 STRICT = "[supervision]\nintensity = 2\nperiod_s = 60\n"
+
+pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
 
 
 @pytest.fixture
@@ -155,7 +157,7 @@ def test_run_ends_with_the_reason_and_the_resumed_session_ends_its_work(
     repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
     with daemon.client() as client:
         runner = loomctl(daemon, "--json", "run", "say something", "--repo", str(repo))
-        assert stalled.stalled.wait(30)
+        assert stalled.stalled.wait(JOB_S)
         session = client.request("sessions")[0]["session"]
         strike_until_failed(client, session, f"{session}/lead")
         code, said, _ = finished(runner)
@@ -201,7 +203,7 @@ def test_after_a_kill_of_the_root_each_agent_is_told_once_and_its_model_reads_it
     client = daemon.client()
     try:
         job = Job(daemon, client, repo).open("say something")
-        assert stalled.stalled.wait(30)
+        assert stalled.stalled.wait(JOB_S)
         lead = f"{job.session}/lead"
         daemon.kill()
         daemon.start()
@@ -234,7 +236,7 @@ def test_a_crash_of_one_agent_is_told_to_people_and_not_to_the_agent(
     repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
     with daemon.client() as client:
         job = Job(daemon, client, repo).open("say something")
-        assert stalled.stalled.wait(30)
+        assert stalled.stalled.wait(JOB_S)
         lead = f"{job.session}/lead"
         pid = job.pid(lead)
         assert pid is not None

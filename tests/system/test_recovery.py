@@ -16,7 +16,7 @@ import pytest
 
 from tests.openai_server import Answer, OpenAIServer
 from tests.support import BOUND_S, Client, Daemon, eventually
-from tests.system.mainjob import Job, make_repo, opener_env
+from tests.system.mainjob import JOB_S, Job, make_repo, opener_env
 from tests.system.test_real_model import CONFIG, KEY
 
 LADDER = """
@@ -30,6 +30,8 @@ restart = [1, 600]
 parameters = [1, {parameters_s}]
 conversation = [1, 600]
 """
+
+pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
 
 
 @pytest.fixture
@@ -93,7 +95,7 @@ def test_an_agent_that_crashes_again_and_again_climbs_and_its_session_fails_at_t
     with daemon.client() as client:
         job = Job(daemon, client, repo).open("say something")
         lead, seen = f"{job.session}/lead", set[int]()
-        assert stalls[0].stalled.wait(30)
+        assert stalls[0].stalled.wait(JOB_S)
         fault(client, lead, seen)
         fault(client, lead, seen)
         eventually(lambda: moves(job) == [("restart", "parameters")], what=job.story)
@@ -101,14 +103,14 @@ def test_an_agent_that_crashes_again_and_again_climbs_and_its_session_fails_at_t
 
         server.say(stalls[1])
         stalls[0].release.set()
-        assert stalls[1].stalled.wait(30), job.story()
+        assert stalls[1].stalled.wait(JOB_S), job.story()
         model, words = asked(server, 1)
         assert server.requests[0]["model"] == "gpt-5-mini" and model == "gpt-4o-mini"
         assert words[0] == "say something"
 
         server.say(stalls[2])
         fault(client, lead, seen)
-        assert stalls[2].stalled.wait(30), job.story()
+        assert stalls[2].stalled.wait(JOB_S), job.story()
         assert stalls[1].gone.wait(15), "the request of the old conversation is cancelled"
         model, words = asked(server, 2)
         assert model == "gpt-4o-mini"
@@ -151,7 +153,7 @@ def test_a_rung_that_has_held_is_left_again(
     with daemon.client() as client:
         job = Job(daemon, client, repo).open("say something")
         lead, seen = f"{job.session}/lead", set[int]()
-        assert stalls[0].stalled.wait(30)
+        assert stalls[0].stalled.wait(JOB_S)
         fault(client, lead, seen)
         fault(client, lead, seen)
         eventually(lambda: ("restart", "parameters") in moves(job), what=job.story)
@@ -201,7 +203,7 @@ def test_another_agent_gets_the_task_of_one_that_was_given_up(
     repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
     with daemon.client() as client:
         job = Job(daemon, client, repo).open("say something")
-        assert stalled.stalled.wait(30), job.story()
+        assert stalled.stalled.wait(JOB_S), job.story()
         fault(client, f"{job.session}/coder-1", set())
         job.follow()
         row = job.row()
