@@ -108,10 +108,20 @@ BEHAVIOURS = {
 }
 """What makes a behaviour of each kind, for the preflight of new code."""
 
-DAEMON_SPECS: list[dict[str, Any]] = [
-    {"name": "models", "kind": "models", "restart": "permanent"},
-    {"name": "gateway-1", "kind": "gateway", "restart": "permanent"},
-]
+
+def gateway(generation: int) -> str:
+    """The name of the gateway that belongs to a generation of code. A newer one is another actor:
+    it takes the calls to come, while the older one finishes those that it has."""
+    return f"gateway-{generation}"
+
+
+def daemon_specs(generation: int) -> list[dict[str, Any]]:
+    """The daemon's own actors, for their rows in the state."""
+    return [
+        {"name": "models", "kind": "models", "restart": "permanent"},
+        {"name": gateway(generation), "kind": "gateway", "restart": "permanent"},
+    ]
+
 
 _CODE = (
     "import sys; sys.path.append(sys.argv.pop(1)); from loomd.boot import main; sys.exit(main())"
@@ -178,7 +188,7 @@ def tree(
                 else []
             ),
             {
-                "id": "gateway-1",
+                "id": gateway(generation),
                 "start": {
                     "template": "litellm" if real else "actors",
                     "entry": ENTRIES["gateway"],
@@ -524,14 +534,15 @@ def config(
     hub_args = {
         "secret": secret,
         "entries": ENTRIES,
-        "daemon_specs": DAEMON_SPECS,
+        "gateway_template": "litellm" if settings.needs_provider else "actors",
         "version": VERSION,
         "root_pid": os.getpid(),
         "containment": WALK if cgroups is None else CGROUP,
     }
 
     def retree(generation: int) -> SupervisorSpec:
-        return parse_supervisor(tree(settings, dict(hub_args), generation))
+        args = {**hub_args, "daemon_specs": daemon_specs(generation)}
+        return parse_supervisor(tree(settings, args, generation))
 
     return Config(
         tree=retree(generation),

@@ -6,7 +6,7 @@
                    this file no code looks at a provider's dict
 `litellm_backend`  the only import of litellm: conversation -> request -> stream -> reply
 `offline`          the model `offline/rules`: no key, no network (pure)
-`process`          the actor `gateway-1`: effects in, outcomes out
+`process`          the actor `gateway-N`, one per generation of code: effects in, outcomes out
 
 models -> gateway `Perform`; the gateway opens an effect, performs it, and in one commit closes the
 effect, mails `Performed` to models and, if the call succeeded, `ModelOutcome` to the agent. It

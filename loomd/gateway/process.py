@@ -1,4 +1,4 @@
-"""The actor `gateway-1`: performs what `models` orders, and says what came of it.
+"""The actor `gateway-N`: performs what `models` orders, and says what came of it.
 
 The behaviour is a pass-through: one effect per order, named REQUEST#ATTEMPT. In one commit an
 effect's end is mailed to models (`Performed`) and, if it is an answer, to the asker

@@ -47,7 +47,7 @@ from loomd.store.tables import (
     timer_row,
 )
 from loomd.wire import codec
-from loomd.wire.bodies import Ended, Undelivered
+from loomd.wire.bodies import Ended, Undelivered, UseGateway
 from loomd.wire.errors import LoomError
 from loomd.wire.messages import (
     CONTROL,
@@ -77,6 +77,8 @@ FAILS: Final = 10
 """Ends in a row without a commit between them after which an actor is given up."""
 
 HUB: Final = "hub"
+MODELS: Final = "models"
+FIRST_GATEWAY: Final = "gateway-1"
 DAEMON: Final = "daemon"
 """Session under which events of the daemon's own actors are kept."""
 
@@ -483,6 +485,21 @@ class Batch:
         self._born[spec.name] = Known(spec.kind, spec.session, spec.restart)
         self.respecified.add(spec.name)
 
+    def use_gateway(self, specs: Iterable[Spec]) -> None:
+        """Tells models which of the daemon's gateways calls go to, where there is a choice."""
+        current = [spec.name for spec in specs if spec.kind == "gateway"]
+        others = [
+            name
+            for name, row in self.rules.actors.items()
+            if self.known(name).kind == "gateway"
+            and row.wanted == "running"
+            and name not in current
+        ]
+        if current and (others or current[0] != FIRST_GATEWAY):
+            body = codec.encode(UseGateway(gateway=current[0], others=tuple(sorted(others))))
+            id = f"{HUB}/gateway.{self.rules.epoch}"
+            self.deliver(MODELS, CONTROL, id, HUB, body, force=True)
+
     def sleep(self, name: str) -> None:
         row = self.actor(name)
         if row is None or row.wanted != "running":
@@ -730,15 +747,22 @@ class Batch:
             raise _bad(f"{known.kind} may not change its session")
 
     def _check_child(self, child: ChildChange, name: str, known: Known) -> None:
-        if child.name != name and (
-            known.kind not in STARTERS or session_of(child.name) != known.session
-        ):
+        mine = child.name == name or (
+            known.kind in STARTERS and session_of(child.name) == known.session
+        )
+        if not mine and not self._lets_leave(child, known):
             raise _bad(f"{name} may not change {child.name!r}")
         _checked_key(mail_key(child.name, WORK, 0))
         if child.wanted == "running":
             spec = read_spec(child.spec or {})
             if spec.name != child.name or spec.session != known.session:
                 raise _bad(f"the spec of {child.name!r} names another actor or session")
+
+    def _lets_leave(self, child: ChildChange, known: Known) -> bool:
+        """models ends a gateway that it has no call with any more."""
+        if known.kind != "models" or child.wanted != "ended":
+            return False
+        return self.peek(child.name) is not None and self.known(child.name).kind == "gateway"
 
     def _apply(self, commit: Commit, row: ActorRow) -> None:
         txn, result, name, step = self.txn, self._result, commit.actor, commit.step

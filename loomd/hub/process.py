@@ -143,7 +143,11 @@ class Hub:
         self.root_pid = int(args.get("root_pid") or os.getppid())
         self.generation = int(args.get("package_generation") or 0)
         self.started = time.time()
-        self.births = reconcile.Births(entries=args.get("entries") or {})
+        self.births = reconcile.Births(
+            entries=args.get("entries") or {},
+            own=frozenset(spec.name for spec in daemon_specs(args)),
+            gateway_template=str(args.get("gateway_template") or "actors"),
+        )
         self.counters: Counter[str] = Counter()
         self.no_room: set[str] = set()  # actors whose commit waits for room on the disk
         self.peers = Peers()
@@ -609,7 +613,7 @@ class Hub:
 
     def end(self, name: str) -> None:
         """Asks the root to end an actor's process and forget it."""
-        if session_of(name):
+        if session_of(name) or self.rules.known[name].kind == "gateway":
             self.tell_root({"op": "stop", "name": name})
         row = self.rules.actors.get(name)
         self._asks_died(name, f"{name} has ended", held=row is None or row.wanted == "ended")
@@ -802,8 +806,10 @@ def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int]:
         rules.load(txn)
         batch = Batch(rules, txn, time.time())
         batch.begin()
-        for value in args.get("daemon_specs") or ():
-            batch.respec(mail.read_spec({k: v for k, v in value.items() if k in SPEC_FIELDS}))
+        own = daemon_specs(args)
+        for spec in own:
+            batch.respec(spec)
+        batch.use_gateway(own)
         if supervision.begin_boot(txn, birth.boot):
             when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(batch.now))
             supervision.daemon_restarted(batch, birth.boot, when)
@@ -827,6 +833,12 @@ def record_generation(path: Path, number: int) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
+
+
+def daemon_specs(args: dict[str, Any]) -> list[Spec]:
+    """The daemon's own actors, as the root's tree has them."""
+    values = args.get("daemon_specs") or ()
+    return [mail.read_spec({k: v for k, v in one.items() if k in SPEC_FIELDS}) for one in values]
 
 
 SPEC_FIELDS: Final = frozenset(Spec.__struct_fields__)

@@ -28,10 +28,16 @@ SHUTDOWN_S: Final = 5.0
 
 @dataclass(frozen=True)
 class Births:
-    """What the hub knows of making processes: entry points by kind, and args common to all."""
+    """What the hub knows of making processes: entry points by kind, and args common to all.
+
+    own  the daemon's own actors: the root's tree holds them
+    gateway_template  the template of a gateway that the tree does not hold any more
+    """
 
     entries: Mapping[str, str]
     args: Mapping[str, Any] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
+    gateway_template: str = "actors"
 
     def worker(self, spec: Spec) -> dict[str, Any] | None:
         """The root's child spec of an actor; None: nobody knows how to run this kind."""
@@ -45,20 +51,25 @@ class Births:
             "shutdown_s": SHUTDOWN_S,
             "significant": False,
             "start": {
-                "template": "actors",
+                "template": self.gateway_template if spec.kind == "gateway" else "actors",
                 "entry": entry,
                 "args": dict(self.args),
                 "nice": spec.nice,
                 "cold": spec.kind in COLD,
-                "keys": False,
+                "keys": spec.kind == "gateway",
                 "nursery": spec.kind == "tools",
             },
         }
 
     def ensure(self, spec: Spec, after: int = 0) -> dict[str, Any] | None:
-        """The order to run an actor; None for the daemon's own (the root's tree holds them)."""
+        """The order to run an actor; None for the daemon's own (the root's tree holds them).
+
+        A gateway that was replaced is not among those: it still has calls to finish.
+        """
         worker = self.worker(spec)
-        if worker is None or not spec.session:
+        if worker is None or spec.name in self.own:
+            return None
+        if not spec.session and not (spec.kind == "gateway" and self.own):
             return None
         return {
             "op": "ensure",
@@ -110,6 +121,8 @@ def reconcile(
     for name, (state, spec) in sorted(wanted.items(), key=_team_first):
         if state != "running" or (name in have and have[name].pid):
             continue
+        if not spec.session and name in have:
+            continue  # the root has a place for it
         order = births.ensure(spec)
         if order is not None:
             orders.append(order)

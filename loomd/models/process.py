@@ -16,14 +16,13 @@ from loomd.actor.behaviour import Birth, Change, Input
 from loomd.models import ledger
 from loomd.models.breaker import Breaker
 from loomd.models.limiter import OFFLINE, provider_of
-from loomd.models.queue import RETRY_AFTER_CAP_S, Item, backoff
+from loomd.models.queue import FIRST_GATEWAY, RETRY_AFTER_CAP_S, Item, backoff
 from loomd.models.state import Rules, State
 from loomd.store.schema import session_of, text_key
 from loomd.wire import bodies, codec
 from loomd.wire.bodies import Failed, ModelOutcome, ModelRequest, Performed
 from loomd.wire.errors import LoomError
 
-GATEWAY = "gateway-1"
 TRIES = 4
 """Attempts on one model before its fallback, or the end."""
 
@@ -59,6 +58,8 @@ class ModelsBehaviour:
         state.queue.served = saved.get("served", "")
         state.wake = saved.get("wake", 0.0)
         state.shown = tuple(saved.get("shown") or ("", ""))
+        state.gateway = saved.get("gateway") or FIRST_GATEWAY
+        state.leaving = set(saved.get("leaving") or ())
         state.limiter.paused = dict(saved.get("paused") or {})
         prices = saved.get("prices") or {}
         state.budget.prices = {m: None if p is None else (p[0], p[1]) for m, p in prices.items()}
@@ -88,6 +89,8 @@ class ModelsBehaviour:
             "shown": list(state.shown),
             "paused": state.limiter.paused,
             "prices": {m: None if p is None else list(p) for m, p in state.budget.prices.items()},
+            "gateway": state.gateway,
+            "leaving": sorted(state.leaving),
             "warned": sorted(state.budget.warned)[-500:],
             "breakers": {
                 model: [one.failures, one.until, one.period, one.probing]
@@ -127,6 +130,9 @@ class ModelsBehaviour:
             case act.Mailed(body=Performed() as performed):
                 if input.sender.startswith("gateway-"):
                     self._performed(state, performed, now, out)
+            case act.Mailed(sender="hub", body=bodies.UseGateway() as use):
+                state.gateway = use.gateway
+                state.leaving = {name for name in use.others if name != use.gateway}
             case act.Mailed(body=bodies.Undelivered() as lost):
                 self._undelivered(state, lost, now, out)
             case act.TimerDue(key="wake"):
@@ -135,6 +141,7 @@ class ModelsBehaviour:
                 pass  # Init, and what nobody should send: nothing to do
         state.limiter.forget_past(now)
         self._launch(state, now, out)
+        self._let_leave(state, out)
         self._rearm(state, now, out)
         self._show(state, out)
         return state, out
@@ -185,7 +192,7 @@ class ModelsBehaviour:
         elif not item.cancelled:
             item.cancelled = True
             out.append(_put(item))
-            out.append(act.Send(GATEWAY, bodies.CancelModel(request=id), cause=item.cause))
+            out.append(act.Send(item.gateway, bodies.CancelModel(request=id), cause=item.cause))
 
     def _performed(self, state: State, performed: Performed, now: float, out: list[Change]) -> None:
         item = state.queue.get(performed.request)
@@ -370,11 +377,19 @@ class ModelsBehaviour:
         item.state = "running"
         item.attempt += 1
         item.tries += 1
+        item.gateway = state.gateway
         state.limiter.begin(provider_of(item.model))
         state.breaker(item.model).begin()
         perform = bodies.Perform(request=item.request, model=item.model, attempt=item.attempt)
         out.append(_put(item))
-        out.append(act.Send(GATEWAY, perform, cause=item.cause))
+        out.append(act.Send(item.gateway, perform, cause=item.cause))
+
+    def _let_leave(self, state: State, out: list[Change]) -> None:
+        """Ends older gateways that have no call any more: none is ever given to them again."""
+        busy = {item.gateway for item in state.queue.running()}
+        for name in sorted(state.leaving - busy):
+            state.leaving.discard(name)
+            out.append(act.Stop(name, reason="replaced"))
 
     def _reserve(self, state: State, item: Item) -> tuple[str, float]:
         if provider_of(item.model) == OFFLINE:

@@ -12,6 +12,7 @@ import msgspec
 from loomd.wire import codec
 from loomd.wire.bodies import Failed, ModelRequest
 
+FIRST_GATEWAY = "gateway-1"
 BASE_S = 0.5
 CAP_S = 20.0
 RETRY_AFTER_CAP_S = 60.0
@@ -27,6 +28,7 @@ class Item:
     tries      attempts on the model in use
     reserved   USD set aside while running
     not_before epoch seconds; a retry waits for it
+    gateway    that has the attempt under way
     failed_at  when it failed first: patience counts from there
     """
 
@@ -42,6 +44,7 @@ class Item:
     not_before: float = 0.0
     failed_at: float | None = None
     cancelled: bool = False
+    gateway: str = ""
     last: Failed | None = None
 
     @property
@@ -67,6 +70,7 @@ class Item:
             "not_before": self.not_before,
             "failed_at": self.failed_at,
             "cancelled": self.cancelled,
+            "gateway": self.gateway,
             "last": None if self.last is None else msgspec.to_builtins(self.last),
         }
 
@@ -88,6 +92,7 @@ class Item:
             not_before=row["not_before"],
             failed_at=row["failed_at"],
             cancelled=row["cancelled"],
+            gateway=row.get("gateway", FIRST_GATEWAY),
             last=None if last is None else msgspec.convert(last, Failed),
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 from loomd.models.breaker import Breaker
 from loomd.models.budget import SCHEMA_TOKENS, Budget
 from loomd.models.limiter import Limiter, provider_of
-from loomd.models.queue import Queue
+from loomd.models.queue import FIRST_GATEWAY, Queue
 from loomd.wire.bodies import ModelRequest
 
 OFFLINE_MODEL = "offline/rules"
@@ -57,7 +57,10 @@ class Rules:
 
 @dataclass
 class State:
-    """`settled`: request id -> (session, encoded ModelOutcome or b""), oldest first."""
+    """`settled`: request id -> (session, encoded ModelOutcome or b""), oldest first.
+
+    gateway  where calls go; leaving: older ones that end with the last call that they have
+    """
 
     rules: Rules
     queue: Queue = field(default_factory=Queue)
@@ -69,6 +72,8 @@ class State:
     rows: int = 0  # of the ledger
     wake: float = 0.0
     shown: tuple[str, str] = ("", "")
+    gateway: str = FIRST_GATEWAY
+    leaving: set[str] = field(default_factory=set)
 
     def breaker(self, model: str) -> Breaker:
         return self.breakers.setdefault(model, Breaker())

@@ -235,13 +235,16 @@ class Upgrade:
         """The workers that stand directly below the root, as the newest code wants them."""
         tree = self._root.config.tree
         if self._root.config.retree is not None:
-            tree = self._root.config.retree(self.generations.number)
+            tree = self._root.config.retree(self.generations.births)
         return [child for child in tree.children if isinstance(child, s.WorkerSpec)]
 
     def _form_one(self, spec: s.WorkerSpec) -> None:
+        """Starts a template; it is waited for, so that no birth waits for its imports later."""
         root = self._root
+        waited = replace(spec, start=replace(spec.start, ready="link"))
 
         def then(error: str) -> None:
+            root.tell(t.Respec(spec))
             course = self.course
             if course is None or course.phase != "templates":
                 return
@@ -254,11 +257,11 @@ class Upgrade:
         call = self._call(then)
         node, process = root.policy.nodes.get(spec.id), root.processes.get(spec.id)
         if node is None:
-            root.tell(t.StartChild(call, root.policy.root.id, spec))
+            root.tell(t.StartChild(call, root.policy.root.id, waited))
         elif process is not None and process.pid and node.state == "up" and not node.stop:
             old = f"{spec.id}@{process.generation}"
             root.rename(process, old)
-            root.tell(t.Supplant(call, spec, old))
+            root.tell(t.Supplant(call, waited, old))
         else:  # it is being started, from the new code already: its place gets the new spec
             root.tell(t.Respec(spec))
             root.tell(t.Bounce(call, spec.id))
@@ -267,7 +270,7 @@ class Upgrade:
         course = self.course
         assert course is not None
         if course.errors:
-            self.generations.withdraw()
+            self._withdraw()
             self._finish()
             return
         course.phase = "hub"
@@ -332,7 +335,8 @@ class Upgrade:
                 return
             node = self._root.policy.nodes.get(process.name)
             leaving = node is None or (
-                node.parent is self._root.policy.root and process.name not in static
+                process.name not in static
+                and (node.parent is self._root.policy.root or process.spec.start.keys)
             )
             if not leaving and self._behind(process):
                 course.waiting.append(process.name)
@@ -394,7 +398,7 @@ class Upgrade:
             course.errors.append(error)
             course.kept[name] = event.reason
         if name == self._root.config.hub:
-            self.generations.withdraw()
+            self._withdraw()
             if course is not None:
                 self._root.after(0.0, self._withdrawn)
         else:
@@ -421,6 +425,13 @@ class Upgrade:
         older = self.generations.fallback(process.name)
         line = (process.spec.start.template, older)
         return bool(older) and self._root.template(line) is not None
+
+    def _withdraw(self) -> None:
+        """Births and specs are again those of the generation before."""
+        self.generations.withdraw()
+        for spec in self._static():
+            if not spec.start.serves:
+                self._root.tell(t.Respec(spec))
 
     def _withdrawn(self) -> None:
         """The hub is back on the code before; nobody else has moved."""

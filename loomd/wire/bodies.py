@@ -138,6 +138,13 @@ class CancelModel(Part, frozen=True, kw_only=True, tag="cancel_model"):
     request: str
 
 
+class UseGateway(Part, frozen=True, kw_only=True, tag="use_gateway"):
+    """hub -> models: calls go to `gateway` from now on; `others` finish what they have and end."""
+
+    gateway: str
+    others: tuple[str, ...] = ()
+
+
 class ModelOutcome(Part, frozen=True, kw_only=True, tag="model_outcome"):
     request: str
     outcome: Outcome
@@ -424,6 +431,7 @@ class Note(Part, frozen=True, kw_only=True, tag="note"):
 Body = (
     ModelRequest
     | CancelModel
+    | UseGateway
     | ModelOutcome
     | Perform
     | Performed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from loomd.actor import behaviour as act
@@ -315,6 +317,28 @@ def test_an_order_that_never_arrived_is_placed_again_unless_it_kills(
         assert again.attempt == 2
     else:
         assert failed(changes) == kind
+
+
+def test_a_newer_gateway_gets_the_calls_and_the_older_one_ends_with_its_last() -> None:
+    def sent(changes: list[act.Change]) -> list[tuple[Any, str]]:
+        return [(c.to, type(c.body).__name__) for c in changes if isinstance(c, act.Send)]
+
+    def ended(changes: list[act.Change]) -> list[str]:
+        return [c.name for c in changes if isinstance(c, act.Stop)]
+
+    models = Counter()
+    [first] = orders(models.ask("r1"))
+    use = b.UseGateway(gateway="gateway-2", others=("gateway-1",))
+    assert models.mail(use, sender="s-1/lead") == []  # only the hub may say so
+    assert ended(models.mail(use, sender="hub")) == []  # it still has a call
+    changes = models.ask("r2")
+    assert sent(changes) == [("gateway-2", "Perform")]
+    [second] = orders(changes)
+    models.restart()
+    assert sent(models.mail(b.CancelModel(request="r1"))) == [("gateway-1", "CancelModel")]
+    assert ended(models.end(second)) == []
+    assert ended(models.end(first, fail("cancelled"))) == ["gateway-1"]
+    assert ended(models.mail(use, sender="hub")) == ["gateway-1"]  # as after a new hub
 
 
 def test_the_settled_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:

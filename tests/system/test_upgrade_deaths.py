@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from tests import openai_server
+from tests.openai_server import Answer, OpenAIServer
 from tests.support import eventually
 from tests.system.mainjob import Job, make_repo
 from tests.system.upgrading import upgrading
+
+REAL = """
+[models]
+default = "openai/gpt-5-mini"
+[providers.openai]
+api_base = "{base}"
+api_key_env = "TEST_PROVIDER_KEY"
+"""
 
 
 def test_the_main_job_goes_on_through_two_upgrades(tmp_path: Path):
@@ -23,6 +33,56 @@ def test_the_main_job_goes_on_through_two_upgrades(tmp_path: Path):
         job.follow()
         job.check_done()
         assert not any(event["type"] == "actor_restarted" for event in job.events)
+
+
+@pytest.fixture(autouse=True)
+def patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stalled answer must outlast an upgrade on a busy machine."""
+    monkeypatch.setattr(openai_server, "BOUND_S", 100.0)
+
+
+def test_a_call_under_way_is_finished_by_the_gateway_that_made_it(tmp_path: Path):
+    """New calls go to the newer gateway meanwhile, and nothing is paid twice."""
+    stalled = Answer(text="slowly", stall_after=0)
+    with OpenAIServer() as server:
+        server.say(stalled, Answer(text="quickly"))
+        with upgrading(REAL.format(base=server.base_url), TEST_PROVIDER_KEY="sk-x") as up:
+            repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
+            job = Job(up.daemon, up.client, repo).open("say something slowly")
+            assert stalled.stalled.wait(60)
+            caller = up.incarnations()["gateway-1"]
+            assert up.upgrade()["errors"] == []
+            eventually(lambda: "gateway-2" in up.incarnations(), 60, what=up.daemon.tail)
+            assert up.incarnations()["gateway-1"] == caller  # nobody has touched it
+            other = Job(up.daemon, up.client, repo).open("say something else")
+            other.follow()  # by the newer one, while the first call still goes on
+            stalled.release.set()
+            job.follow()
+            assert job.row()["answer"] == "slowly", job.story()
+            eventually(lambda: "gateway-1" not in up.ps(), what=lambda: str(up.ps().keys()))
+            for one in (job, other):
+                [usage] = up.client.request("usage", by="session", session=one.session)
+                assert usage["calls"] == 1
+            assert len(server.requests) == 2
+
+
+def test_a_daemon_started_anew_runs_the_gateway_that_still_has_a_call(tmp_path: Path):
+    stalled, again = Answer(text="lost", stall_after=0), Answer(text="the second attempt")
+    with OpenAIServer() as server:
+        server.say(stalled, again)
+        with upgrading(REAL.format(base=server.base_url), TEST_PROVIDER_KEY="sk-x") as up:
+            repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
+            job = Job(up.daemon, up.client, repo).open("say something slowly")
+            assert stalled.stalled.wait(60)
+            assert up.upgrade()["errors"] == []
+            up.client.close()
+            up.daemon.kill()
+            stalled.release.set()
+            up.start()
+            job.follow()
+            assert job.row()["answer"] == "the second attempt", job.story()
+            eventually(lambda: "gateway-1" not in up.ps(), what=lambda: str(up.ps().keys()))
+            eventually(lambda: "gateway-2" in up.incarnations(), 60, what=up.daemon.tail)
 
 
 @pytest.mark.parametrize(
