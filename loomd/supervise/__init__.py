@@ -7,6 +7,8 @@
 `generations` which code a process is born from. Pure
 `process`   one incarnation of a worker, as the root sees it
 `root`      the process that does it: one thread, one loop over pidfds, links, signals and timers
+`births`    the part of it that starts them: by execution, by an order to a template
+`ends`      the part of it that ends, reaps and blames them, and tells of it
 `services`  the part of it that runs programs of the user: no link, output captured, readiness seen
 `monitor`   a process beside each of those: copies its output to capped files
 `readiness` how a monitor sees that a service is ready: a notification, a port, a line

@@ -50,10 +50,10 @@ def freeze(root: Root) -> dict[str, Any]:
         "processes": [_freeze_process(process) for process in root.processes.values()],
         "orders": [
             [[*line], [process.name for process in queue]]
-            for line, queue in root._orders.items()
+            for line, queue in root.births.orders.items()
             if queue
         ],
-        "kills": [[name, [*key], count] for name, (key, count) in root._kills.items()],
+        "kills": [[name, [*key], count] for name, (key, count) in root.ends.kills.items()],
         "slots": root.slots.fd,
         "services": root.services.freeze(),
         "hubline": root.hubline.freeze(),
@@ -175,9 +175,9 @@ def restore(root: Root, frozen: Mapping[str, Any]) -> None:
             root.watch_link(process)
     root.slots.reserve({process.slot for process in root.processes.values()})
     for line, names in frozen["orders"]:
-        root._orders[(line[0], line[1])] = deque(root.processes[name] for name in names)
+        root.births.orders[(line[0], line[1])] = deque(root.processes[name] for name in names)
     for name, key, count in frozen["kills"]:
-        root._kills[name] = ((key[0], key[1], key[2]), count)
+        root.ends.kills[name] = ((key[0], key[1], key[2]), count)
     for timer, at in root.policy.timers.items():
         root._serial += 1
         root._armed[timer] = root._serial
@@ -187,7 +187,7 @@ def restore(root: Root, frozen: Mapping[str, Any]) -> None:
     root.upgrade.thaw(frozen["upgrade"])
     root.log.thaw(frozen["log"])
     root._announced = frozen["announced"]
-    root._look_around = True  # orphans that were watched are found again, each by its owner
+    root.look_around = True  # orphans that were watched are found again, each by its owner
 
 
 def _freeze_process(process: Process) -> dict[str, Any]:

@@ -209,7 +209,7 @@ class HubLine:
             self._result(message.get("id"), "not_running" if known else "not_found", name)
             return
         pid, incarnation = process.pid, process.incarnation
-        sent = self._root.signal(process, number)
+        sent = self._root.ends.signal(process, number)
         self.note(
             {
                 "op": "result",

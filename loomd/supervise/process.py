@@ -11,6 +11,10 @@ from loomd.supervise import tree as t
 from loomd.supervise.cgroup import Leaf
 from loomd.supervise.link import Link
 
+CHILD_QUEUE = 256
+HUB_QUEUE = 10_000
+"""Messages that a link keeps for a child that does not take them now."""
+
 
 @dataclass(eq=False)
 class Process:

@@ -66,9 +66,9 @@ class Services:
         try:
             pid = self._fork(process)
         except OSError as error:
-            self._root._never_born(process, f"fork: {error}")
+            self._root.births.never_born(process, f"fork: {error}")
             return
-        self._root._born(process, pid)
+        self._root.births.born(process, pid)
         if process.dead:
             self._let_go(process)
             return
@@ -92,7 +92,7 @@ class Services:
                 notify, env["NOTIFY_SOCKET"] = readiness.notify_socket()
                 ours.callback(notify.close)
             env |= start.env
-            env |= self._root.marks(process)
+            env |= self._root.births.marks(process)
             cwd = start.cwd or env.get("HOME") or "/"
             pid = kernel.start_service(
                 list(start.command),
@@ -102,7 +102,7 @@ class Services:
                 word,
                 self._root.pid,
                 start.nice,
-                self._root.settling(process),
+                self._root.births.settling(process),
             )
             ours.pop_all()
         self._running[process] = Service(out, told, notify)
@@ -117,12 +117,12 @@ class Services:
             word = os.read(service.told, WORD)
         except BlockingIOError:
             return
-        self._root._selector.unregister(service.told)
+        self._root.selector.unregister(service.told)
         os.close(service.told)
         service.told = -1
         process.crash = word.decode("utf-8", "replace")
         if not word and process.spec.start.ready == "none":
-            self._root._on_ready(process)
+            self._root.on_ready(process)
 
     @property
     def quiet(self) -> bool:
@@ -159,7 +159,7 @@ class Services:
 
     def _await_told(self, process: Process) -> None:
         told = self._running[process].told
-        selector = self._root._selector
+        selector = self._root.selector
         selector.register(told, selectors.EVENT_READ, lambda mask: self._on_told(process))
 
     # --- monitors ------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class Services:
                 process.theirs,
                 ready,
                 service.notify,
-                CappedFile(root.output(process.name), start.log_bytes),
+                CappedFile(root.births.output(process.name), start.log_bytes),
                 root.pid,
             )
             self.monitors.add(service.monitor)
@@ -230,7 +230,7 @@ class Services:
         """It is dead and reaped; that is told once its monitor has seen to its last words."""
         service = self._running[process]
         self._on_told(process)
-        reason = self._root._reason(process, status, number)
+        reason = self._root.ends.reason(process, status, number)
         service.exited = t.Exited(
             process.name, process.incarnation, status_of(status), number, None, reason
         )
@@ -253,14 +253,14 @@ class Services:
             return
         event = service.exited
         self._let_go(process)
-        self._root._bury(process)
-        self._root._end(process, event)
+        self._root.ends.bury(process)
+        self._root.ends.add(process, event)
 
     def _let_go(self, process: Process) -> None:
         service = self._running.pop(process)
         if service.told >= 0:
             with contextlib.suppress(KeyError):
-                self._root._selector.unregister(service.told)
+                self._root.selector.unregister(service.told)
             os.close(service.told)
         os.close(service.out)
         if service.notify is not None:

@@ -148,7 +148,7 @@ class Upgrade:
             return
         self.frozen_fd = root.frozen()
         with contextlib.suppress(OSError):
-            os.unlink(root.output(PREFLIGHT))  # what it says is this one's
+            os.unlink(root.births.output(PREFLIGHT))  # what it says is this one's
         start = s.Start(command=root.config.preflight, ready_s=PREFLIGHT_S, nice=10)
         spec = s.WorkerSpec(PREFLIGHT, start, restart="temporary", shutdown_s=1.0)
         root.tell(t.StartChild(self._call(self._tried), root.policy.root.id, spec))
@@ -183,7 +183,7 @@ class Upgrade:
         course = self.course
         assert course is not None
         if not course.spoke:
-            said = _last_line(self._root.output(PREFLIGHT)) or error or "it said nothing"
+            said = _last_line(self._root.births.output(PREFLIGHT)) or error or "it said nothing"
             course.refused = {"code": "failed", "reason": f"the new code does not start: {said}"}
         if course.refused:
             self._finish()
@@ -424,7 +424,7 @@ class Upgrade:
         """Whether it has an older template to fall back to."""
         older = self.generations.fallback(process.name)
         line = (process.spec.start.template, older)
-        return bool(older) and self._root.template(line) is not None
+        return bool(older) and self._root.births.template(line) is not None
 
     def _withdraw(self) -> None:
         """Births and specs are again those of the generation before."""

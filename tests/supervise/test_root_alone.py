@@ -20,9 +20,9 @@ def root(tmp_path):
     made.tell(t.Boot())
     yield made
     for process in list(made.processes.values()):
-        made._bury(process)
+        made.ends.bury(process)
     made.orphans.close()
-    made._selector.close()
+    made.selector.close()
     made.slots._words.release()
     made.slots._map.close()
     os.close(made.slots.fd)
@@ -36,11 +36,11 @@ def test_a_child_that_is_gone_when_its_word_is_read_is_one_lost_child(root: Root
     process = root.processes["w"]
     root._on_message(process, {"op": "pid"}, pid)
     assert process.dead and process.pid == 0 and "w" not in root.processes
-    assert [end.event.status for end in root._ends] == [s.COULD_NOT_START]
-    assert not root._read_link(process)
+    assert [end.event.status for end in root.ends.pending] == [s.COULD_NOT_START]
+    assert not root.read_link(process)
     root._on_link(process, 1)
-    root._order_lost(process)
-    assert process.lost == 0 and len(root._ends) == 1
+    root.births.lost(process)
+    assert process.lost == 0 and len(root.ends.pending) == 1
 
 
 def test_the_hub_may_say_nonsense(root: Root) -> None:

@@ -37,7 +37,7 @@ def test_a_child_that_died_at_its_birth_is_reaped_by_name(tmp_path):
         with pytest.raises(ChildProcessError):
             os.waitpid(untold, 0)
     finally:
-        root._bury(process)
+        root.ends.bury(process)
         root.orphans.close()
-        root._selector.close()
+        root.selector.close()
         os.close(root.slots.fd)
