@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import RequestFailed, eventually
-from tests.system.upgrading import SESSION, Upgrading, upgrading
+from tests.system.upgrading import CONFIG, SESSION, Upgrading, upgrading
 
 ECHO = "loomd/actor/echo.py"
 SAID = 'return [Send(mail.sender, Note(data={"echo": data.get("value")}))]'
@@ -25,9 +25,29 @@ def nothing_left() -> None:
     nothing is left."""
 
 
+SERVICE = """
+[[supervisor]]
+id = "local"
+[[supervisor.child]]
+id = "clock"
+ready = "line:up"
+command = {command}
+"""
+TICKS = """
+import time
+print("up")
+n = 0
+while True:
+    n += 1
+    print("tick", n)
+    time.sleep(0.05)
+"""
+
+
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Upgrading]:
-    with upgrading() as made:
+    config = CONFIG + SERVICE.format(command=json.dumps([sys.executable, "-u", "-c", TICKS]))
+    with upgrading(config) as made:
         yield made
 
 
@@ -228,9 +248,22 @@ def test_reload_actors_moves_them_and_leaves_the_root(shared: Upgrading):
     up.client.request("unspawn", name=a)
 
 
-def test_a_hangup_means_upgrade(shared: Upgrading):
+def test_a_hangup_means_upgrade_and_a_service_of_the_user_runs_through_it(shared: Upgrading):
     up = shared
+    clock = eventually(lambda: up.ps().get("clock", {}).get("pid"), what=lambda: str(up.ps()))
+    written = up.instance.places.output / "clock"
+
+    def ticks() -> list[int]:
+        lines = [line.split() for line in written.read_text().splitlines()]
+        return [int(line[1]) for line in lines if len(line) == 2 and line[0] == "tick"]
+
     was = up.client.request("status")["generation"]
     os.kill(up.daemon.pid, signal.SIGHUP)
     eventually(lambda: up.client.request("status")["generation"] == was + 1)
     eventually(lambda: up.lines("upgraded")[-1]["generation"] == was + 1)
+    heard = len(ticks())
+    eventually(lambda: len(ticks()) > heard + 5)
+    assert ticks() == list(range(1, len(ticks()) + 1))  # nothing of what it says is lost
+    assert up.ps()["clock"]["pid"] == clock
+    os.kill(clock, signal.SIGKILL)  # it is still watched
+    eventually(lambda: up.ps()["clock"]["pid"] not in (None, clock))
