@@ -243,6 +243,30 @@ def test_whatever_the_changes_the_last_configuration_runs(configs, data):
     assert stage.node("services").attempts == []
 
 
+@given(st.lists(trees(), min_size=1, max_size=4), st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_life_between_configurations_keeps_the_tree_whole(configs, data):
+    """Crashes, ends, calls and time in between; the stage validates the tree after each event."""
+    stage = staged()
+    for config in configs:
+        stage.stuck = {id for id in IDS if data.draw(st.booleans())}
+        configure(stage, *config)
+        for _ in range(data.draw(st.integers(0, 6))):
+            what = data.draw(st.sampled_from(["crash", "exit", "terminate", "restart", "time"]))
+            id = data.draw(st.sampled_from([*IDS, "u", "v", "w"]))
+            if what == "time":
+                stage.after(data.draw(st.sampled_from([0.1, 6.0])))
+            elif what in ("terminate", "restart"):
+                getattr(stage, what)(id)
+            elif id in stage.live:
+                stage.exit(id, int(what == "crash"))
+    stage.stuck.clear()
+    stage.shutdown()
+    while stage.live:
+        stage.exit(min(stage.live))
+    assert stage.finish is not None and not stage.policy.timers
+
+
 @given(trees(), trees())
 @settings(max_examples=100, deadline=None)
 def test_what_has_not_changed_keeps_its_process(old, new):
