@@ -872,9 +872,9 @@ class Policy:
         self._touch(child.parent)
 
     def _is_leaving(self, node: Child | None) -> bool:
-        """It goes for good, alone or with a supervisor above it."""
+        """It goes for good, or is forgotten with a supervisor above it that goes down."""
         while node is not None:
-            if node.forget:
+            if node.forget or (node.parent is not None and node.parent.state == "stopping"):
                 return True
             node = node.parent
         return False

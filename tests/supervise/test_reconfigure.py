@@ -115,6 +115,18 @@ def test_a_child_that_moves_there_and_back_again():
     assert stage.policy._additions == []
 
 
+def test_a_child_moves_between_supervisors_that_both_start_anew():
+    stage = staged(sup("x", worker("u")), sup("y", worker("v")))
+    stage.stuck = {"u", "v"}
+    configure(stage)
+    configure(stage, sup("x", worker("v")), sup("y"))
+    stage.stuck.clear()
+    stage.exit("u")
+    assert stage.state("x") == "up" and stage.state("v") == "stopping"
+    stage.exit("v")
+    assert stage.took() == "+v" and stage.node("v").parent.id == "x"
+
+
 def test_a_process_becomes_a_supervisor():
     old, new = sup("x", worker("a")), sup("x", sup("a", worker("b")))
     assert steps([old], [new]) == ["stop x/a", "start x/a"]
@@ -244,7 +256,7 @@ def test_whatever_the_changes_the_last_configuration_runs(configs, data):
 
 
 @given(st.lists(trees(), min_size=1, max_size=4), st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_life_between_configurations_keeps_the_tree_whole(configs, data):
     """Crashes, ends, calls and time in between; the stage validates the tree after each event."""
     stage = staged()
