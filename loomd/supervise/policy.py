@@ -860,6 +860,7 @@ class Policy:
     def _start_again(self, child: Child) -> None:
         if child.parent is None or child.id in self.held:
             return
+        self._additions = [one for one in self._additions if one[1].id != child.id]
         child.want = True
         child.forget = False
         child.stop = child.state != "down"
@@ -890,8 +891,9 @@ class Policy:
                 self._additions.append((home, spec))
                 continue
             child = self._add(sup, spec)
-            child.want = spec.id not in self.held
-            self._wish(child)
+            if spec.id not in self.held:
+                child.want = True
+                self._wish(child)
             self._respec(sup, {})
             self._settle()
 
