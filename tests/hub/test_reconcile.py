@@ -21,7 +21,9 @@ def test_a_worker_spec_carries_the_common_args_and_not_the_actors_own() -> None:
         "entry": "a:main",
         "args": {"x": 1},
         "nice": 10,
+        "cold": False,
         "keys": False,
+        "nursery": False,
     }
 
 
@@ -56,3 +58,20 @@ def test_what_is_missing_is_ensured_team_first_and_what_is_not_wanted_is_stopped
 
 def test_a_kind_that_nobody_knows_how_to_run_is_left_alone() -> None:
     assert reconcile({"s-1/x": ("running", spec("s-1/x", "what"))}, {}, BIRTHS) == []
+
+
+def test_a_gateway_that_was_replaced_and_has_no_place_in_the_tree_is_started_with_the_keys() -> (
+    None
+):
+    births = Births(
+        entries={"gateway": "g:main", "models": "m:main"},
+        own=frozenset({"models", "gateway-2"}),
+        gateway_template="litellm",
+    )
+    wanted = {name: ("running", spec(name, "gateway")) for name in ("gateway-1", "gateway-2")}
+    wanted["models"] = ("running", spec("models", "models"))
+    [order] = reconcile(wanted, {}, births)
+    assert (order["name"], order["session"], order["group"]) == ("gateway-1", "", "")
+    assert order["spec"]["start"]["template"] == "litellm" and order["spec"]["start"]["keys"]
+    down = children([["gateway-1", 5, 0, "waiting", 1, 0.0]])
+    assert reconcile(wanted, down, births) == []  # the root has a place for it
