@@ -193,9 +193,16 @@ class Orphans:
                 signal.pidfd_send_signal(fd, signal.SIGSTOP)
         self._selector.register(fd, selectors.EVENT_READ, lambda mask: self._on_end(orphan))
 
+    def holds(self, pid: int) -> bool:
+        """Whether that one has been taken for an orphan, and dies as one."""
+        return pid in self._known
+
     def _on_end(self, orphan: Orphan) -> None:
-        if os.waitid(os.P_PIDFD, orphan.fd, os.WEXITED | os.WNOHANG) is None:
-            return
+        try:
+            if os.waitid(os.P_PIDFD, orphan.fd, os.WEXITED | os.WNOHANG) is None:
+                return
+        except ChildProcessError:
+            pass  # cannot be, but must not stop the loop
         del self._known[orphan.pid]
         self._selector.unregister(orphan.fd)
         os.close(orphan.fd)

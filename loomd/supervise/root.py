@@ -404,8 +404,10 @@ class Root:
 
     def _on_message(self, process: Process, message: dict[str, Any], pid: int) -> None:
         op = message.get("op")
-        if op == "pid" and process.pid == 0:
-            if pid > 0:
+        if process.pid == 0:
+            # Who was born of a template that has died, and taken for an orphan before it could say
+            # so, is being killed: its link will end, and then it is born again.
+            if op == "pid" and pid > 0 and not self.orphans.holds(pid):
                 self._find_leaf(process, message.get("cgroup"))
                 self.births.born(process, pid)
         elif op == "ready":
