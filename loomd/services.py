@@ -18,9 +18,10 @@ from loomd.supervise import spec as s
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,59}")
 RESERVED = re.compile(
-    r"root|template.*|hub|models|gateway-.*|web|services|sessions|user|daemon|s-[a-z0-9]{6}"
+    r"root|template.*|hub|models|gateway-.*|web|services|sessions|user|daemon|preflight"
+    r"|s-[a-z0-9]{6}([.].*)?"
 )
-"""Names of the daemon's own processes and of sessions."""
+"""Names of the daemon's own processes and of sessions, and of the files of an actor's output."""
 MAX_DEPTH = 8
 MAX_S = 1e7
 

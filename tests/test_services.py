@@ -114,6 +114,8 @@ def child(line: str, *more: str, sup: str = "") -> str:
         ("[[supervisor]]\n", ":1: supervisor.id: must be there"),
         ('[[supervisor]]\nid = "hub"\n', ":2: supervisor.id: must be another name"),
         ('[[supervisor]]\nid = "s-12ab34"\n', ":2: supervisor.id: must be another name"),
+        ('[[supervisor]]\nid = "preflight"\n', ":2: supervisor.id: must be another name"),
+        ('[[supervisor]]\nid = "s-12ab34.lead"\n', ":2: supervisor.id: must be another name"),
         ('[[supervisor]]\nid = "a/b"\n', ":2: supervisor.id: must be a name"),
         ('[[supervisor]]\nid = "a"\n[[supervisor]]\n\nid = "a"\n', ":5: supervisor.id: must be un"),
         ('[[supervisor]]\nid = "a"\nstrategy = "all"\n', ":3: supervisor.strategy: must be one of"),

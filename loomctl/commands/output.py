@@ -17,6 +17,8 @@ from loomd.wire.errors import LoomError
 LOOK_S = 0.1
 """Between two looks at a file that is followed."""
 PIECE = 64 * 1024
+OLDER = "~"
+"""Ends the name of the older file; no service's name has it in it."""
 
 
 @click.command()
@@ -27,7 +29,7 @@ PIECE = 64 * 1024
 def logs(context: Context, name: str, lines: int, follow: bool) -> None:
     """The last output of a service or an actor. (The daemon's own: loomctl daemon logs.)"""
     path = context.instance.output / name.replace("/", ".")
-    older = path.with_name(path.name + ".1")
+    older = path.with_name(path.name + OLDER)
     if not path.exists() and not older.exists():
         raise LoomError("not_found", f"{name} has written nothing here", "names: loomctl ps")
     last, place = _tail(older, path, lines)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loomd import settings as settings_of
 from loomd.hub.mail import HUB
+from loomd.hub.reconcile import GROUPS
 from loomd.store.schema import session_of
 from loomd.wire.errors import LoomError
 
@@ -26,6 +27,8 @@ CALLS: Final = ("start", "terminate", "restart", "delete")
 QUESTIONS: Final = ("which", "count")
 NEEDED: Final = frozenset({HUB, "template"})
 """Without these there is nobody left to ask for their restart."""
+PLACES: Final = frozenset({"services", "sessions"})
+"""What is started on demand is started here."""
 HEADS: Final = frozenset({"team", "tools"})
 """Kinds without which a session is none."""
 MAX_CONFIG: Final = 1 << 20
@@ -58,7 +61,19 @@ def child(hub: Hub, done: Done, call: str, id: str) -> None:
             f"the daemon cannot do without its {id}",
             f"loomctl restart {id} replaces it, loomctl daemon stop ends the daemon",
         )
+    if call == "delete" and id in PLACES:
+        raise LoomError(
+            "bad_state",
+            f"the daemon cannot do without its {id}",
+            f"loomctl child terminate {id} stops all that is in it",
+        )
     row = hub.rules.actors.get(id)
+    if call == "terminate" and row is None and (session := _session_behind(hub, id)):
+        raise LoomError(
+            "bad_state",
+            f"the state of {session} says that its actors run: it would start {id} again",
+            f"loomctl pause {session}, or loomctl stop {session}, stops its work",
+        )
     if call == "terminate" and session_of(id) and row is not None:
         _end_actor(hub, done, id)
         return
@@ -66,6 +81,13 @@ def child(hub: Hub, done: Done, call: str, id: str) -> None:
         {"op": "child", "call": call, "name": id},
         lambda answer: done({"id": id, "result": answer.get("error") or "ok"}),
     )
+
+
+def _session_behind(hub: Hub, id: str) -> str:
+    """The session that this supervisor belongs to; "" if it belongs to none."""
+    session, _, group = id.partition("/")
+    of_session = session in hub.rules.sessions and group in ("", *GROUPS.values())
+    return session if of_session else ""
 
 
 def _text(answer: dict[str, Any]) -> Any:

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from loomd.supervise.spec import COULD_NOT_START
 
 MAX_OUTPUT = 4 * 1024 * 1024
+OLDER = "~"
+"""Ends the name of the one older file of output: in no child's name, so it is no other's file."""
 """A child's output file is put aside when it is born and finds it longer."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -186,7 +188,7 @@ def redirect_output(path: str, limit: int = MAX_OUTPUT) -> None:
     os.close(nothing)
     try:
         if os.stat(path).st_size > limit:
-            os.replace(path, path + ".1")
+            os.replace(path, path + OLDER)
     except FileNotFoundError:
         pass
     try:

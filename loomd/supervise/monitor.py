@@ -29,7 +29,7 @@ LAST_BYTES = 1 << 20
 
 
 class CappedFile:
-    """Appends to `path`; a file that would pass `limit` bytes becomes `path`.1 first."""
+    """Appends to `path`; a file that would pass `limit` bytes becomes `path`~ first."""
 
     def __init__(self, path: str, limit: int) -> None:
         self._path = path
@@ -49,7 +49,7 @@ class CappedFile:
             if self._fd < 0:
                 self._open()
             if self._size + len(data) > self._limit:
-                os.replace(self._path, self._path + ".1")
+                os.replace(self._path, self._path + kernel.OLDER)
                 self.close()
                 self._open()
             if self._lost:

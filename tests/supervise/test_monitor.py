@@ -22,8 +22,8 @@ def test_a_file_never_grows_beyond_its_limit_and_one_older_is_kept(tmp_path):
         file.write(f"{i:09}\n".encode())
         assert all(path.stat().st_size <= 100 for path in tmp_path.iterdir())
     file.close()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.1"]
-    text = (tmp_path / "out.1").read_text() + (tmp_path / "out").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out~"]
+    text = (tmp_path / "out~").read_text() + (tmp_path / "out").read_text()
     assert text.splitlines()[-1] == f"{49:09}" and len(text) > 100
 
 
@@ -31,7 +31,7 @@ def test_one_write_that_is_larger_than_the_limit_is_split(tmp_path):
     file = CappedFile(str(tmp_path / "out"), 10)
     file.write(b"0123456789abcde")
     file.close()
-    assert (tmp_path / "out.1").read_bytes() == b"0123456789"
+    assert (tmp_path / "out~").read_bytes() == b"0123456789"
     assert (tmp_path / "out").read_bytes() == b"abcde"
 
 

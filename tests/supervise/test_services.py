@@ -144,7 +144,7 @@ def test_output_is_bounded_while_it_runs(rooted):
         return False
 
     eventually(done, what="all of it is out")
-    assert sorted(path.name for path in rooted.output.iterdir()) == ["a", "a.1"]
+    assert sorted(path.name for path in rooted.output.iterdir()) == ["a", "a~"]
     rooted.stop()
 
 

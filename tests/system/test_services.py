@@ -384,6 +384,35 @@ def test_the_daemons_own_are_not_to_be_done_without(town):
     for id in ("hub", "template"):
         code, out, err = town.loomctl("child", "terminate", id)
         assert (code, out) == (2, "") and "cannot do without" in err
+    for id in ("services", "sessions"):  # deleted, they would come back as the daemon began
+        assert town.child("terminate", id) == "ok"
+        code, out, err = town.loomctl("child", "delete", id)
+        assert (code, out) == (2, "") and "cannot do without" in err
+        assert town.child("restart", id) == "ok"
+
+
+def test_the_supervisors_of_a_session_are_the_sessions_own(town):
+    """Its actors are wanted by the state: what runs them cannot be ended beside that."""
+    session = town.ask("new", "--repo", str(town.instance.base))["session"]
+    town.wait_state(f"{session}/team", "up")
+    before = town.node(f"{session}/team")["pid"]
+    for id in (session, f"{session}/agents", f"{session}/keepers"):
+        code, out, err = town.loomctl("child", "terminate", id)
+        assert (code, out) == (2, "") and f"loomctl stop {session}" in err
+    assert town.node(f"{session}/team")["pid"] == before
+    town.run("stop", session)
+    town.run("rm", session)
+
+
+def test_the_older_output_of_one_is_no_output_of_another(town):
+    town.configure(sup("x", service("a", log_mb=0.001), service("a.1")))
+    town.started("a.1")
+    town.order("a.1", "shout 10")
+    eventually(lambda: town.loomctl("logs", "a.1", "-n", "1")[1] == "done\n", what="it has spoken")
+    kept = town.loomctl("logs", "a.1")
+    town.order("a", "shout 10000")
+    eventually(lambda: town.loomctl("logs", "a", "-n", "1")[1] == "done\n", what="so has the other")
+    assert town.loomctl("logs", "a.1") == kept
 
 
 # --- reload --------------------------------------------------------------------------------------
@@ -458,7 +487,7 @@ def test_output_is_capped_and_read_with_logs(town):
     town.order("a", f"shout {2 << 20}")
     eventually(lambda: town.loomctl("logs", "a", "-n", "1")[1] == "done\n", what="the last line")
     sizes = {path.name: path.stat().st_size for path in town.instance.places.output.glob("a*")}
-    assert sizes.keys() == {"a", "a.1"} and all(0 < size <= 104858 for size in sizes.values())
+    assert sizes.keys() == {"a", "a~"} and all(0 < size <= 104858 for size in sizes.values())
     assert "\x1b" not in town.loomctl("logs", "a")[1]
     lines = town.ask("logs", "a", "-n", "2")
     assert len(lines) == 2 and lines[-1] == "done"
