@@ -265,6 +265,16 @@ class Births:
         self._root.tell(t.Postponed(process.name, process.incarnation))
         self.place(process.line)
 
+    def place_anew(self) -> None:
+        """Orders that wait for a template that will not come go to that of the day."""
+        processes, generations = self._root.processes.values(), self._root.upgrade.generations
+        served = {process.serves for process in processes if not process.dead}
+        for line, queue in list(self.orders.items()):
+            for process in list(queue) if line not in served else ():
+                if generations.of(process.name) != line[1] and not process.dead:
+                    queue.remove(process)
+                    self.again(process)
+
     def replace(self, process: Process) -> None:
         """A new link and a new order. A half-born child finds the old link closed, and exits."""
         self._root.renew_link(process)

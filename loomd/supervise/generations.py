@@ -1,8 +1,8 @@
 """Which generation of code a process is born from. Pure.
 
-A generation is what one set of templates has imported. A newer one takes every birth; the one
-before is kept for those whose new code fails before its first commit: each is pinned to what it ran
-on last until the next upgrade, which gives it another chance.
+A generation is what one set of templates has imported. A newer one takes every birth as soon as its
+templates are formed; the one before is kept for those whose new code fails before its first commit:
+each is pinned to what it ran on last until the next upgrade, which gives it another chance.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 class Generations:
     """The numbers. `number` counts up with each upgrade; `births` is what is born now: `number`
-    itself, or what was before it if the whole generation was withdrawn."""
+    itself, or what was before it while that is being formed and if it was withdrawn."""
 
     def __init__(self, number: int = 1) -> None:
         self.number = number
@@ -23,16 +23,21 @@ class Generations:
         self._falls: dict[str, int] = {}  # where those fall back to that were pinned before
 
     def begin(self) -> int:
-        """A newer generation takes the births; its number."""
-        self.previous = self.births
-        self._falls, self.pins = self.pins, {}
+        """A newer generation is being formed; its number. Births go on where they were."""
         self.number += 1
-        self.births = self.number
         return self.number
 
+    def take(self) -> None:
+        """It is formed, and takes the births."""
+        if self.births == self.number:
+            return
+        self.previous = self.births
+        self._falls, self.pins = self.pins, {}
+        self.births = self.number
+
     def withdraw(self) -> None:
-        """Nothing more is born from the newest generation: its hub could not run."""
-        if self.previous:
+        """Nothing more is born from the newest generation: it, or its hub, could not run."""
+        if self.births == self.number and self.previous:
             self.births = self.previous
             self.pins, self._falls = self._falls, {}
 

@@ -127,6 +127,8 @@ def execute(root: Root) -> OSError:
         env[KEYS_VARIABLE] = str(root.config.keys_fd)
     program = root.config.program
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    for number in set(root.caught()) & {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}:
+        os.kill(root.pid, number)  # caught in this very turn: waits for the successor
     try:
         for one in (fd, *open_fds):
             os.set_inheritable(one, True)

@@ -300,15 +300,25 @@ class Root:
             os.close(fd)
 
     def _on_wakeup(self, mask: int) -> None:
+        numbers = self.caught()
+        if signal.SIGCHLD in numbers:
+            self.look_around = True
+        for number in numbers:
+            if number in (signal.SIGTERM, signal.SIGINT):
+                self.shutdown(signal.Signals(number).name)
+            elif number == signal.SIGHUP:
+                self.hung_up()
+
+    def caught(self) -> bytes:
+        """The signals that have come and are not worked off yet."""
         with contextlib.suppress(BlockingIOError):
-            numbers = os.read(self._wakeup[0], 4096)
-            if signal.SIGCHLD in numbers:
-                self.look_around = True
-            for number in numbers:
-                if number in (signal.SIGTERM, signal.SIGINT):
-                    self.shutdown(signal.Signals(number).name)
-                elif number == signal.SIGHUP and not self.stopping:
-                    self.upgrade.by_signal()
+            return os.read(self._wakeup[0], 4096)
+        return b""
+
+    def hung_up(self) -> None:
+        """SIGHUP: an upgrade, unless the end has begun."""
+        if not self.stopping:
+            self.upgrade.by_signal()
 
     def shutdown(self, reason: str) -> None:
         """Stops the tree in order; asked a second time, at once."""

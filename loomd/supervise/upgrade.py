@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -37,7 +37,8 @@ AT_ONCE: Final = 32
 """Processes that are on their way to new code at the same time."""
 
 MOVE_S: Final = 180.0
-"""How long a process may take to leave: longer than a tool host waits for its calls."""
+"""How long a move may take, until the successor runs: longer than a tool host waits for its
+calls."""
 
 KEEP_S: Final = 300.0
 """How long after an upgrade the previous templates are kept for those who have not yet made their
@@ -95,6 +96,7 @@ class Upgrade:
         self._asked: list[Any] = []  # the hub's ids of the questions that wait for the end
         self._calls: dict[int, Callable[[str], None]] = {}
         self._next_call = 0
+        self._again = False  # a signal has asked for another one after this
         self._after_preflight: Callable[[], None] | None = None
         self._keep_until = 0.0
 
@@ -105,7 +107,11 @@ class Upgrade:
         if self._last is not None and self._last["key"] == key:
             self._answer(id, self._last)
         elif self.course is not None and self.course.key != key:
-            why = {"code": "bad_state", "reason": "an upgrade is under way"}
+            why = {
+                "code": "bad_state",
+                "reason": "an upgrade is under way",
+                "hint": "ask again when it is done: the log says `upgraded`",
+            }
             self._answer(id, Course(key, execute, self.generations.number, refused=why).result())
         else:
             self._asked.append(id)
@@ -113,9 +119,12 @@ class Upgrade:
                 self._begin(key, execute=execute)
 
     def by_signal(self) -> None:
-        """SIGHUP: what `systemctl reload` sends."""
+        """SIGHUP: what `systemctl reload` sends. The code on disk may be newer than what an upgrade
+        under way has read: then there is another one after it."""
         if self.course is None:
             self._begin(f"signal-{time.monotonic_ns()}", execute=True)
+        else:
+            self._again = True
 
     def hub_gone(self) -> None:
         """Its questions died with it; its clients ask its successor again."""
@@ -214,8 +223,8 @@ class Upgrade:
     # --- templates -----------------------------------------------------------------------------
 
     def _form(self) -> None:
-        """New templates beside the old ones, and new specs for what stands in the tree."""
-        root, course = self._root, self.course
+        """New templates beside the old ones, which take all births until the new ones are up."""
+        course = self.course
         assert course is not None
         crash_point("root.before_templates")
         course.phase = "templates"
@@ -223,8 +232,6 @@ class Upgrade:
         for spec in self._static():
             if spec.start.serves:
                 course.waiting.append(spec.id)
-            else:
-                root.tell(t.Respec(spec))
         for spec in self._static():
             if spec.start.serves:
                 self._form_one(spec)
@@ -270,10 +277,16 @@ class Upgrade:
         course = self.course
         assert course is not None
         if course.errors:
-            self._withdraw()
+            if not self._served():
+                self._all_there_is()
             self._finish()
             return
         course.phase = "hub"
+        self.generations.take()
+        for spec in self._static():
+            if not spec.start.serves:
+                self._root.tell(t.Respec(spec))
+        self._root.births.place_anew()
         hub = self._root.processes.get(self._root.config.hub)
         if hub is not None and hub.spec.start.template and self._behind(hub):
             course.waiting.append(hub.name)
@@ -296,13 +309,20 @@ class Upgrade:
         crash_point("root.before_move", process.name)
         process.told = True
         self._root.send(process, {"op": "upgrade", "generation": self.generations.births})
-        self._root.after(MOVE_S, lambda: self._late(process))
-
-    def _late(self, process: Process) -> None:
         course = self.course
-        if course is not None and not process.dead and process.name in course.waiting:
-            course.waiting.remove(process.name)
-            course.kept[process.name] = f"did not leave within {MOVE_S:.0f} s"
+        self._root.after(MOVE_S, lambda: self._late(course, process.name))
+
+    def _late(self, course: Course | None, name: str) -> None:
+        """It, or its successor, is stopped or stuck: the course ends without it."""
+        if course is None or course is not self.course or name not in course.waiting:
+            return
+        course.waiting.remove(name)
+        course.kept[name] = f"did not move within {MOVE_S:.0f} s"
+        if course.phase == "hub":
+            course.errors.append({"name": name, "error": course.kept[name]})
+            self._withdraw()
+            self._finish()
+        else:
             self._advance()
 
     def _move_all(self) -> None:
@@ -328,21 +348,23 @@ class Upgrade:
         course = self.course
         if course is None or course.phase != "actors":
             return
-        # Who stands below the root and is no more in its tree ends in its own time.
         static = {spec.id for spec in self._static()}
         for process in list(self._root.processes.values()):
             if len(course.waiting) >= AT_ONCE:
                 return
-            node = self._root.policy.nodes.get(process.name)
-            leaving = node is None or (
-                process.name not in static
-                and (node.parent is self._root.policy.root or process.spec.start.keys)
-            )
-            if not leaving and self._behind(process):
+            if self._behind(process) and not self._ends_itself(process, static):
                 course.waiting.append(process.name)
                 self._order(process)
         if not course.waiting:
             self._finish()
+
+    def _ends_itself(self, process: Process, static: Container[str]) -> bool:
+        """It is no more in the tree of the newest code, and ends when it has done what it has."""
+        node = self._root.policy.nodes.get(process.name)
+        return node is None or (
+            process.name not in static
+            and (node.parent is self._root.policy.root or process.spec.start.keys)
+        )
 
     def ready(self, process: Process) -> None:
         """Somebody has started. One on trial still has to load what is saved, and says so."""
@@ -443,9 +465,23 @@ class Upgrade:
         for name, generation in list(self.generations.pins.items()):
             if generation == line[1]:
                 self.generations.unpin(name)
-        if line[1] == self.generations.births != self.generations.number:
-            self.generations.births = self.generations.number  # withdrawn, and now all there is
-            self._refill()
+        forming = self.course is not None and self.course.phase == "templates"
+        if line[1] == self.generations.births != self.generations.number and not forming:
+            self._all_there_is()
+
+    def _served(self) -> bool:
+        """Whether somebody can be born."""
+        births = self.generations.births
+        return any(
+            p.spec.start.serves and p.generation == births and not p.dead
+            for p in self._root.processes.values()
+        )
+
+    def _all_there_is(self) -> None:
+        """The templates that births had gone back to are lost: the newest code has to do."""
+        self.generations.births = self.generations.number
+        self._root.births.place_anew()
+        self._refill()
 
     def _refill(self) -> None:
         """A place for every template, until there is one."""
@@ -467,8 +503,10 @@ class Upgrade:
         if course.refused or self.generations.births != self.generations.number:
             course.generation = self.generations.births
         if not course.refused:
+            static = {spec.id for spec in self._static()}
             for process in self._root.processes.values():
-                if process.spec.start.template and process.generation != self.generations.births:
+                older = process.generation != self.generations.births
+                if process.spec.start.template and older and not self._ends_itself(process, static):
                     course.kept.setdefault(process.name, "")
         self._last = course.result()
         level = "error" if course.refused or course.errors else "info"
@@ -488,6 +526,9 @@ class Upgrade:
         self._keep_until = time.monotonic() + KEEP_S
         self._schedule()
         self.retire()
+        if self._again:
+            self._again = False
+            self._root.after(0.0, self._root.hung_up)
 
     def _schedule(self) -> None:
         left = self._keep_until - time.monotonic()
@@ -516,6 +557,8 @@ class Upgrade:
             "last": self._last,
             "asked": self._asked,
             "keep_until": self._keep_until,
+            "again": self._again,
+            "next_call": self._next_call,
         }
 
     def thaw(self, frozen: Mapping[str, Any]) -> None:
@@ -524,6 +567,9 @@ class Upgrade:
         self._last = frozen["last"]
         self._asked = list(frozen["asked"])
         self._keep_until = frozen["keep_until"]
+        self._again = bool(frozen.get("again"))
+        # A call of before that is still open must not be taken for one of ours.
+        self._next_call = int(frozen.get("next_call", 0))
 
 
 def _last_line(path: str) -> str:

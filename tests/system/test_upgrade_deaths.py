@@ -54,6 +54,8 @@ def test_a_call_under_way_is_finished_by_the_gateway_that_made_it(tmp_path: Path
             assert up.upgrade()["errors"] == []
             eventually(lambda: "gateway-2" in up.incarnations(), 60, what=up.daemon.tail)
             assert up.incarnations()["gateway-1"] == caller  # nobody has touched it
+            # It ends by itself: that is nothing to tell people of.
+            assert eventually(lambda: up.lines("upgraded"), 60)[-1].get("kept") is None
             other = Job(up.daemon, up.client, repo).open("say something else")
             other.follow()  # by the newer one, while the first call still goes on
             stalled.release.set()

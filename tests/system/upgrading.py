@@ -43,6 +43,10 @@ class Copy:
         assert old in text, f"{name} has no {old!r}"
         path.write_text(text.replace(old, new, 1) if old else text + new)
 
+    def keep(self) -> None:
+        """What has been changed so far is not put back."""
+        self._before.clear()
+
     def undo(self) -> None:
         """Puts everything back."""
         for path, text in self._before.items():
@@ -130,12 +134,14 @@ class Upgrading:
 
 
 @contextlib.contextmanager
-def upgrading(config: str = CONFIG, **env: str) -> Iterator[Upgrading]:
-    """One that is ready; gone afterwards, with nothing left."""
+def upgrading(config: str = CONFIG, *, begin: bool = True, **env: str) -> Iterator[Upgrading]:
+    """One that is ready, or (not `begin`) is still to be started; gone afterwards, with nothing
+    left."""
     instance = make_instance(config)
     made = Upgrading(instance, **env)
     try:
-        made.start()
+        if begin:
+            made.start()
         yield made
         made.client.close()
         made.daemon.stop()
