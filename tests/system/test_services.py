@@ -405,14 +405,18 @@ def test_the_supervisors_of_a_session_are_the_sessions_own(town):
 
 
 def test_the_older_output_of_one_is_no_output_of_another(town):
-    town.configure(sup("x", service("a", log_mb=0.001), service("a.1")))
-    town.started("a.1")
-    town.order("a.1", "shout 10")
-    eventually(lambda: town.loomctl("logs", "a.1", "-n", "1")[1] == "done\n", what="it has spoken")
-    kept = town.loomctl("logs", "a.1")
-    town.order("a", "shout 10000")
-    eventually(lambda: town.loomctl("logs", "a", "-n", "1")[1] == "done\n", what="so has the other")
-    assert town.loomctl("logs", "a.1") == kept
+    town.configure(sup("x", service("gemma-3", log_mb=0.001), service("gemma-3.1")))
+    town.started("gemma-3.1")
+    town.order("gemma-3.1", "shout 10")
+    eventually(
+        lambda: town.loomctl("logs", "gemma-3.1", "-n", "1")[1] == "done\n", what="it has spoken"
+    )
+    kept = town.loomctl("logs", "gemma-3.1")
+    town.order("gemma-3", "shout 10000")
+    eventually(
+        lambda: town.loomctl("logs", "gemma-3", "-n", "1")[1] == "done\n", what="so has the other"
+    )
+    assert town.loomctl("logs", "gemma-3.1") == kept
 
 
 # --- reload --------------------------------------------------------------------------------------
