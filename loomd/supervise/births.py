@@ -53,7 +53,13 @@ class Births:
     def start(self, name: str, incarnation: int) -> None:
         node = self._root.policy.nodes[name]
         assert isinstance(node, t.Worker)
-        ours, theirs = Link.pair(HUB_QUEUE if name == self._root.config.hub else CHILD_QUEUE)
+        try:
+            ours, theirs = Link.pair(HUB_QUEUE if name == self._root.config.hub else CHILD_QUEUE)
+        except OSError as error:  # no descriptor is left
+            why = f"no link: {error.strerror}"
+            self._root.log.line("warning", "no_link", name=name, reason=why)
+            self._root.tell(t.Exited(name, incarnation, s.COULD_NOT_START, reason=why))
+            return
         process = Process(name, incarnation, node.spec, ours, theirs, begun=time.monotonic())
         process.slot = -1 if node.spec.start.command else self._root.slots.take()
         if node.spec.start.template:

@@ -29,10 +29,17 @@ OWNER = "LOOM_OWNER"
 WAIT_S = 1.0
 """What is killed and yet not gone after that (it sleeps inside the kernel) never runs again, so
 that a successor may start beside it."""
+MAX_WATCHED = 256
+"""So many are watched by a descriptor of their own. There may be thousands more: their ends come
+with SIGCHLD, and each look asks for them."""
+MAX_TAKEN_IN = 256
+"""So many are looked at before the loop turns again."""
 
 
 @dataclass(eq=False)
 class Orphan:
+    """fd: its pidfd, -1 where there is none for it"""
+
     pid: int
     fd: int
     owner: Process | None
@@ -51,6 +58,8 @@ class Orphans:
         self._root = root
         self._selector = selector
         self._known: dict[int, Orphan] = {}
+        self._unwatched: set[int] = set()  # pids of those without a descriptor
+        self._more = False  # some have not been looked at yet
         self._hunt: Hunt | None = None
         self._undead: set[str] = set()  # leaves waited for in vain
         self._empties = Empties()
@@ -63,7 +72,7 @@ class Orphans:
     @property
     def hunting(self) -> bool:
         """Something that must die may still be running."""
-        return self._hunt is not None
+        return self._hunt is not None or self._more
 
     @property
     def standing(self) -> bool:
@@ -88,7 +97,7 @@ class Orphans:
                 pids.append(orphan.pid)
         leaves = [x for x in self._empties.waiting if x.path not in self._undead]
         self._undead.update(leaf.path for leaf in leaves)
-        self._root.log.line("error", "undead", pids=pids, cgroups=[x.name for x in leaves])
+        self._root.log.line("error", "undead", pids=pids[:50], cgroups=[x.name for x in leaves])
 
     # --- the cgroup of a dead process
 
@@ -111,7 +120,8 @@ class Orphans:
         """Takes in who has come, reaps the dead, and goes on killing those that are to die."""
         self.pending = False
         self._undead.intersection_update(leaf.path for leaf in self._empties.waiting)
-        while self._take_in():
+        self._reap_unwatched()
+        while self._take_in() and not self._more:
             pass
         quarry = [o for o in self._known.values() if not o.owned and not o.killed]
         if not quarry:
@@ -130,11 +140,13 @@ class Orphans:
     def _take_in(self) -> bool:
         """True if one is reaped: its own children have come to us meanwhile."""
         root = self._root
-        unknown = [
-            pid
-            for pid in kernel.own_children()
-            if pid not in root.by_pid and pid not in self._known
-        ]
+        try:
+            children = kernel.own_children()
+        except OSError:  # no descriptor is left: at the next turn
+            self.pending = True
+            return False
+        unknown = [pid for pid in children if pid not in root.by_pid and pid not in self._known]
+        self._more = False
         if not unknown:
             return False
         # A spare, and a child that is being born, are in no table either. Until such a one has
@@ -144,7 +156,7 @@ class Orphans:
         root.read_unborn()
         ours = {p.pid for p in root.processes.values() if p.spec.start.serves}
         ours.add(os.getsid(0))
-        reaped = False
+        reaped, taken = False, 0
         for pid in unknown:
             if pid in root.by_pid:
                 continue
@@ -154,7 +166,11 @@ class Orphans:
                 self._reap_unborn(pid)
             elif os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is not None:
                 reaped = True
+            elif taken == MAX_TAKEN_IN:
+                self._more = self.pending = True
+                break
             else:
+                taken += 1
                 self._watch(pid, self._owner_of(pid, sessions[pid]))
         return reaped
 
@@ -182,12 +198,14 @@ class Orphans:
         return marked if marked is not None and str(marked.incarnation) == incarnation else None
 
     def _watch(self, pid: int, owner: Process | None) -> None:
-        try:
-            fd = os.pidfd_open(pid)
-        except OSError:
-            self.pending = True  # no descriptor left: perhaps at the next turn
-            return
+        fd = -1
+        if len(self._known) - len(self._unwatched) < MAX_WATCHED:
+            with contextlib.suppress(OSError):  # no descriptor is left
+                fd = os.pidfd_open(pid)
         orphan = self._known[pid] = Orphan(pid, fd, owner)
+        if fd < 0:
+            self._unwatched.add(pid)
+            return
         if not orphan.owned:
             with contextlib.suppress(OSError):  # before it can leave its place to another
                 signal.pidfd_send_signal(fd, signal.SIGSTOP)
@@ -196,6 +214,17 @@ class Orphans:
     def holds(self, pid: int) -> bool:
         """Whether that one has been taken for an orphan, and dies as one."""
         return pid in self._known
+
+    def _reap_unwatched(self) -> None:
+        """Nobody else reaps them: until then their pids are their own."""
+        for pid in list(self._unwatched):
+            try:
+                if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG) is None:
+                    continue
+            except ChildProcessError:
+                pass  # cannot be, but must not stop the loop
+            self._unwatched.discard(pid)
+            del self._known[pid]
 
     def _on_end(self, orphan: Orphan) -> None:
         try:
@@ -221,9 +250,11 @@ class Orphans:
 
     def close(self) -> None:
         for orphan in self._known.values():
-            self._selector.unregister(orphan.fd)
-            os.close(orphan.fd)
+            if orphan.fd >= 0:
+                self._selector.unregister(orphan.fd)
+                os.close(orphan.fd)
         self._known.clear()
+        self._unwatched.clear()
         self._selector.unregister(self._empties)
         self._empties.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -125,6 +126,58 @@ def test_whatever_a_command_leaves_is_dead_before_its_successor_starts(rooted, c
     assert rooted.stop() == 0
     assert not any(alive(pid) for pid in second)
     assert not rooted.lines("cgroup_left") and not rooted.lines("undead")
+
+
+CROWD = """
+import os, signal, sys
+for _ in range(600):
+    if os.fork() == 0:
+        signal.pause()
+with open(sys.argv[1], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+signal.pause()
+"""
+
+
+TELLS = """
+import os, signal, sys
+with open(sys.argv[1], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+signal.pause()
+"""
+
+
+@BOTH
+def test_the_root_needs_no_descriptor_for_each_of_a_crowd(rooted, cgroups):
+    """A command that forks without end is its own matter: the root has 400 descriptors here."""
+    told, other = rooted.base / "told", rooted.base / "other"
+    rooted.start(command("a", CROWD, str(told)), command("b", TELLS, str(other)), cgroups=cgroups)
+    first = pids(told, 1)[0]
+    crowd = [child.pid for child in psutil.Process(first).children()]
+    assert len(crowd) == 600
+    bystander = pids(other, 1)[0]
+    resource.prlimit(rooted.process.pid, resource.RLIMIT_NOFILE, (400, 400))
+    os.kill(first, signal.SIGKILL)
+    pids(told, 2)
+    assert not any(alive(pid) for pid in crowd)
+    assert alive(bystander) and len(pids(other, 1)) == 1
+    assert rooted.stop() == 0
+    assert not rooted.lines("cgroup_left")
+
+
+def test_a_child_for_which_there_is_no_descriptor_could_not_start(rooted):
+    """It is tried again like any other; the root lives on."""
+    told = rooted.base / "told"
+    rooted.start(command("a", TELLS, str(told)), intensity=1000)
+    first = pids(told, 1)[0]
+    root = rooted.process.pid
+    before = resource.prlimit(root, resource.RLIMIT_NOFILE)
+    resource.prlimit(root, resource.RLIMIT_NOFILE, (3, before[1]))
+    os.kill(first, signal.SIGKILL)
+    rooted.wait_line("no_link", name="a")
+    resource.prlimit(root, resource.RLIMIT_NOFILE, before)
+    pids(told, 2)
+    assert rooted.stop() == 0
 
 
 @BOTH
