@@ -179,8 +179,10 @@ class Client:
         )
 
     def _gone(self) -> None:
-        """Raises if no daemon is left that could answer."""
-        if self._started is None and not daemon.running(self.instance):
+        """Raises if no daemon is left that could answer, and none is about to come."""
+        if self._started is not None or daemon.running(self.instance):
+            return
+        if not daemon.comes_back(self.instance):
             raise LoomError("no_daemon", "the daemon has stopped", "start it: loomctl daemon start")
 
     # --- events --------------------------------------------------------------------------------

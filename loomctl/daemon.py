@@ -60,6 +60,12 @@ def service(instance: Instance) -> systemd.Unit | None:
     return unit
 
 
+def comes_back(instance: Instance) -> bool:
+    """Whether systemd is about to start the daemon again: it has crashed, or is being restarted."""
+    unit = systemd.installed(instance)
+    return unit is not None and unit.is_starting()
+
+
 @contextmanager
 def _starter(instance: Instance) -> Iterator[None]:
     """Of two `loomctl` at once, one starts the daemon and the other finds it."""

@@ -283,6 +283,13 @@ class Unit:
             return 0
         return int(said) if said.isdecimal() else 0
 
+    def is_starting(self) -> bool:
+        """Whether systemd starts it, now or after a pause. A crash is seen as `active` at first."""
+        try:
+            return self._shown("ActiveState") in ("active", "activating", "reloading")
+        except LoomError:
+            return False
+
     def start(self) -> None:
         """Starts it and waits until it is ready. Raises LoomError with its own last reason."""
         systemctl("reset-failed", *self.both)
