@@ -19,7 +19,7 @@ SAID = {
     "already_present": "it is there and does not run: loomctl child restart",
     "running": "it runs: loomctl child terminate comes first",
     "restarting": "it is being restarted",
-    "noproc": "its supervisor is going down",
+    "noproc": "its supervisor is down, or going down: loomctl tree",
     "not_a_supervisor": "it is a process, and has no children",
 }
 """What OTP's words mean."""

@@ -200,12 +200,15 @@ class Ends:
         if self._root.processes.get(process.name) is process:
             del self._root.processes[process.name]
 
-    def add(self, process: Process, event: t.Exited) -> None:
+    def add(self, process: Process, event: t.Exited, status: int | None = None) -> None:
+        """A death that is to be acted upon. `status`: the program's own, if it is another than
+        the one that counts."""
         note: dict[str, Any] = {
             "op": "exited",
             "name": event.name,
             "incarnation": event.incarnation,
             "status": event.status,
+            "own_status": event.status if status is None else status,
             "signal": event.signal,
             "pid": process.pid,
             "reason": event.reason,
@@ -292,7 +295,7 @@ class Ends:
             name=action.name,
             pid=note["pid"] or None,
             incarnation=action.incarnation,
-            status=note["status"],
+            status=note["own_status"],
             signal=note["signal"] or None,
             reason=note["reason"],
             blame=note["blame"],

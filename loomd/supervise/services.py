@@ -41,7 +41,7 @@ class Service:
     out     the pipe with its output; `notify`: its socket, if it is to say READY=1
     told    ends without a word when the program has been executed; -1 when that is known
     watched a monitor holds the other end of the link; `monitor`: its pid, 0 if that is not known
-    exited  its exit, until it may be told
+    exited  its exit, until it may be told; `status`: the program's own
     """
 
     out: int
@@ -50,6 +50,7 @@ class Service:
     watched: bool = False
     monitor: int = 0
     exited: t.Exited | None = None
+    status: int = 0
 
 
 class Services:
@@ -231,6 +232,7 @@ class Services:
         service = self._running[process]
         self._on_told(process)
         reason = self._root.ends.reason(process, status, number)
+        service.status = status
         service.exited = t.Exited(
             process.name, process.incarnation, status_of(status), number, None, reason
         )
@@ -254,7 +256,7 @@ class Services:
         event = service.exited
         self._let_go(process)
         self._root.ends.bury(process)
-        self._root.ends.add(process, event)
+        self._root.ends.add(process, event, service.status)
 
     def _let_go(self, process: Process) -> None:
         service = self._running.pop(process)

@@ -103,7 +103,8 @@ def test_statuses_that_mean_something_to_us_are_a_services_own(rooted):
         started(rooted, "a", i + 1)
         order(rooted, "a", f"exit {status}")
         line = rooted.wait_line("exited", i + 1, name="a")
-        assert (line["status"], line["reason"]) == (1, f"exit status {status}")
+        assert (line["status"], line["reason"]) == (status, f"exit status {status}")
+        assert line["level"] == "warning" and line["restart"]
     started(rooted, "a", 6)
     order(rooted, "a", "exit 71")
     assert rooted.wait() == 1  # each was counted
