@@ -13,6 +13,7 @@ import pytest
 
 from tests.support import Client, Daemon, TestInstance, eventually
 from tests.system.mainjob import QUICK, Job, make_repo, strike
+from tests.system.upgrading import DEATHS
 
 LENIENT = "[supervision]\nintensity = 1000\nperiod_s = 1\n"
 """One daemon is given more kills here than it would forgive; giving up is tested elsewhere."""
@@ -223,7 +224,9 @@ def test_each_point_is_in_the_matrix():
     from loomd.supervise.crash import POINTS as known
 
     named = {
-        entry.partition(":")[0].partition("@")[0] for group in POINTS.values() for entry in group
+        entry.partition(":")[0].partition("@")[0]
+        for group in (*POINTS.values(), DEATHS)
+        for entry in group
     }
     assert named == known
 

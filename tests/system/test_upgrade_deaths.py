@@ -12,7 +12,7 @@ from tests import openai_server
 from tests.openai_server import Answer, OpenAIServer
 from tests.support import eventually
 from tests.system.mainjob import Job, make_repo
-from tests.system.upgrading import upgrading
+from tests.system.upgrading import DEATHS, upgrading
 
 REAL = """
 [models]
@@ -87,17 +87,7 @@ def test_a_daemon_started_anew_runs_the_gateway_that_still_has_a_call(tmp_path: 
             eventually(lambda: "gateway-2" in up.incarnations(), 60, what=up.daemon.tail)
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "root.before_exec",
-        "root.after_exec",
-        "root.before_move@/a",
-        "hub.after_commit@:9",
-        "template.before_fork@models:2",
-        "child.before_ready@hub:2",
-    ],
-)
+@pytest.mark.parametrize("point", DEATHS)
 def test_a_death_in_the_middle_of_an_upgrade_loses_nothing(point: str, tmp_path: Path):
     env = {"LOOM_CRASH_AT": point, "LOOM_CRASH_DIR": str(tmp_path)}
     with upgrading("[supervision]\nheartbeat_s = 2\n", **env) as up:

@@ -18,6 +18,16 @@ PACKAGE = Path(loomd.__file__).parents[1]
 SESSION = "s-upgr00"
 CONFIG = "[supervision]\nintensity = 2\nperiod_s = 60\nheartbeat_s = 2\n"
 UPGRADE_S = 100.0
+DEATHS = (
+    "root.before_exec",
+    "root.after_exec",
+    "root.before_templates",
+    "root.before_move@/a",
+    "hub.after_commit@:9",
+    "template.before_fork@models:2",
+    "child.before_ready@hub:2",
+)
+"""Instants of an upgrade at which somebody is killed."""
 
 
 def note(**data: Any) -> dict[str, Any]:
