@@ -546,6 +546,13 @@ class Clients:
         """New code for every process but the root."""
 
         def then(value: Any) -> None:
+            if isinstance(value, LoomError) and value.code == "failed":
+                # The new code is refused: as with tools, that is an answer.
+                value = {
+                    "generation": self.hub.generation,
+                    "moved": [],
+                    "errors": [{"name": "loomd", "error": value.message}],
+                }
             if isinstance(value, LoomError):
                 done(value)
                 return

@@ -243,6 +243,14 @@ def test_reload_actors_moves_them_and_leaves_the_root(shared: Upgrading):
     finally:
         up.code.undo()
     assert a in result["changed"] and result["errors"] == []
+    up.code.change("loomd/team/board.py", "", "\nimport nowhere_to_be_found\n")
+    try:
+        refused = up.loomctl("reload", "all", code=1)  # its other parts are answered for too
+    finally:
+        up.code.undo()
+    assert refused["generation"] == result["generation"] and refused["changed"] == []
+    [error] = (one for one in refused["errors"] if one["module"] == "loomd")
+    assert "nowhere_to_be_found" in error["error"] and "restarted" in refused
     assert up.client.request("ask", actor=a, body={"t": "note", "data": "x"})["data"] == "reloaded"
     assert len(up.lines("resumed")) == resumed
     up.client.request("unspawn", name=a)
