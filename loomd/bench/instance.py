@@ -132,7 +132,7 @@ class Bench:
 @contextlib.contextmanager
 def running() -> Iterator[Bench]:
     """A daemon in temporary folders, gone afterwards."""
-    base = Path(tempfile.mkdtemp(prefix="loom-bench-", dir="/tmp"))
+    base = Path(tempfile.mkdtemp(prefix="loom-bench-"))
     env = {
         **{k: v for k, v in os.environ.items() if not k.startswith("LOOM_")},
         "LOOM_STATE_DIR": str(base / "state"),

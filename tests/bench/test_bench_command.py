@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 
-from tests.support import processes_naming
+import pytest
+
+from tests.support import TestInstance
+
+Bench = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def bench(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "loomd.bench", *args], capture_output=True, text=True, timeout=100
-    )
+@pytest.fixture
+def bench(instance: TestInstance) -> Bench:
+    """Runs it below a folder of its own: others may bench on this machine too."""
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "loomd.bench", *args],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            env={**os.environ, "TMPDIR": str(instance.base)},
+        )
+
+    return run
 
 
-def test_figures_come_as_one_json_list_and_the_daemon_is_gone():
+def test_figures_come_as_one_json_list_and_the_daemon_is_gone(bench, instance):
     done = bench("rtt", "memory_agent", "broadcast_durable_10", "--agents", "2", "--json")
     assert done.returncode == 0, done.stderr
     lines = json.loads(done.stdout)
@@ -27,10 +43,11 @@ def test_figures_come_as_one_json_list_and_the_daemon_is_gone():
     ]
     for line in lines:
         assert line["n"] > 0 and line["p50"] <= line["p95"] <= line["p99"] <= line["max"]
-    assert processes_naming("/loom-bench-") == []
+    assert instance.processes() == []
+    assert not list(instance.base.glob("loom-bench-*"))
 
 
-def test_what_takes_minutes_runs_when_it_is_named():
+def test_what_takes_minutes_runs_when_it_is_named(bench, instance):
     done = bench("restarts_10000", "crashes", "--agents", "1", "--json")
     assert done.returncode == 0, done.stderr
     lines = {line["name"]: line for line in json.loads(done.stdout)}
@@ -39,10 +56,11 @@ def test_what_takes_minutes_runs_when_it_is_named():
         and "of 90 restarts" in lines["restarts_descriptors"]["note"]
     )
     assert lines["crashes"]["n"] > 0
-    assert processes_naming("/loom-bench-") == []
+    assert instance.processes() == []
+    assert not list(instance.base.glob("loom-bench-*"))
 
 
-def test_an_unknown_figure_is_a_usage_error():
+def test_an_unknown_figure_is_a_usage_error(bench):
     done = bench("nonsense", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["code"] == "usage"

@@ -27,7 +27,7 @@ def written(instance, monkeypatch):
 
 
 def test_the_last_lines_reach_into_the_older_file(written, capsys):
-    (written / "a.1").write_text("one\ntwo\nthr")
+    (written / "a~").write_text("one\ntwo\nthr")
     (written / "a").write_text("ee\nfour\n")
     assert cli.run(["logs", "a", "-n", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == ["three", "four"]
@@ -64,7 +64,7 @@ def test_lines_that_come_are_followed_over_a_turn(written, instance):
         assert follower.stdout.readline() == "new\n"
         with path.open("a") as file:
             file.write("file\n")
-        os.replace(path, written / "a.1")
+        os.replace(path, written / "a~")
         path.write_text("first of the next\n")
         assert follower.stdout.readline() == "last of this file\n"
         assert follower.stdout.readline() == "first of the next\n"
@@ -75,9 +75,9 @@ def test_lines_that_come_are_followed_over_a_turn(written, instance):
 
 
 def test_the_place_where_reading_stopped_is_of_the_newer_file(written):
-    (written / "a.1").write_text("1\n")
+    (written / "a~").write_text("1\n")
     (written / "a").write_text("2\n")
-    lines, (inode, offset) = output._tail(written / "a.1", written / "a", 5)
+    lines, (inode, offset) = output._tail(written / "a~", written / "a", 5)
     assert (lines, inode, offset) == (["1", "2"], (written / "a").stat().st_ino, 2)
 
 
