@@ -57,7 +57,7 @@ OUTPUT_HEAD: Final = 16 << 10
 OUTPUT_TAIL: Final = 16 << 10
 """Of what a tool prints (not: of what it returns) the first and the last bytes are kept."""
 
-WATCH_S: Final = 0.25
+WATCH_S: Final = 0.1
 """How often the guard counts the memory and the processes of its tree."""
 
 STATE_LIMIT: Final = 48 << 10
