@@ -100,6 +100,7 @@ class Stat(NamedTuple):
 
     state: str
     parent: int
+    group: int
     session: int
     threads: int
     start: int
@@ -117,7 +118,7 @@ def stat_of(pid: int) -> Stat | None:
             fields = file.read().rpartition(b")")[2].split()  # its name may hold anything
     except OSError:
         return None
-    return Stat(fields[0].decode(), *(int(fields[i]) for i in (1, 3, 17, 19)))
+    return Stat(fields[0].decode(), *(int(fields[i]) for i in (1, 2, 3, 17, 19)))
 
 
 def memory_of(pid: int) -> int:

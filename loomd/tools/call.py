@@ -257,9 +257,11 @@ class _Guard:
 
     def _end(self) -> int:
         """Ends the worker and all below it; the worker's wait status."""
-        with contextlib.suppress(ProcessLookupError):
-            if self.reason:
+        if self.reason:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it leads no group yet
+                os.killpg(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
         os.close(self.pidfd)
         kill_tree()
@@ -297,8 +299,9 @@ class _Guard:
         return bytes(self.head) + middle + bytes(self.tail)
 
     def _watch(self) -> None:
-        pids = descendants()
-        if len(pids) > int(self.limits["processes"]):
+        most = int(self.limits["processes"])
+        pids = descendants(most + 1)
+        if len(pids) > most:
             self.reason = "processes"
             return
         allowed = int(self.limits["memory_mb"]) << 20
@@ -320,11 +323,11 @@ def proportional(pid: int) -> int:
     return 0
 
 
-def descendants() -> list[int]:
-    """Pids of all processes below this one (single-threaded), parents first."""
+def descendants(most: int) -> list[int]:
+    """Pids of the processes below this one (single-threaded), parents first; `most` of them."""
     found: list[int] = []
     queue = kernel.own_children()
-    while queue:
+    while queue and len(found) < most:
         pid = queue.pop()
         found.append(pid)
         queue += kernel.children_of(pid)
@@ -336,7 +339,7 @@ def kill_tree() -> None:
 
     Waits only for those it has killed: one that was adopted meanwhile may never end by itself.
     """
-    while reap_after(Hunt(), kernel.own_children):
+    while reap_after(Hunt(groups=True), kernel.own_children):
         pass
 
 

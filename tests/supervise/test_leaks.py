@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -47,9 +48,10 @@ def restarts(rooted: Rooted, count: int) -> None:
     go.touch()
     wanted = rooted.births().count("a") + count
     for pid in kernel.children_of(rooted.process.pid):
-        name = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if name.startswith((b"loomd: a", b"sleep")) and os.getsid(pid) == pid:
-            os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just been reaped
+            name = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if name.startswith((b"loomd: a", b"sleep")) and os.getsid(pid) == pid:
+                os.kill(pid, signal.SIGKILL)
     eventually(lambda: rooted.births().count("a") >= wanted, timeout=60.0, what=f"{count} restarts")
     go.unlink()
 
