@@ -3,7 +3,11 @@
 `contract`     what a tool file is written with: `tool`, `Context`; schemas, arguments (pure)
 `permissions`  may this call be made: allow, ask or deny (pure)
 `host`         the behaviour of the actor `S/tools`: calls, questions, proposals (pure)
-`process`      its entry point and its performer: speaks with the nursery, writes blobs, applies
+`process`      its entry point and its performer: which effect goes to whom
+`places`       where the calls of a session live and what they may take
+`generations`  the generations it holds: which is in force, and how the next one gets there
+`calls`        the calls under way: the order to each, and what is said with it until its end
+`results`      what came of a call: what its agent, or the team, is told
 `nursery`      forked before the actor opens a socket: parent and undertaker of everything below it
 `generation`   a process that has imported one snapshot of the tool files; forks a call when told
 `call`         one call: a guard, its worker, the pipes between them, the killing of the tree

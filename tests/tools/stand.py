@@ -190,7 +190,7 @@ class Host:
         return found
 
     async def ready(self) -> None:
-        await self.until(lambda: self.state.generation >= 1 and self.performer.current)
+        await self.until(lambda: self.state.generation >= 1 and self.performer.generations.current)
 
     def answer(self, id: str) -> Any:
         """What came of the call: ToolResult or Propose; None while it is under way."""

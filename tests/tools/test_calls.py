@@ -8,7 +8,7 @@ import textwrap
 import psutil
 import pytest
 
-from loomd.tools.process import STARTS
+from loomd.tools.calls import STARTS
 from loomd.wire.bodies import CancelCall, ToolResult
 from tests.support import eventually, processes_naming
 from tests.tools.stand import Table, git_repo, hosting
@@ -250,7 +250,7 @@ def test_calls_are_nice(instance, repo, tools):
 def test_a_call_can_be_cancelled(instance, repo, tools):
     async def script(host):
         id = host.begin("hang", mark="m")
-        await host.until(lambda: any(r.writer for r in host.performer.calls.values()))
+        await host.until(lambda: any(r.writer for r in host.performer.calls.under_way.values()))
         host.mail(CancelCall(id=id))
         return await host.until(lambda: host.answer(id))
 
@@ -331,7 +331,9 @@ def test_a_new_incarnation_repeats_reads_and_calls_the_rest_interrupted(instance
 
     async def begin(host):
         ids = host.begin("once"), host.begin("effect")
-        await host.until(lambda: sum(bool(r.writer) for r in host.performer.calls.values()) == 2)
+        await host.until(
+            lambda: sum(bool(r.writer) for r in host.performer.calls.under_way.values()) == 2
+        )
         return ids
 
     async def go_on(host):
@@ -364,7 +366,7 @@ def test_a_read_outlives_several_deaths_of_the_host_but_not_any_number(instance,
         await under_way(host)
 
     async def under_way(host):
-        await host.until(lambda: any(r.writer for r in host.performer.calls.values()))
+        await host.until(lambda: any(r.writer for r in host.performer.calls.under_way.values()))
 
     async def end(host):
         return await host.until(
@@ -383,7 +385,7 @@ def test_a_read_whose_process_was_killed_from_outside_runs_again(instance, repo,
     args = {"read": {"path": "a.txt"}, "shell": {"command": "echo hi"}}[tool]
 
     async def script(host):
-        converse = host.performer._converse
+        converse = host.performer.calls._converse
         runs = []
 
         async def killed_at_first(order, name, running, ending, held):
@@ -393,7 +395,7 @@ def test_a_read_whose_process_was_killed_from_outside_runs_again(instance, repo,
             else:
                 await converse(order, name, running, ending, held)
 
-        host.performer._converse = killed_at_first
+        host.performer.calls._converse = killed_at_first
         return await host.result(tool, **args), runs
 
     result, runs = drive(instance, repo, script)
@@ -408,10 +410,10 @@ def test_a_killed_generation_is_formed_again_and_its_calls_go_on(instance, repo,
         id = host.begin("shell", command="while ! test -e $HOME/go; do sleep 0.01; done; echo on")
         scratch = host.performer.places.scratch
         home = await host.until(lambda: next(iter(scratch.glob("*/home")), None))
-        first = host.performer.current
+        first = host.performer.generations.current
         os.kill(first.pid, signal.SIGKILL)
         assert (await host.result("read", path="a.txt")).text == "one\ntwo\n"
-        assert host.performer.current is not first
+        assert host.performer.generations.current is not first
         (home / "go").touch()
         return await host.until(lambda: host.answer(id))
 
@@ -425,7 +427,7 @@ def test_a_killed_guard_ends_its_call_and_leaves_nothing(instance, repo, tools):
     async def script(host):
         id = host.begin("shell", command=f"sleep 1000; echo {mark}")
         await asyncio.to_thread(eventually, lambda: processes_naming(mark))
-        generation = psutil.Process(host.performer.current.pid)
+        generation = psutil.Process(host.performer.generations.current.pid)
         [guard] = [g for g in generation.children() if len(g.children(recursive=True)) > 1]
         guard.kill()
         result = await host.until(lambda: host.answer(id))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loomd.store import blobs
-from loomd.tools import process
+from loomd.tools import results
 from loomd.tools.copy import changes, make
 from loomd.tools.propose import MAX_HUNKS, capped, change, weight
 from loomd.wire import codec
@@ -82,10 +82,10 @@ def test_a_full_disk_fails_the_call_and_not_the_host(instance, monkeypatch):
     async def main():
         async with hosting(instance.places, repo) as host:
             await host.ready()
-            monkeypatch.setattr(process, "put_blob", full)
+            monkeypatch.setattr(results, "put_blob", full)
             result = await host.result("write", path="b.py", content="y = 1\n")
             assert not result.ok and "No space left" in result.text
-            monkeypatch.setattr(process, "put_blob", blobs.put_blob)
+            monkeypatch.setattr(results, "put_blob", blobs.put_blob)
             assert isinstance(await host.call("write", path="b.py", content="y = 1\n"), Propose)
 
     asyncio.run(main())
@@ -139,4 +139,4 @@ def test_the_largest_proposal_fits_its_commit_twice_in_any_alphabet():
         files=capped((file,)),
         note="n" * 48_000,
     )
-    assert len(codec.encode(sent)) <= process.MAX_RESULT
+    assert len(codec.encode(sent)) <= results.MAX_RESULT

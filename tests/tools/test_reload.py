@@ -95,10 +95,10 @@ def test_a_call_under_way_finishes_on_the_old_code(instance, repo, tools):
         id = host.begin("slow")
         scratch = host.performer.places.scratch
         await host.until(lambda: list(scratch.glob("*/began")))
-        old = host.performer.current
+        old = host.performer.generations.current
         save(tools, "two")
         await reload(host)
-        assert host.performer.current is not old and old.retired
+        assert host.performer.generations.current is not old and old.retired
         assert (await host.result("version")).text == "two 1"
         (repo / "go").touch()
         assert (await host.until(lambda: host.answer(id))).text == "one"

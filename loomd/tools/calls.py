@@ -1,0 +1,275 @@
+"""The calls of a tool host: each is handed to a generation, and conversed with to its end.
+
+effect -> order to a guard, over a socket of its own -> {lock} {result} {end} -> results
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from loomd.actor.behaviour import OpenEffect, Report, Stage
+from loomd.store.schema import text_key
+from loomd.tools.call import Frames
+from loomd.tools.generations import Generation, Generations
+from loomd.tools.places import MAX_CALL_S, ROOM_S, Places, git_folders
+from loomd.tools.propose import name_of
+from loomd.tools.results import Ending, Results, killed
+from loomd.wire import codec
+from loomd.wire.bodies import Body, Note, ToolCall, ToolResult
+
+SAFE_TO_REPEAT: Final = frozenset({"write", "edit"})
+"""Built-in tools that only compute a proposal: after a crash they run again like reads."""
+
+STARTS: Final = 5
+"""Of a call that may be repeated, over deaths of the tool host. More than the one repetition that
+would do against a single death: it costs nothing, and a job should not fail because two processes
+were killed in one second."""
+
+RUNS: Final = 3
+"""Of a call within one start: its generation died before it began, or its process was killed from
+outside."""
+
+_INTERRUPTED: Final = (
+    "interrupted: the tool host was restarted while this call was under way; it may or may not "
+    "have had its effect. Look before you call again"
+)
+
+
+@dataclass(eq=False)
+class Running:
+    """A call under way. `cancelled` is what it is told when its guard is not there yet."""
+
+    writer: asyncio.StreamWriter | None = None
+    cancelled: bool = False
+
+
+class Calls:
+    """All that are under way. `under_way`: effect id -> its call."""
+
+    def __init__(
+        self, stage: Stage, places: Places, generations: Generations, results: Results
+    ) -> None:
+        self.stage = stage
+        self.places = places
+        self.generations = generations
+        self.results = results
+        self.under_way: dict[str, Running] = {}
+        self._states: dict[str, dict[str, Any]] = {}
+        self._state_locks: dict[str, asyncio.Lock] = {}
+        self._exclusive: dict[str, asyncio.Lock] = {}
+
+    def begin(self, id: str) -> None:
+        """Known from now on: it may be cancelled before its task has run."""
+        self.under_way[id] = Running()
+
+    def cancel(self, id: str) -> None:
+        running = self.under_way.get(id)
+        if running is None:
+            return
+        running.cancelled = True
+        if running.writer is not None:
+            running.writer.write(_frame({"cancel": True}))
+
+    async def make(self, effect: OpenEffect, call: ToolCall, report: Report) -> None:
+        running = self.under_way[effect.id]
+        try:
+            body, state = await self._perform(effect, call, running)
+        finally:
+            self.under_way.pop(effect.id, None)
+        data: dict[str, Any] = {"body": codec.encode(body)}
+        if state is not None:
+            data["state"] = {"tool": call.name, "value": state}
+        report(Note(data=data))
+
+    async def _perform(
+        self, effect: OpenEffect, call: ToolCall, running: Running
+    ) -> tuple[Body, dict[str, Any] | None]:
+        row = (await self.generations.in_force()).rows.get(call.name)
+        if row is None:
+            text = f"there is no tool {call.name!r} any more"
+            return ToolResult(id=call.id, ok=False, error="no_such_tool", text=text), None
+        if effect.attempt > (STARTS if self._repeatable(row) else 1):
+            return ToolResult(id=call.id, ok=False, error="interrupted", text=_INTERRUPTED), None
+        if running.cancelled:
+            return ToolResult(id=call.id, ok=False, error="cancelled", text="cancelled"), None
+        async with contextlib.AsyncExitStack() as held:
+            if row.get("exclusive"):
+                lock = self._exclusive.setdefault(call.name, asyncio.Lock())
+                await held.enter_async_context(lock)
+            # Short: whoever makes a Unix socket below it has 107 bytes for its path.
+            scratch = self.places.scratch / name_of(effect.id.encode())[:8]
+            order = self._order(call, row, scratch, await self.generations.in_force())
+            ending, limits = Ending(), order["limits"]
+            try:
+                for _ in range(RUNS):
+                    ending = Ending()
+                    await self._converse(order, call.name, running, ending, held)
+                    if not ending.born:
+                        continue  # its generation died before it began: nothing has happened
+                    if running.cancelled or not (_harmless(row) and killed(ending)):
+                        break
+            finally:
+                if order["scratched"]:
+                    await asyncio.to_thread(shutil.rmtree, scratch, True)
+            body, state = await self.results.came_of(call, ending, limits)
+            if state is not None:
+                self._states[call.name] = state
+            return body, state
+
+    def _repeatable(self, row: Mapping[str, Any]) -> bool:
+        """May a call that was under way when the host died be made again? What only reads, what
+        only computes a proposal, and a command in a private copy without network."""
+        if row["access"] == "read":
+            return True
+        if row["source"] != "builtin":
+            return False
+        return row["name"] in SAFE_TO_REPEAT or (row["access"] == "execute" and self.places.review)
+
+    def _order(
+        self, call: ToolCall, row: Mapping[str, Any], scratch: Path, current: Generation
+    ) -> dict[str, Any]:
+        """What the guard is told."""
+        p = self.places
+        access = row["access"]
+        builtin = row["source"] == "builtin"
+        changes = access == "execute" or (access == "write" and not builtin)
+        copied = changes and p.review
+        scratched = changes or not builtin
+        limits = dict(p.limits)
+        shape = row["parameters"]["properties"].get("timeout_s") or {}
+        own = call.args.get("timeout_s", shape.get("default"))
+        if isinstance(own, int | float) and not isinstance(own, bool):
+            limits["call_s"] = min(max(limits["call_s"], own), MAX_CALL_S) + ROOM_S
+        limits["watch"] = scratched
+        env = dict(p.env)
+        if scratched:
+            env |= {"HOME": str(scratch / "home"), "TMPDIR": str(scratch / "tmp")}
+        readable = [*p.readable, str(p.repo), *git_folders(p.repo)]
+        if current.hash:
+            readable.append(str(p.generations / current.hash))
+        writable = [str(scratch)] if scratched else []
+        if changes and not copied:
+            writable.append(str(p.repo))
+        return {
+            "id": call.id,
+            "tool": call.name,
+            "args": call.args,
+            "session": self.stage.spec.session,
+            "agent": call.agent,
+            "repo": str(p.repo),
+            "env": env,
+            "limits": limits,
+            "scratch": str(scratch),
+            "scratched": scratched,
+            "copy": copied,
+            "review": p.review,
+            "profile": {
+                "read": readable,
+                "write": writable,
+                "network": access == "network",
+                "hide": [str(p.runtime)] if scratched else [],
+            },
+        }
+
+    async def _converse(
+        self,
+        order: dict[str, Any],
+        tool: str,
+        running: Running,
+        ending: Ending,
+        held: contextlib.AsyncExitStack,
+    ) -> None:
+        """From the order to the end of the call's guard."""
+        raw = _frame(order)
+        mine = await self.generations.hand_over()
+        reader, writer = await asyncio.open_connection(sock=mine)
+        try:
+            writer.write(raw)
+            running.writer = writer
+            if running.cancelled:
+                writer.write(_frame({"cancel": True}))
+            frames = Frames()
+            locked = False
+            while ending.end is None:
+                try:
+                    data = await reader.read(1 << 20)
+                except ConnectionResetError:
+                    data = b""
+                if not data:
+                    return
+                for frame in frames.feed(data):
+                    if "lock" in frame and not locked:
+                        locked = True
+                        lock = self._state_locks.setdefault(tool, asyncio.Lock())
+                        # A cancelled call must not wait for another's lock: the guard goes on
+                        # listening, so its end is read while we wait.
+                        await self._lock(lock, reader, frames, ending, held)
+                        if ending.end is None:
+                            writer.write(_frame({"state": self._state(tool)}))
+                    elif "result" in frame:
+                        ending.result = frame["result"]
+                    elif "end" in frame:
+                        ending.end = frame["end"]
+                    elif "born" in frame:
+                        ending.born = True
+        finally:
+            running.writer = None
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _lock(
+        self,
+        lock: asyncio.Lock,
+        reader: asyncio.StreamReader,
+        frames: Frames,
+        ending: Ending,
+        held: contextlib.AsyncExitStack,
+    ) -> None:
+        """Takes the lock, or sees the call end before it has it."""
+        taking = asyncio.ensure_future(lock.acquire())
+        reading = asyncio.ensure_future(reader.read(1 << 20))
+        try:
+            await asyncio.wait({taking, reading}, return_when=asyncio.FIRST_COMPLETED)
+            if taking.done() and not reading.done():
+                held.callback(lock.release)
+                reading.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await reading
+                return
+            if taking.done():
+                held.callback(lock.release)
+            data = reading.result()
+            for frame in frames.feed(data):
+                ending.end = frame.get("end", ending.end)
+            if ending.end is None:
+                ending.end = {"exit": 0, "signal": 0, "reason": "gone", "output": b"", "size": 0}
+        finally:
+            if not taking.done():
+                taking.cancel()
+            if not reading.done():
+                reading.cancel()
+
+    def _state(self, tool: str) -> dict[str, Any]:
+        """As the last call left it; from the table at first."""
+        if tool not in self._states:
+            key = text_key(self.stage.spec.session, tool)
+            row = self.stage.reader.row("tool_state", key)
+            self._states[tool] = row if isinstance(row, dict) else {}
+        return self._states[tool]
+
+
+def _frame(value: Mapping[str, Any]) -> bytes:
+    raw = codec.pack(value)
+    return len(raw).to_bytes(4, "big") + raw
+
+
+def _harmless(row: Mapping[str, Any]) -> bool:
+    """Built in, and its process changes nothing, not even the state of its tool."""
+    return row["source"] == "builtin" and (row["access"] == "read" or row["name"] in SAFE_TO_REPEAT)
