@@ -10,7 +10,9 @@
 `results`      what came of a call: what its agent, or the team, is told
 `nursery`      forked before the actor opens a socket: parent and undertaker of everything below it
 `generation`   a process that has imported one snapshot of the tool files; forks a call when told
-`call`         one call: a guard, its worker, the pipes between them, the killing of the tree
+`guard`        the parent of one call's worker, and the end of all that the worker started
+`worker`       the process that confines itself, runs the function and sends what came of it
+`frames`       what tool host, guard and worker speak in
 `sandbox`      Landlock: what a worker may read, write, execute and connect to
 `propose`      two contents of a file -> hunks and a unified diff (pure)
 `apply`        a proposal onto the disk: planned first, then temp file, fsync, rename

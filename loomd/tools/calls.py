@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.schema import text_key
-from loomd.tools.call import Frames
+from loomd.tools.frames import Frames, frame
 from loomd.tools.generations import Generation, Generations
 from loomd.tools.places import MAX_CALL_S, ROOM_S, Places, git_folders
 from loomd.tools.propose import name_of
@@ -74,7 +74,7 @@ class Calls:
             return
         running.cancelled = True
         if running.writer is not None:
-            running.writer.write(_frame({"cancel": True}))
+            running.writer.write(frame({"cancel": True}))
 
     async def make(self, effect: OpenEffect, call: ToolCall, report: Report) -> None:
         running = self.under_way[effect.id]
@@ -186,14 +186,14 @@ class Calls:
         held: contextlib.AsyncExitStack,
     ) -> None:
         """From the order to the end of the call's guard."""
-        raw = _frame(order)
+        raw = frame(order)
         mine = await self.generations.hand_over()
         reader, writer = await asyncio.open_connection(sock=mine)
         try:
             writer.write(raw)
             running.writer = writer
             if running.cancelled:
-                writer.write(_frame({"cancel": True}))
+                writer.write(frame({"cancel": True}))
             frames = Frames()
             locked = False
             while ending.end is None:
@@ -203,20 +203,20 @@ class Calls:
                     data = b""
                 if not data:
                     return
-                for frame in frames.feed(data):
-                    if "lock" in frame and not locked:
+                for said in frames.feed(data):
+                    if "lock" in said and not locked:
                         locked = True
                         lock = self._state_locks.setdefault(tool, asyncio.Lock())
                         # A cancelled call must not wait for another's lock: the guard goes on
                         # listening, so its end is read while we wait.
                         await self._lock(lock, reader, frames, ending, held)
                         if ending.end is None:
-                            writer.write(_frame({"state": self._state(tool)}))
-                    elif "result" in frame:
-                        ending.result = frame["result"]
-                    elif "end" in frame:
-                        ending.end = frame["end"]
-                    elif "born" in frame:
+                            writer.write(frame({"state": self._state(tool)}))
+                    elif "result" in said:
+                        ending.result = said["result"]
+                    elif "end" in said:
+                        ending.end = said["end"]
+                    elif "born" in said:
                         ending.born = True
         finally:
             running.writer = None
@@ -246,8 +246,8 @@ class Calls:
             if taking.done():
                 held.callback(lock.release)
             data = reading.result()
-            for frame in frames.feed(data):
-                ending.end = frame.get("end", ending.end)
+            for said in frames.feed(data):
+                ending.end = said.get("end", ending.end)
             if ending.end is None:
                 ending.end = {"exit": 0, "signal": 0, "reason": "gone", "output": b"", "size": 0}
         finally:
@@ -263,11 +263,6 @@ class Calls:
             row = self.stage.reader.row("tool_state", key)
             self._states[tool] = row if isinstance(row, dict) else {}
         return self._states[tool]
-
-
-def _frame(value: Mapping[str, Any]) -> bytes:
-    raw = codec.pack(value)
-    return len(raw).to_bytes(4, "big") + raw
 
 
 def _harmless(row: Mapping[str, Any]) -> bool:

@@ -28,8 +28,9 @@ from typing import Any, Final, NoReturn
 
 from loomd.supervise import kernel
 from loomd.tools import builtin
-from loomd.tools.call import guard, trimmed
 from loomd.tools.contract import ToolSpec, tools_of
+from loomd.tools.guard import guard
+from loomd.tools.worker import trimmed
 from loomd.wire.bodies import TEAM_TOOLS
 from loomd.wire.errors import LoomError
 

@@ -24,7 +24,7 @@ from typing import Any, Final
 from loomd.supervise import kernel
 from loomd.supervise.brood import Hunt
 from loomd.tools import generation
-from loomd.tools.call import kill_tree, reap_after
+from loomd.tools.guard import kill_tree, reap_after
 
 MAX_ORDER: Final = 1 << 16
 BUFFER: Final = 1 << 18

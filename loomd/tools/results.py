@@ -11,9 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from loomd.store.blobs import put_blob
-from loomd.tools.call import checked_state
 from loomd.tools.contract import ToolError
 from loomd.tools.places import Places
+from loomd.tools.worker import checked_state
 from loomd.wire import codec
 from loomd.wire.bodies import Body, FileChange, Propose, ToolCall, ToolResult
 

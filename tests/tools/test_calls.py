@@ -200,7 +200,7 @@ def test_an_error_shows_the_authors_frames_only(instance, repo, tools):
     result = ends(instance, repo, "raises")
     assert not result.ok and result.error == "failed"
     assert "ValueError: the reason" in result.text and "bad.py" in result.text
-    assert "loomd/tools/call.py" not in result.text
+    assert "loomd/tools/worker.py" not in result.text
 
 
 def test_plain_data_is_shown_as_json(instance, repo, tools):
