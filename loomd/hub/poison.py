@@ -46,16 +46,16 @@ def blame(batch: Batch, name: str, in_hand: dict[str, Any], reason: str) -> None
         case "timer":
             for key, raw in list(batch.txn.scan("timers", name_key(name))):
                 if mark_of(part := _part(key, name)) == seq:
-                    _timer(batch, name, part, timer_row.decode(raw), reason)
+                    _own_fault(batch, name, "timer", part, timer_row.decode(raw), reason)
         case "effect":
             for key, raw in list(batch.txn.scan("effects", name_key(name))):
                 if mark_of(part := _part(key, name)) == seq:
-                    _effect(batch, name, part, effect_row.decode(raw), reason)
+                    _own_fault(batch, name, "effect", part, effect_row.decode(raw), reason)
         case "effects":
             for key, raw in list(batch.txn.scan("effects", name_key(name))):
                 row = effect_row.decode(raw)
                 if not row.standing:
-                    _effect(batch, name, _part(key, name), row, reason)
+                    _own_fault(batch, name, "effect", _part(key, name), row, reason)
         case _:
             pass  # its loop, or its birth: nothing that could be set aside
 
@@ -90,29 +90,25 @@ def _mail(batch: Batch, name: str, lane: int, seq: int, reason: str) -> None:
     batch.undelivered(mail.sender, mail.id, name, "poison", batch.body_of(mail))
 
 
-def _timer(batch: Batch, name: str, key: str, row: TimerRow, reason: str) -> None:
+def _own_fault(
+    batch: Batch, name: str, kind: str, key: str, row: TimerRow | EffectRow, reason: str
+) -> None:
+    """The same for a timer or an effect of its own."""
+    table = f"{kind}s"
     row.crashes += 1
     if row.crashes < batch.rules.poison_crashes:
-        batch.txn.put("timers", text_key(name, key), _encode(row))
+        batch.txn.put(table, text_key(name, key), _encode(row))
         return
-    batch.txn.delete("timers", text_key(name, key))
-    batch.disarm(name, key)
-    dead = _own(batch, name, "timer", key, row.crashes, reason)
-    dead.body, dead.due = row.body, row.due
-    _bury(batch, dead, f"timer {key}")
-    batch.undelivered(name, f"{name}/timer.{key}", name, "poison", row.body)
-
-
-def _effect(batch: Batch, name: str, key: str, row: EffectRow, reason: str) -> None:
-    row.crashes += 1
-    if row.crashes < batch.rules.poison_crashes:
-        batch.txn.put("effects", text_key(name, key), _encode(row))
-        return
-    batch.txn.delete("effects", text_key(name, key))
-    dead = _own(batch, name, "effect", key, row.crashes, reason)
-    dead.body, dead.standing = row.body, row.standing
-    _bury(batch, dead, f"effect {key}")
-    batch.undelivered(name, f"{name}/effect.{key}", name, "poison", row.body)
+    batch.txn.delete(table, text_key(name, key))
+    dead = _own(batch, name, kind, key, row.crashes, reason)
+    dead.body = row.body
+    if isinstance(row, TimerRow):
+        batch.disarm(name, key)
+        dead.due = row.due
+    else:
+        dead.standing = row.standing
+    _bury(batch, dead, f"{kind} {key}")
+    batch.undelivered(name, f"{name}/{kind}.{key}", name, "poison", row.body)
 
 
 def _own(batch: Batch, name: str, kind: str, key: str, crashes: int, reason: str) -> DeadRow:
