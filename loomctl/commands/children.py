@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -69,36 +70,36 @@ for _name, _text in {
     child.add_command(_call(_name, _text))
 
 
-@child.command()
-@click.argument("id")
-@pass_context
-def which(context: Context, id: str) -> int:
-    """The children of a supervisor, newest first."""
-    answer = _ask(context, "which", id)
-    rows = answer["result"]
-    if isinstance(rows, str):
-        return _no_children(context, answer)
-    columns = ("id", "type", "pid", "state")
-    context.show(answer, lambda: context.out.print(render.table(rows, columns, "no children")))
-    return 0
+def _query(name: str, text: str, human: Callable[[Any], str]) -> click.Command:
+    @click.command(name, help=text)
+    @click.argument("id")
+    @pass_context
+    def query(context: Context, id: str) -> int:
+        answer = _ask(context, name, id)
+        result = answer["result"]
+        if isinstance(result, str):  # it has no children, and this says why
+            said = render.plain(f"{id}: {result} ({SAID.get(result, '')})")
+            context.show(answer, lambda: context.err.print(said))
+            return 1
+        context.show(answer, lambda: context.out.print(human(result)))
+        return 0
+
+    return query
 
 
-@child.command()
-@click.argument("id")
-@pass_context
-def count(context: Context, id: str) -> int:
-    """How many children a supervisor has: specs, active, supervisors, workers."""
-    answer = _ask(context, "count", id)
-    counts = answer["result"]
-    if isinstance(counts, str):
-        return _no_children(context, answer)
-    text = ", ".join(f"{number} {what}" for what, number in counts.items())
-    context.show(answer, text)
-    return 0
+def _table(rows: list[dict[str, Any]]) -> Any:
+    return render.table(rows, ("id", "type", "pid", "state"), "no children")
 
 
-def _no_children(context: Context, answer: dict[str, Any]) -> int:
-    result = str(answer["result"])
-    said = render.plain(f"{answer['id']}: {result} ({SAID.get(result, '')})")
-    context.show(answer, lambda: context.err.print(said))
-    return 1
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {what}" for what, number in counts.items())
+
+
+child.add_command(_query("which", "The children of a supervisor, newest first.", _table))
+child.add_command(
+    _query(
+        "count",
+        "How many children a supervisor has: specs, active, supervisors, workers.",
+        _counts,
+    )
+)
