@@ -208,7 +208,7 @@ class Client:
             except FileNotFoundError:
                 token = ""
             if token:
-                self._socket = sockets.dealer(
+                self._socket = sockets.make_dealer(
                     self._places.clients, f"{self.name}:{time.monotonic_ns()}".encode()
                 )
                 self._send(m.ClientHello(token=token, client=self.name))
@@ -271,7 +271,7 @@ class Subscriber:
     def __init__(self, places: endpoints.Instance, *topics: str) -> None:
         from loomd.wire import sockets
 
-        self._socket = sockets.subscriber(places.events, *topics)
+        self._socket = sockets.make_sub(places.events, topics)
 
     def receive(self, timeout: float = BOUND_S) -> m.Published | None:
         """The next publication, or None after `timeout` seconds."""

@@ -204,13 +204,3 @@ def make_sub(address: str, topics: Iterable[str] = (), *, queue: int = PUBLISHED
     for topic in topics:
         made.setsockopt(zmq.SUBSCRIBE, topic.encode())
     return _connect(made, address, queue)
-
-
-def dealer(address: str, identity: str | bytes) -> Socket:
-    """Same as `make_dealer`."""
-    return make_dealer(address, identity)
-
-
-def subscriber(address: str, *topics: str) -> Socket:
-    """Same as `make_sub`, topics as arguments."""
-    return make_sub(address, topics)
