@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,10 @@ LOOK_S = 0.1
 PIECE = 64 * 1024
 OLDER = "~"
 """Ends the name of the older file; no service's name has it in it."""
+ACTOR = re.compile(r"^(s-[a-z0-9]{6})\.")
+"""Begins the file of an actor of a session; no service is named so."""
+MAX_NAMED = 20
+"""Names in an error, those that have written last."""
 
 
 @click.command()
@@ -30,8 +35,8 @@ def logs(context: Context, name: str, lines: int, follow: bool) -> None:
     """The last output of a service or an actor. (The daemon's own: loomctl daemon logs.)"""
     path = context.instance.output / name.replace("/", ".")
     older = path.with_name(path.name + OLDER)
-    if not path.exists() and not older.exists():
-        raise LoomError("not_found", f"{name} has written nothing here", "names: loomctl ps")
+    if path.name not in (written := _written(context.instance.output)):
+        raise LoomError("not_found", f"{name} has written nothing here", _who(written))
     last, place = _tail(older, path, lines)
     if not follow and context.json:
         context.line(last)
@@ -42,6 +47,28 @@ def logs(context: Context, name: str, lines: int, follow: bool) -> None:
         return
     for line in _grow(context, path, place):
         _show(context, line)
+
+
+def _written(folder: Path) -> list[str]:
+    """The files of output, newest first, each with its older one counted as one. What is not among
+    them is not read: no folder, nothing outside of this one."""
+    found: dict[str, float] = {}
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file(follow_symlinks=False):
+                name = entry.name.removesuffix(OLDER)
+                with contextlib.suppress(FileNotFoundError):  # turned over just now
+                    found[name] = max(found.get(name, 0.0), entry.stat().st_mtime)
+    return sorted(found, key=lambda name: -found[name])
+
+
+def _who(written: list[str]) -> str:
+    """The names that have written something, as a person gives them."""
+    if not written:
+        return "nobody has: loomctl ps shows who runs"
+    names = [ACTOR.sub(r"\1/", name) for name in written[:MAX_NAMED]]
+    more = len(written) - len(names)
+    return f"who has: {', '.join(names)}" + (f", and {more} more" if more else "")
 
 
 def _show(context: Context, line: str) -> None:

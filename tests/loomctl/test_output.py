@@ -45,7 +45,31 @@ def test_an_actor_has_its_file_too(written, capsys):
 
 def test_what_has_written_nothing_is_named(written, capsys):
     assert cli.run(["logs", "nobody"]) == 2
-    assert "nobody has written nothing here" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "nobody has written nothing here" in said and "loomctl ps" in said
+    (written / "llama~").write_text("one\n")
+    (written / "s-4f2a1c.coder-1").write_text("one\n")
+    assert cli.run(["logs", "nobody", "--json"]) == 2
+    error = json.loads(capsys.readouterr().out)["error"]
+    assert error["code"] == "not_found"
+    assert "llama" in error["hint"] and "s-4f2a1c/coder-1" in error["hint"]
+    assert "~" not in error["hint"]
+    for number in range(30):
+        (written / f"service-{number}").write_text("one\n")
+    assert cli.run(["logs", "nobody", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["hint"].endswith(", and 12 more")
+
+
+def test_nothing_outside_of_the_output_is_read(written, instance, capsys):
+    secret = instance.state / "secret"
+    secret.write_text("secret\n")
+    (written / "a").mkdir()
+    (written / "link").symlink_to(secret)
+    for name in ("..", ".", "", "a", "a/..", "a/../../secret", "../secret", str(secret), "link"):
+        for more in ([], ["-f"]):
+            assert cli.run(["logs", name, *more]) == 2, name
+            out, err = capsys.readouterr()
+            assert out == "" and "has written nothing here" in err, name
 
 
 def test_lines_that_come_are_followed_over_a_turn(written, instance):
