@@ -52,6 +52,11 @@ def short(text: Any, limit: int = 100) -> str:
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
+def counted(number: int, thing: str, several: str = "") -> str:
+    """1 agent, 2 agents; `several` where an s does not do."""
+    return f"{number} {thing if number == 1 else several or thing + 's'}"
+
+
 def _call(data: Mapping[str, Any]) -> str:
     args = data.get("args") or {}
     inside = ", ".join(f"{key}={short(value, 40)!r}" for key, value in args.items())
@@ -135,7 +140,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             style, text = "dim", f"runs on code generation {data.get('generation', '?')}"
         case "poison":
             style = "bold red"
-            text = f"set aside after {data.get('crashes')} crashes ({data.get('error')}): "
+            crashes = counted(data.get("crashes") or 0, "crash", "crashes")
+            text = f"set aside after {crashes} ({data.get('error')}): "
             text += f"{data.get('message')}; loomctl dead retry {data.get('id')}"
         case "keeper_started":
             style = "dim"
@@ -284,7 +290,7 @@ def supervision(node: Mapping[str, Any]) -> Tree:
             text.append(f"  pid {one.get('pid') or '-'}", "dim")
             text.append(f"  {one.get('restart')}", "dim")
         if one.get("restarts"):
-            text.append(f"  {one['restarts']} restarts", "yellow")
+            text.append("  " + counted(one["restarts"], "restart"), "yellow")
         text.append("  ")
         text.append_text(coloured(one.get("state", "")))
         if one.get("reason") and one.get("state") != "up":
@@ -333,8 +339,10 @@ def outcome(console: Console, result: Mapping[str, Any]) -> None:
     money = "cost unknown" if cost is None else f"${cost:.4f}"
     console.print(
         Text(
-            f"{result.get('session')}: {len(result.get('files_changed') or ())} files changed, "
-            f"{len(result.get('agents') or ())} agents, {usage.get('calls', 0)} model calls, "
+            f"{result.get('session')}: "
+            f"{counted(len(result.get('files_changed') or ()), 'file')} changed, "
+            f"{counted(len(result.get('agents') or ()), 'agent')}, "
+            f"{counted(usage.get('calls', 0), 'model call')}, "
             f"{usage.get('input_tokens', 0)}+{usage.get('output_tokens', 0)} tokens, {money}, "
             f"{result.get('duration_s', 0):.1f} s",
             "dim",

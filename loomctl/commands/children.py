@@ -92,7 +92,10 @@ def _table(rows: list[dict[str, Any]]) -> Any:
 
 
 def _counts(counts: dict[str, int]) -> str:
-    return ", ".join(f"{number} {what}" for what, number in counts.items())
+    return ", ".join(
+        f"{number} active" if what == "active" else render.counted(number, what.removesuffix("s"))
+        for what, number in counts.items()
+    )
 
 
 child.add_command(_query("which", "The children of a supervisor, newest first.", _table))

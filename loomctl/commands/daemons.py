@@ -12,7 +12,7 @@ import time
 import click
 
 from loomctl import daemon as process
-from loomctl import systemd
+from loomctl import render, systemd
 from loomctl.client import Client
 from loomctl.context import Context, pass_context
 from loomd.wire.errors import LoomError
@@ -95,8 +95,9 @@ def upgrade(context: Context) -> int:
         result = client.request("upgrade", wait_s=UPGRADE_S)
 
     def human() -> None:
-        moved, kept = result["moved"], result["kept"]
-        context.out.print(f"generation {result['generation']}: {len(moved)} processes moved")
+        kept = result["kept"]
+        count = render.counted(len(result["moved"]), "process", "processes")
+        context.out.print(f"generation {result['generation']}: {count} moved")
         if kept:
             context.out.print(f"still on the code before: {', '.join(kept)}")
         for error in result["errors"]:

@@ -234,7 +234,10 @@ def _ms(start: float, end: float) -> float | None:
 @click.option("--timeout", type=click.FloatRange(min=1), default=300.0, show_default=True)
 @pass_context
 def demo(context: Context, team: int, timeout: float) -> int:
-    """The main job on a small repo made for it, with a coder killed on the way."""
+    """The main job on a small repo made for it, with a coder killed on the way.
+
+    The daemon that it starts if none runs stays, as with `run`: loomctl daemon stop ends it.
+    """
     root = make_repo(Path(tempfile.mkdtemp(prefix="loom-demo-")).resolve())
     started = time.time()
     say = (lambda text: None) if context.json else _say(context)
@@ -286,10 +289,11 @@ def demo(context: Context, team: int, timeout: float) -> int:
             ("killed", f"{crashed['victim']} (pid {crashed['pid']}) with SIGKILL while at work"),
             ("back", f"its successor ran after {crashed['restarted_ms']} ms and went on after "
                      f"{crashed['went_on_ms']} ms"),
-            ("paid", f"{crashed['model_calls']} model calls, {crashed['model_calls_repeated']} "
-                     "of them repeated"),
+            ("paid", f"{render.counted(crashed['model_calls'], 'model call')}, "
+                     f"{crashed['model_calls_repeated']} of them repeated"),
             ("tests", f"before: {before['text']}; after: {after['text']}"),
             ("repo", f"{root} (yours to look at: git -C {root} diff)"),
+            ("daemon", "runs on, as after any run; to end it: loomctl daemon stop"),
         ):  # fmt: skip
             context.out.print(f"{label:<7} ", style="bold", end="")
             context.out.print(render.plain(text))

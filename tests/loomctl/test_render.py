@@ -106,3 +106,26 @@ def test_an_agent_that_starts_without_a_task_ends_in_no_colon():
 def test_the_answer_to_a_question_is_not_what_a_narrow_terminal_cuts():
     seen = line("permission_asked", agent="s-1/lead", id="q-1", text="shell " * 30)
     assert seen.index("loomctl approve q-1") < 40
+
+
+def printed(show) -> str:
+    console = Console(width=200, file=io.StringIO())
+    show(console)
+    return console.file.getvalue()
+
+
+def test_one_of_a_thing_is_no_several():
+    children = [
+        {"id": "a", "kind": "worker", "restarts": 1, "state": "up"},
+        {"id": "b", "kind": "worker", "restarts": 2, "state": "up"},
+    ]
+    tree = render.supervision({"id": "root", "kind": "supervisor", "children": children})
+    seen = printed(lambda console: console.print(tree))
+    assert "  1 restart  " in seen and "  2 restarts  " in seen
+    result = {"session": "s-1", "state": "done", "files_changed": ["a"], "agents": ["lead"]}
+    seen = printed(lambda console: render.outcome(console, {**result, "usage": {"calls": 1}}))
+    assert "1 file changed, 1 agent, 1 model call, " in seen
+    seen = printed(lambda console: render.outcome(console, {**result, "agents": ["a", "b"]}))
+    assert "1 file changed, 2 agents, 0 model calls, " in seen
+    assert "after 1 crash (" in line("poison", crashes=1, error="x", message="m", id="i")
+    assert "after 3 crashes (" in line("poison", crashes=3, error="x", message="m", id="i")
