@@ -139,6 +139,8 @@ class Ends:
         os.close(process.pidfd)
         process.pidfd = -1
         self._root.by_pid.pop(process.pid, None)
+        if process.spec.start.serves and process.pid:
+            self._root.orphans.template_gone(process.pid)
         self._root.look_around = True
         self._root.services.exited(process, status, number)
 
@@ -192,6 +194,8 @@ class Ends:
             os.close(process.pidfd)
             process.pidfd = -1
         self._root.by_pid.pop(process.pid, None)
+        if process.spec.start.serves and process.pid:
+            self._root.orphans.template_gone(process.pid)
         self._root.slots.give_back(process.slot)
         process.slot = -1
         self._memory.forget(process.name)

@@ -38,11 +38,14 @@ MAX_TAKEN_IN = 256
 
 @dataclass(eq=False)
 class Orphan:
-    """fd: its pidfd, -1 where there is none for it"""
+    """fd      its pidfd, -1 where there is none for it
+    unborn  it waited for its order, and its template is gone: that it ends too is in order
+    """
 
     pid: int
     fd: int
     owner: Process | None
+    unborn: bool
     killed: bool = False
     undead: bool = False  # killed, waited for in vain
 
@@ -61,6 +64,8 @@ class Orphans:
         self._unwatched: set[int] = set()  # pids of those without a descriptor
         self._more = False  # some have not been looked at yet
         self._hunt: Hunt | None = None
+        self._said = False  # the log has whom this hunt is for
+        self._nurseries: set[int] = set()  # sessions of dead templates, until they are empty
         self._undead: set[str] = set()  # leaves waited for in vain
         self._empties = Empties()
         self.pending = False  # look again, at the next turn of the loop
@@ -99,6 +104,10 @@ class Orphans:
         self._undead.update(leaf.path for leaf in leaves)
         self._root.log.line("error", "undead", pids=pids[:50], cgroups=[x.name for x in leaves])
 
+    def template_gone(self, pid: int) -> None:
+        """Its spares end with it: that is no fault, and not logged as one."""
+        self._nurseries.add(pid)
+
     # --- the cgroup of a dead process
 
     def end_leaf(self, leaf: Leaf) -> None:
@@ -128,8 +137,11 @@ class Orphans:
             self._hunt = None
             return
         if self._hunt is None:
-            self._hunt = Hunt()
-            self._root.log.line("warning", "orphans_killed", pids=[o.pid for o in quarry][:50])
+            self._hunt, self._said = Hunt(), False
+        strays = [o.pid for o in quarry if not o.unborn]
+        if strays and not self._said:
+            self._said = True
+            self._root.log.line("warning", "orphans_killed", pids=strays[:50])
         if self._hunt.round(o.pid for o in quarry):
             self._hunt = None
             for orphan in quarry:
@@ -148,12 +160,14 @@ class Orphans:
         unknown = [pid for pid in children if pid not in root.by_pid and pid not in self._known]
         self._more = False
         if not unknown:
+            self._nurseries.clear()
             return False
         # A spare, and a child that is being born, are in no table either. Until such a one has
         # told its pid it is in its template's session: look at the session first, at its message
         # second. A monitor is in our own for a moment.
         sessions = {pid: _session_of(pid) for pid in unknown}
         root.read_unborn()
+        self._nurseries.intersection_update(sessions.values())
         ours = {p.pid for p in root.processes.values() if p.spec.start.serves}
         ours.add(os.getsid(0))
         reaped, taken = False, 0
@@ -171,7 +185,8 @@ class Orphans:
                 break
             else:
                 taken += 1
-                self._watch(pid, self._owner_of(pid, sessions[pid]))
+                unborn = sessions[pid] in self._nurseries
+                self._watch(pid, self._owner_of(pid, sessions[pid]), unborn=unborn)
         return reaped
 
     def _reap_unborn(self, pid: int) -> None:
@@ -197,12 +212,12 @@ class Orphans:
         marked = root.processes.get(name)
         return marked if marked is not None and str(marked.incarnation) == incarnation else None
 
-    def _watch(self, pid: int, owner: Process | None) -> None:
+    def _watch(self, pid: int, owner: Process | None, *, unborn: bool) -> None:
         fd = -1
         if len(self._known) - len(self._unwatched) < MAX_WATCHED:
             with contextlib.suppress(OSError):  # no descriptor is left
                 fd = os.pidfd_open(pid)
-        orphan = self._known[pid] = Orphan(pid, fd, owner)
+        orphan = self._known[pid] = Orphan(pid, fd, owner, unborn)
         if fd < 0:
             self._unwatched.add(pid)
             return

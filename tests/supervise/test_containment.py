@@ -126,6 +126,9 @@ def test_whatever_a_command_leaves_is_dead_before_its_successor_starts(rooted, c
     assert rooted.stop() == 0
     assert not any(alive(pid) for pid in second)
     assert not rooted.lines("cgroup_left") and not rooted.lines("undead")
+    if not cgroups:  # else their cgroup has ended them
+        logged = {pid for line in rooted.lines("orphans_killed") for pid in line["pids"]}
+        assert logged & set(first) and logged & set(second)
 
 
 CROWD = """

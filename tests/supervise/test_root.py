@@ -398,6 +398,9 @@ def test_spares_are_made_in_advance_replaced_and_gone_with_their_template(rooted
     os.kill(template, signal.SIGKILL)
     rooted.wait_started("template", 2)
     eventually(lambda: not any(alive(pid) for pid in last), what="old spares gone")
+    eventually(lambda: len(spares(rooted)) == 2, what="two spares of the new one")
+    assert rooted.stop() == 0
+    assert not rooted.lines("orphans_killed")  # their end is no fault
 
 
 def ahead() -> dict[str, Any]:
