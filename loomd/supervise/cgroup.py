@@ -63,6 +63,13 @@ class Leaf:
         """SIGKILL to all that is in it, and to what these are just forking."""
         _try_write(f"{self.path}/cgroup.kill", "1")
 
+    def pids(self) -> set[int]:
+        """Who lives in it and below."""
+        folders = [self.path]
+        for path in folders:
+            folders += below(path)
+        return {int(pid) for path in folders for pid in _words(f"{path}/cgroup.procs")} - {0}
+
     def populated(self) -> bool:
         """Whether something lives in it or below."""
         try:

@@ -34,7 +34,8 @@ LOOK_S = 0.02
 
 @dataclass(frozen=True)
 class Swept:
-    """Pids that were killed; those that would not die in time; the cgroup that was removed."""
+    """Pids that were killed, one by one or with their cgroup; those that would not die in time; the
+    cgroup that was removed."""
 
     killed: tuple[int, ...] = ()
     left: tuple[int, ...] = ()
@@ -66,9 +67,8 @@ def noted_cgroup(state: Path) -> str:
 def sweep(state: Path) -> Swept:
     """Kills whatever is left of the instance. To be called by the holder of its lock only."""
     end = time.monotonic() + WAIT_S
-    removed = _sweep_cgroup(noted_cgroup(state), end)
+    killed, removed = _sweep_cgroup(noted_cgroup(state), end)
     mark = mark_of(state)
-    killed: set[int] = set()
     while True:
         found = marked(mark)
         if not found:
@@ -143,10 +143,12 @@ def _await(killed: dict[int, int], end: float) -> None:
             os.close(fd)
 
 
-def _sweep_cgroup(base: str, end: float) -> str:
-    """Kills all that is in the predecessor's cgroup, and removes it; its path."""
+def _sweep_cgroup(base: str, end: float) -> tuple[set[int], str]:
+    """Kills all that is in the predecessor's cgroup, and removes it; who was seen there, and its
+    path."""
+    killed: set[int] = set()
     if not os.path.basename(base).startswith(cgroup.PREFIX) or not os.path.isdir(base):
-        return ""
+        return killed, ""
     try:
         mine = cgroup.own()
     except cgroup.Unavailable:
@@ -156,7 +158,8 @@ def _sweep_cgroup(base: str, end: float) -> str:
         if f"{mine}/".startswith(f"{path}/"):
             continue
         leaf = cgroup.Leaf(path)
+        killed |= leaf.pids()
         leaf.kill()
         while not cgroup.remove(path) and time.monotonic() < end:
             time.sleep(LOOK_S)
-    return base if cgroup.remove(base) else ""
+    return killed, base if cgroup.remove(base) else ""

@@ -64,7 +64,8 @@ def test_the_next_start_ends_what_was_stopped_or_has_escaped(place: TestInstance
                 swept = wait_line(place, "swept")
                 assert swept["level"] == "warning" and swept.get("cgroup", "") == noted
                 assert not noted or not Path(noted).exists()
-                assert cgroups or swept["killed"] == len(brood)
+                # In a cgroup those are seen too who are just dying with their root.
+                assert swept["killed"] >= len(brood) if cgroups else swept["killed"] == len(brood)
                 second.send_signal(signal.SIGTERM)
                 assert second.wait() == 0
         assert stranger.poll() is None
