@@ -47,6 +47,14 @@ def reload(context: Context, what: str) -> int:
 
 
 def _services(result: dict[str, Any]) -> str:
-    """started a, b; stopped c"""
-    words = ("started", "stopped", "restarted", "updated")
-    return "; ".join(f"{word} {', '.join(result[word])}" for word in words if result[word])
+    """started a, b; stopped c; kept down ... d"""
+    words = {
+        "started": "started",
+        "stopped": "stopped",
+        "restarted": "restarted",
+        "updated": "updated",
+        "held": "kept down (terminated, or below what is; to start: loomctl child restart ID)",
+    }
+    return "; ".join(
+        f"{said} {', '.join(result[key])}" for key, said in words.items() if result[key]
+    )

@@ -31,6 +31,8 @@ PLACES: Final = frozenset({"services", "sessions"})
 """What is started on demand is started here."""
 HEADS: Final = frozenset({"team", "tools"})
 """Kinds without which a session is none."""
+WHAT_BECOMES: Final = ("started", "stopped", "restarted", "updated", "held")
+"""Of what has changed in a configuration."""
 MAX_CONFIG: Final = 1 << 20
 
 Done = Callable[[Any], None]
@@ -127,9 +129,9 @@ def _ended(batch: Batch, name: str) -> Result:
 def reload_config(hub: Hub, done: Done) -> None:
     """Reads the configuration again and has the root run what it says of services.
 
-    Answers {loaded, changed, errors: [{module, error}], started, stopped, restarted, updated,
-    restart_needed}: ids; of `restart_needed` the tables that only a new daemon reads. With an error
-    nothing is changed.
+    Answers {loaded, changed, errors: [{module, error}], started, stopped, restarted, updated, held,
+    restart_needed}: ids; `held` has those that a person keeps down, `restart_needed` the tables
+    that only a new daemon reads. With an error nothing is changed.
     """
     path = hub.places.config
     try:
@@ -190,6 +192,6 @@ def _reply(
         "loaded": loaded or [],
         "changed": changed or [],
         "errors": errors or [],
-        **{name: ids.get(name, []) for name in ("started", "stopped", "restarted", "updated")},
+        **{name: ids.get(name, []) for name in WHAT_BECOMES},
         "restart_needed": needed or [],
     }

@@ -262,7 +262,7 @@ class HubLine:
 
     def _configure(self, message: dict[str, Any]) -> None:
         """New trees of the user's, as specs below `services`, in pieces; answered with what is
-        started, stopped, restarted and updated. If anything is wrong, nothing is done."""
+        started, stopped, restarted, updated and held. If anything is wrong, nothing is done."""
         id = message["id"]
         parts = self._parts.setdefault(id, [])
         parts.append(str(message["part"]))
@@ -282,7 +282,7 @@ class HubLine:
                 raise s.SpecError("duplicate_child_name", name)
         changes = reconfigure.diff(services.spec, spec)
         self._root.tell(t.Configure(spec))
-        said = reconfigure.report(changes)
+        said = reconfigure.report(changes, reconfigure.kept_down(spec, policy.held))
         self._root.log.line("info", "configured", **said)
         self._pieces(message, said)
 

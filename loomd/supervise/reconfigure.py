@@ -8,11 +8,11 @@ applied in place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from loomd.supervise.spec import ChildSpec, SupervisorSpec, WorkerSpec
+from loomd.supervise.spec import ChildSpec, SupervisorSpec, WorkerSpec, all_ids
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,20 @@ def by_id(spec: SupervisorSpec) -> Mapping[str, SupervisorSpec]:
     return {each.id: each for each in supervisors(spec)}
 
 
-def report(changes: list[Change]) -> dict[str, list[str]]:
-    """For people: the ids that are started, stopped, restarted and updated."""
+def kept_down(spec: ChildSpec, terminated: Collection[str]) -> set[str]:
+    """The ids that do not run because a person has terminated them or a supervisor above."""
+    if spec.id in terminated:
+        return set(all_ids(spec))
+    if isinstance(spec, WorkerSpec):
+        return set()
+    return {id for child in spec.children for id in kept_down(child, terminated)}
+
+
+def report(changes: list[Change], down: Collection[str] = ()) -> dict[str, list[str]]:
+    """For people: the ids that are started, stopped, restarted and updated; `held`: those that
+    would be started or restarted, but are kept `down`."""
     ids: dict[str, list[str]] = {"started": [], "stopped": [], "restarted": [], "updated": []}
+    ids["held"] = []
     gone = {change.id for change in changes if change.kind == "stop"}
     come = {change.id for change in changes if change.kind == "start"}
     for change in changes:
@@ -99,6 +110,8 @@ def report(changes: list[Change]) -> dict[str, list[str]]:
         else:
             names = {"start": "started", "stop": "stopped", "update": "updated"}
             where = names.get(change.kind, "restarted")
+        if where in ("started", "restarted") and change.id in down:
+            where = "held"
         if where:
             ids[where].append(change.id)
     return ids

@@ -136,6 +136,28 @@ def test_a_process_becomes_a_supervisor():
     assert configure(stage, new) == "-a +b"
 
 
+def test_what_a_person_keeps_down_is_not_said_to_start():
+    old = sup("x", worker("a"), sup("y", worker("b"), worker("c")))
+    new = sup("x", worker("a", "new"), sup("y", worker("b", "new"), worker("d")))
+    pair = [s.parse_supervisor(services(tree, worker("z"))) for tree in (old, new)]
+    pair[1] = s.parse_supervisor(services(new, worker("z", "new")))
+    changes = r.diff(*pair)
+    said = r.report(changes, r.kept_down(pair[1], {"y", "unknown"}))
+    assert said == {
+        "started": [],
+        "stopped": ["c"],
+        "restarted": ["a", "z"],
+        "updated": [],
+        "held": ["b", "d"],
+    }
+    said = r.report(changes, r.kept_down(pair[1], {"a", "services"}))
+    assert said["held"] == ["a", "b", "d", "z"] and said["restarted"] == []
+    stage = staged(old, worker("z"))
+    stage.terminate("y")
+    stage.took()
+    assert configure(stage, new, worker("z", "new")) == "-a -z +a +z"
+
+
 def test_a_mended_child_is_tried_again_and_an_unchanged_one_is_not():
     stage = Stage(sup("root", services(sup("x", worker("bad")), sup("y", worker("no")))), False)
     stage.refuse = {"bad": [73], "no": [73]}

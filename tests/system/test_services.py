@@ -471,6 +471,17 @@ def test_a_faulty_configuration_changes_nothing_and_says_why(town):
     assert answer["restart_needed"] == ["limits"] and answer["changed"] == []
 
 
+def test_a_reload_says_who_is_kept_down(town):
+    town.configure(sup("x", service("a")), sup("y", service("b")))
+    town.started("a")
+    assert town.child("terminate", "x") == "ok"
+    answer = town.change(sup("x", service("a"), service("c")), sup("y", service("b"), service("d")))
+    assert (answer["started"], answer["held"]) == (["d"], ["c"])
+    assert (town.started("d") > 0, town.state("x")) == (True, "down")
+    assert town.child("restart", "x") == "ok"
+    town.started("c")
+
+
 # --- life of a process ---------------------------------------------------------------------------
 
 
