@@ -152,7 +152,8 @@ def _control(op: str, text: str) -> click.Command:
     def control(context: Context, session: str) -> None:
         with context.client() as client:
             result: dict[str, Any] = client.request("control", session=session, op=op)
-        context.show(result, f"{session}: {result.get('state')}")
+        waits = ", for an answer of yours: loomctl waiting" if result["state"] == "waiting" else ""
+        context.show(result, f"{session}: {result['state']}{waits}")
 
     return control
 

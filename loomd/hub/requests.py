@@ -191,12 +191,18 @@ def control(batch: Batch, id: str, *, session: str, op: str) -> dict[str, Any]:
     if row.state in OVER:
         if op == "stop":
             return {"session": session, "state": row.state}
+        _reachable(batch, f"{session}/team")
+        kind = f" ({row.kind})" if row.kind else ""
         raise LoomError(
-            "bad_state", f"{session} is {row.state}", f"say something to it: loomctl send {session}"
+            "bad_state",
+            f"{session} is {row.state}{kind}: there is nothing to {op}",
+            f"it goes on when it is told something: loomctl send {session} TEXT",
         )
     _reachable(batch, f"{session}/team")
     batch.event(session, "control", "user", {"op": op}, id)
     _mail(batch, f"{session}/team", CONTROL, id, Control(op=op))  # type: ignore[arg-type]
+    if op == "resume" and row.state != "paused":  # it starts, runs, or waits for a person
+        return {"session": session, "state": row.state}
     return {"session": session, "state": SHOWN.get(op, row.state)}
 
 
@@ -373,7 +379,7 @@ def _reachable(batch: Batch, name: str) -> None:
     row = batch.peek(name)
     if row is None or row.wanted == "ended":
         why = row.ended_reason if row is not None else "never started"
-        raise LoomError("bad_state", f"{name} is no more: {why}")
+        raise LoomError("bad_state", f"{name} is no more: {why}", "open another: loomctl run")
 
 
 def _mail(batch: Batch, to: str, lane: int, id: str, body: Body) -> None:

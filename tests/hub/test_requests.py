@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from loomd.hub.mail import Batch, Result
 from loomd.hub.requests import perform
 from loomd.store.schema import text_key
 from loomd.wire import codec
@@ -111,6 +112,32 @@ def test_stopping_what_is_over_is_no_error_and_it_can_be_removed() -> None:
     assert ask(desk, "remove", id="4", session=session)["state"] == "removed"
     assert ask(desk, "say", id="5", session=session, text="x").code == "no_such_session"
     assert desk.row(f"{session}/team").wanted == "ended"
+
+
+def test_what_cannot_be_resumed_is_told_its_state_and_what_to_do() -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r")["session"]
+    team = f"{session}/team"
+    desk.hello(team, 1)
+    resume = {"session": session, "op": "resume"}
+    desk.commit(team, session=m.SessionChange(state="waiting"))
+    assert ask(desk, "control", resume, id="2")["state"] == "waiting"  # it is not paused
+    desk.commit(team, session=m.SessionChange(state="paused"))
+    assert ask(desk, "control", resume, id="3")["state"] == "running"
+    desk.commit(team, session=m.SessionChange(state="failed", kind="timeout"))
+    failure = ask(desk, "control", resume, id="4")
+    assert failure.code == "bad_state"
+    assert f"{session} is failed (timeout)" in failure.message
+    assert f"loomctl send {session} TEXT" in failure.hint
+
+    def leave(batch: Batch) -> Result:
+        result = batch.begin()
+        batch.end(team, "it was told to", by="client")
+        return result
+
+    desk.do(leave)
+    failure = ask(desk, "control", resume, id="5")
+    assert "it was told to" in failure.message and "loomctl run" in failure.hint
 
 
 def test_the_first_answer_to_a_question_wins() -> None:
