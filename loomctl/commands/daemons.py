@@ -117,7 +117,9 @@ def status(context: Context) -> None:
     value["unit"] = unit.name if unit is not None else None
 
     def human() -> None:
-        for key, item in value.items():
+        last = value.get("last_upgrade") or {"state": "none", "reason": ""}
+        shown = {**value, "last_upgrade": ": ".join(word for word in last.values() if word)}
+        for key, item in shown.items():
             if not isinstance(item, dict):
                 context.out.print(f"{key:<12} ", end="", style="bold")
                 context.out.print(str(item))

@@ -302,6 +302,7 @@ class Clients:
             "sessions": len(shown),
             "actors": len(hub.peers.by_name),
             "generation": hub.generation,
+            "last_upgrade": hub.last_upgrade,
             "epoch": hub.epoch,
             "counters": dict(hub.counters),
             "transactions": hub.writer.transactions,

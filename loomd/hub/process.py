@@ -158,6 +158,7 @@ class Hub:
         self.fired: set[tuple[str, str]] = set()
         self.stopping = False
         self.upgraded = False  # it stops for a successor on newer code
+        self.last_upgrade: dict[str, str] | None = None  # {state, reason}, as the root says
         self.trial = birth.trial
         self._published: list[tuple[str, bytes]] = []
         self._asked_here: dict[str, Callable[[Answered], None]] = {}
@@ -657,6 +658,8 @@ class Hub:
                 self.stopping = True
             case "upgrade":
                 self.stopping = self.upgraded = True
+            case "upgraded":
+                self.last_upgrade = {key: str(note[key]) for key in ("state", "reason")}
             case "born":
                 name = str(note["name"])
                 self.children[name] = reconcile.Child(

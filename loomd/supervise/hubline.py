@@ -143,6 +143,7 @@ class HubLine:
         for process in list(self._root.processes.values()):
             if process.name != self._root.config.hub and not process.spec.start.serves:
                 self._root.send(process, {"op": "epoch", "epoch": self.epoch})
+        self._root.upgrade.tell_hub()
 
     def _ensure(self, message: dict[str, Any]) -> None:
         given = dict(message["spec"])

@@ -28,6 +28,7 @@ class Notify:
         self.watchdog_s = 0.0
         self._left = 0
         self._said = ""
+        self._note = ""
         if path.startswith(("/", "@")):
             self._address = "\0" + path[1:] if path.startswith("@") else path
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -47,7 +48,7 @@ class Notify:
     def ready(self, status: str) -> None:
         """Serves; also the end of `reloading`."""
         self._said = self._said or status
-        self.send("READY=1", f"STATUS={self._said}", f"MAINPID={os.getpid()}")
+        self.send("READY=1", f"STATUS={self._line()}", f"MAINPID={os.getpid()}")
 
     def reloading(self) -> None:
         """New code is being taken; `ready` comes when it is done or has been refused."""
@@ -57,7 +58,14 @@ class Notify:
         """One line for people, said when it changes."""
         if status != self._said:
             self._said = status
-            self.send(f"STATUS={status}")
+            self.send(f"STATUS={self._line()}")
+
+    def note(self, text: str) -> None:
+        """What stands behind every status from now on, one line; "": nothing does."""
+        self._note = text
+
+    def _line(self) -> str:
+        return f"{self._said}; {self._note}" if self._note else self._said
 
     def stopping(self, left: int) -> None:
         """An orderly stop of `left` processes begins."""

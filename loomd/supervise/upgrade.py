@@ -44,6 +44,11 @@ KEEP_S: Final = 300.0
 """How long after an upgrade the previous templates are kept for those who have not yet made their
 first commit on the new code."""
 
+EVENTS: Final = {"done": "upgraded", "failed": "upgrade_failed", "refused": "upgrade_refused"}
+"""What the log calls the end of an upgrade."""
+
+MAX_REASON: Final = 2000
+
 _FAULTS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 _OWN_KILLS = frozenset({"hung", "start time-out"})
 _ORDERLY = frozenset({s.NORMAL, s.FENCED, s.UPGRADED, s.ASLEEP})
@@ -93,6 +98,7 @@ class Upgrade:
         self.course: Course | None = None
         self.frozen_fd = -1  # what the preflight reads
         self._last: dict[str, Any] | None = None
+        self._said: dict[str, str] | None = None  # `outcome` of the last one
         self._asked: list[Any] = []  # the hub's ids of the questions that wait for the end
         self._calls: dict[int, Callable[[str], None]] = {}
         self._next_call = 0
@@ -110,7 +116,7 @@ class Upgrade:
             why = {
                 "code": "bad_state",
                 "reason": "an upgrade is under way",
-                "hint": "ask again when it is done: the log says `upgraded`",
+                "hint": "ask again when it is done: the log says `upgraded`, or `upgrade_failed`",
             }
             self._answer(id, Course(key, execute, self.generations.number, refused=why).result())
         else:
@@ -509,16 +515,20 @@ class Upgrade:
                 if process.spec.start.template and older and not self._ends_itself(process, static):
                     course.kept.setdefault(process.name, "")
         self._last = course.result()
-        level = "error" if course.refused or course.errors else "info"
+        taken = self.generations.births == self.generations.number
+        said = outcome(course, taken=taken)
         self._root.log.line(
-            level,
-            "upgrade_refused" if course.refused else "upgraded",
+            "error" if said["reason"] else "info",
+            EVENTS[said["state"]],
             generation=course.generation,
             moved=len(course.moved),
             kept=len(course.kept) or None,
             errors=len(course.errors) or None,
-            reason=course.refused.get("reason"),
+            reason=said["reason"] or None,
         )
+        self._said = said
+        self.tell_hub()
+        self._root.notify.note("" if taken and not course.refused else _line(said))
         self._root.notify.ready("running")
         asked, self._asked = self._asked, []
         for id in asked:
@@ -529,6 +539,11 @@ class Upgrade:
         if self._again:
             self._again = False
             self._root.after(0.0, self._root.hung_up)
+
+    def tell_hub(self) -> None:
+        """How the last one ended: for `daemon status`, where whoever asked by a signal sees it."""
+        if self._said is not None:
+            self._root.hubline.note({"op": "upgraded", **self._said})
 
     def _schedule(self) -> None:
         left = self._keep_until - time.monotonic()
@@ -555,6 +570,7 @@ class Upgrade:
             "generations": self.generations.freeze(),
             "course": None if self.course is None else asdict(self.course),
             "last": self._last,
+            "said": self._said,
             "asked": self._asked,
             "keep_until": self._keep_until,
             "again": self._again,
@@ -565,11 +581,25 @@ class Upgrade:
         self.generations = Generations.thaw(frozen["generations"])
         self.course = None if frozen["course"] is None else Course(**frozen["course"])
         self._last = frozen["last"]
+        self._said = frozen.get("said")
         self._asked = list(frozen["asked"])
         self._keep_until = frozen["keep_until"]
         self._again = bool(frozen.get("again"))
         # A call of before that is still open must not be taken for one of ours.
         self._next_call = int(frozen.get("next_call", 0))
+
+
+def outcome(course: Course, *, taken: bool) -> dict[str, str]:
+    """For people: {state: done | failed | refused, reason}. `taken`: the new code is in force; what
+    has failed on it is the reason all the same."""
+    if course.refused:
+        return {"state": "refused", "reason": course.refused["reason"][:MAX_REASON]}
+    reason = "; ".join(f"{error['name']}: {error['error']}" for error in course.errors)
+    return {"state": "done" if taken else "failed", "reason": reason[:MAX_REASON]}
+
+
+def _line(said: Mapping[str, str]) -> str:
+    return f"last reload {said['state']}: {' '.join(said['reason'].split())}"[:200]
 
 
 def _last_line(path: str) -> str:

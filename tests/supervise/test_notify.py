@@ -55,6 +55,26 @@ def test_a_stop_that_makes_progress_is_given_time(tmp_path):
         notify.close()
 
 
+def test_a_note_stands_behind_every_status_until_it_is_taken_back(tmp_path):
+    path = str(tmp_path / "n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path)
+        systemd.setblocking(False)
+        notify = Notify({"NOTIFY_SOCKET": path})
+        notify.status("1 session")
+        assert systemd.recv(999) == b"STATUS=1 session"
+        notify.note("last reload refused: no such module")
+        notify.ready("running")
+        said = b"STATUS=1 session; last reload refused: no such module"
+        assert systemd.recv(999).split(b"\n")[1] == said
+        notify.status("2 sessions")
+        assert systemd.recv(999) == b"STATUS=2 sessions; last reload refused: no such module"
+        notify.note("")
+        notify.ready("running")
+        assert systemd.recv(999).split(b"\n")[1] == b"STATUS=2 sessions"
+        notify.close()
+
+
 def test_what_it_was_made_from_is_kept_for_a_root_that_executes_itself():
     env = {"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1", "PATH": "/bin"}
     notify = Notify(env)

@@ -183,6 +183,9 @@ def test_who_fails_on_the_new_code_goes_on_with_the_code_before(shared: Upgradin
     assert result["kept"] == [bad]
     (error,) = result["errors"]
     assert error["name"] == bad and "bad from its birth on" in error["error"]
+    line = up.lines("upgraded")[-1]
+    assert (line["level"], line["errors"]) == ("error", 1)
+    assert bad in line["reason"] and "bad from its birth on" in line["reason"]
     assert late in result["moved"] and good in result["moved"]
     up.tell(bad, op="add", n=2)
     assert up.until(bad, lambda row: row["state"]["count"] == 2)["state"]["wrong"] == []
@@ -220,6 +223,8 @@ def test_a_hub_that_fails_takes_the_whole_generation_back(shared: Upgrading):
         up.code.undo()
     assert [error["name"] for error in result["errors"]] == ["hub"]
     assert result["moved"] == [] and result["generation"] == status["generation"]
+    line = up.lines("upgrade_failed")[-1]
+    assert line["generation"] == status["generation"] and "no hub today" in line["reason"]
     after = up.incarnations()
     assert after["models"] == before["models"] and after[a] == before[a]
     assert up.client.request("status")["generation"] == status["generation"]
@@ -254,6 +259,42 @@ def test_reload_actors_moves_them_and_leaves_the_root(shared: Upgrading):
     assert up.client.request("ask", actor=a, body={"t": "note", "data": "x"})["data"] == "reloaded"
     assert len(up.lines("resumed")) == resumed
     up.client.request("unspawn", name=a)
+
+
+def test_a_hangup_that_is_refused_is_seen_in_the_status(shared: Upgrading):
+    up = shared
+    up.code.change("loomd/team/board.py", "", "\nimport gone_with_the_hangup\n")
+    try:
+        os.kill(up.daemon.pid, signal.SIGHUP)
+        last = eventually(lambda: refused(up), 60, what=up.daemon.tail)
+    finally:
+        up.code.undo()
+    assert "gone_with_the_hangup" in last["reason"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "loomctl", "daemon", "status"],
+        env=up.instance.environment(**up.daemon.env),
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    [line] = [line for line in shown.splitlines() if line.startswith("last_upgrade")]
+    assert line.split(maxsplit=1)[1].startswith("refused: ") and "gone_with_the_hangup" in line
+    hub = up.client.request("status")["hub_pid"]
+    up.client.request("kill", name="hub")
+    eventually(lambda: up.client.request("status")["hub_pid"] != hub, what="another hub")
+    assert eventually(lambda: refused(up), what="it has been told") == last
+    assert up.upgrade()["errors"] == []
+    last = eventually(lambda: up.client.request("status")["last_upgrade"], what="the same")
+    assert last == {"state": "done", "reason": ""}
+
+
+def refused(up: Upgrading) -> dict[str, str] | None:
+    last = up.client.request("status")["last_upgrade"]
+    return (
+        last
+        if last and last["state"] == "refused" and "gone_with_the_hangup" in last["reason"]
+        else None
+    )
 
 
 def test_a_hangup_means_upgrade_and_a_service_of_the_user_runs_through_it(shared: Upgrading):

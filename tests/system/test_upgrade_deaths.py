@@ -104,7 +104,7 @@ def test_a_death_in_the_middle_of_an_upgrade_loses_nothing(point: str, tmp_path:
             up.client.close()
             up.start()
         else:
-            eventually(lambda: up.lines("upgraded"), 60)
+            eventually(lambda: up.lines("upgraded") or up.lines("upgrade_failed"), 60)
         for n in range(6, 11):
             up.tell(a, op="add", n=n)
         row = up.until(a, lambda row: row["state"]["count"] == 10)
