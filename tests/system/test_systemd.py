@@ -249,7 +249,12 @@ def test_reload_brings_new_code_in_the_same_process_and_sessions_go_on(service):
             pause=0.2,
         )
         assert main_pid(service) == main
-        assert loomctl(service, "daemon", "status")["generation"] == before["generation"] + 2
+        status = loomctl(service, "daemon", "status")
+        assert status["generation"] == before["generation"] + 2
+        assert status["last_upgrade"]["state"] == "refused"
+        assert "not fit to run" in status["last_upgrade"]["reason"]
+        shown = service.shown(SERVICE, "StatusText")
+        assert "; last reload refused: " in shown and "not fit to run" in shown
     finally:
         service.new_code("")
 
