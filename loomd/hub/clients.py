@@ -341,6 +341,7 @@ class Clients:
     def session(self, session: str) -> dict[str, Any]:
         row = self._session(session)
         shown: dict[str, Any] = msgspec.to_builtins(row)
+        del shown["noted"]
         with self.hub.store.reading() as txn:
             shown["tasks"] = boards.board(txn, row, "tasks")[:100]
             shown["questions"] = boards.open_questions(txn, session)[:50]

@@ -393,12 +393,12 @@ class Batch:
 
         Blames the mail in hand and books a failure on the actor's ladder; an actor that its
         supervisor will not restart (`final`) and that is still wanted is ensured again, unless it
-        was temporary or ends again and again.
+        was temporary or ends again and again. Told twice, it is booked once.
         """
         result = self._begin()
         name, incarnation = str(note.get("name")), int(note.get("incarnation") or 0)
         held = self.peek(name)
-        if held is None or incarnation < held.fence:
+        if held is None or incarnation < held.fence or incarnation <= held.booked:
             return result
         reason = exit_reason(note)
         blame = note.get("blame") or {}
@@ -406,6 +406,7 @@ class Batch:
             poison.blame(self, name, blame, reason)
         row = self.actor(name)
         assert row is not None
+        row.booked = incarnation
         if row.wanted == "running":
             row.status, row.waiting_for = "restarting", reason
         elif row.wanted == "asleep":

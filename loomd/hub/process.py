@@ -166,6 +166,10 @@ class Hub:
         self._calls: dict[int, Callable[[dict[str, Any]], None]] = {}
         self._pages: dict[Any, list[Any]] = {}
         self._pieces: dict[Any, list[str]] = {}
+        self._unbooked = 0  # notes of ends that are not durable yet
+        # What the root kept for us is in the writer's hands. Not before: a Hello that overtakes the
+        # note of its predecessor's death moves the fence, and nobody is blamed.
+        self._hears_actors = False
         self._check_readers = False
         self._next_tick = 0.0
         self._later: list[Callable[[], None]] = []
@@ -213,17 +217,20 @@ class Hub:
     def run(self) -> None:
         """Until the root says stop. Raises LinkClosed, StoreError, Dethroned."""
         link = self.birth.link
-        link.send({"op": "epoch", "epoch": self.epoch})
+        link.send({"op": "epoch", "epoch": self.epoch, "notes": True})
         self.ask_which(None)
         poller = sockets.Poller()
-        for socket in (self.actors, self.publisher.socket, self.clients.socket):
+        for socket in (self.publisher.socket, self.clients.socket):
             poller.register(socket, sockets.POLLIN)
         poller.register(self.writer.fd, sockets.POLLIN)
         poller.register(link.fileno(), sockets.POLLIN)
-        waiting = False
+        waiting = hearing = False
         self._pulse.begin()
         while not self.stopping:
             self._pulse.beat()
+            if hearing is not self._hears_actors:
+                hearing = True
+                poller.register(self.actors, sockets.POLLIN)
             if link.waiting is not waiting:
                 waiting = link.waiting
                 poller.modify(link.fileno(), sockets.POLLIN | (sockets.POLLOUT if waiting else 0))
@@ -670,9 +677,10 @@ class Hub:
             case "gave_up":
                 supervisor, reason = str(note["supervisor"]), str(note.get("reason") or "")
                 log.error("supervisor.gave_up", supervisor=supervisor, reason=reason)
-                self.submit(
-                    lambda batch: supervision.gave_up(batch, supervisor, reason),
-                    self.follow,
+                number = int(note.get("number") or 0)
+                self._book(
+                    note,
+                    lambda batch: supervision.gave_up(batch, supervisor, reason, number),
                     supervisor,
                 )
             case "which":
@@ -732,16 +740,37 @@ class Hub:
         )
         if name not in self.peers.by_name:
             self._asks_died(name, f"{name}: {reason}")
-        self.submit(lambda batch: batch.exited(note), self.follow, name)
+        self._book(note, lambda batch: batch.exited(note), name)
+
+    def _book(self, note: dict[str, Any], apply: Callable[[Batch], Result], name: str) -> None:
+        """Writes down a note of an end; once that is durable, the root need not keep it for our
+        successor."""
+
+        def then(result: Result) -> None:
+            self._unbooked -= 1
+            self.follow(result)
+            if "number" in note:
+                self.tell_root({"op": "noted", "number": note["number"]})
+
+        self._unbooked += 1
+        self.submit(apply, then, name)
 
     def _reconcile(self, rows: list[Any]) -> None:
-        """Makes what the root has what is wanted."""
+        """Makes what the root has what is wanted, once the notes before this answer are booked:
+        what they say has given up must not be started."""
         have = reconcile.children(rows)
         self.children = {name: child for name, child in have.items() if child.pid}
         for name, peer in list(self.peers.by_name.items()):
             if name in have and have[name].incarnation > peer.incarnation:
                 self.peers.drop(name)
                 self._asks_died(name, f"{name} was restarted")
+        self._hears_actors = True
+        if self._unbooked:
+            self.submit(lambda batch: batch.begin(), lambda _: self._order(have), "reconcile")
+        else:
+            self._order(have)
+
+    def _order(self, have: dict[str, reconcile.Child]) -> None:
         wanted = {
             name: (row.wanted, self.rules.spec(name))
             for name, row in self.rules.actors.items()

@@ -1,7 +1,8 @@
 """What is wanted against what the root has. Pure.
 
 Table `actors` is the desired state; the root's dynamic children are a cache of it. Requests are
-idempotent, so asking again costs nothing and a lost note does no harm.
+idempotent, so asking again costs nothing. What has ended or given up while there was no hub is
+booked before: the root has kept the notes of it.
 """
 
 from __future__ import annotations

@@ -30,16 +30,24 @@ TOLD: Final = frozenset({"agent"})
 """Kinds that hear of a restart of the daemon: what thinks must know why its calls broke off."""
 
 
-def gave_up(batch: Batch, supervisor: str, reason: str = "") -> Result:
+def gave_up(batch: Batch, supervisor: str, reason: str = "", number: int = 0) -> Result:
     """A supervisor has given up. A session's, or one of its groups, which takes the session with
-    it: that session has failed, nothing else moves."""
+    it: that session has failed, nothing else moves. `number` of the root's note, 0: it has none; a
+    note that comes again changes nothing, even if the session has been resumed since."""
     result = batch.begin()
     session = supervisor.partition("/")[0]
     row = batch.peek_session(session)
-    if row is None or not batch.live(session):
+    if row is None:
+        return result
+    if 0 < number <= row.noted:
+        if failed(row):  # the hub that booked it may have died before it told the root
+            result.over.append(session)
         return result
     changed = batch.session(session)
     assert changed is not None
+    changed.noted = max(number, row.noted)
+    if not batch.live(session):
+        return result
     hint = f"its state and its mail are kept; go on with: loomctl resume {session}"
     changed.data = {**changed.data, "hint": hint, WAS: row.state}
     changed.state, changed.kind, changed.ended = "failed", "supervision", batch.now

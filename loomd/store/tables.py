@@ -115,6 +115,7 @@ class ActorRow(Row, kw_only=True):
     fails     ends in a row without a commit in between that its supervisor did not mend
     recovery  where it stands on its recovery ladder, and since when; None: it never failed
     rung      the rung that it runs on, for people; "": as usual
+    booked    the last incarnation whose end is booked: a note of it may come again
     halted    it ran when its session's supervision gave up: it sleeps until the session is resumed
     """
 
@@ -136,13 +137,15 @@ class ActorRow(Row, kw_only=True):
     slept: bool = False
     boxed: list[int] = msgspec.field(default_factory=lambda: [0, 0])
     fails: int = 0
+    booked: int = 0
     halted: bool = False
     recovery: History | None = None
     rung: str = ""
 
 
 class SessionRow(Row, kw_only=True):
-    """Table `sessions`. `data`: whatever the team keeps there for people."""
+    """Table `sessions`. `data`: whatever the team keeps there for people; `noted`: number of the
+    last note of the root that its supervision gave up, which may come again."""
 
     session: str
     repo: str
@@ -162,6 +165,7 @@ class SessionRow(Row, kw_only=True):
     last_event: int = 0
     recoveries: list[dict[str, Any]] = []
     removed: bool = False
+    noted: int = 0
     data: dict[str, Any] = {}
 
 

@@ -15,6 +15,7 @@
 `upgrade`   the course of an upgrade: new code for every process, between two inputs
 `handover`  how the root executes its own successor and hands on what it knows
 `hubline`   what the hub may ask of the root, and what the root tells it
+`notes`     what the hub must hear of even if it is dead: kept until one has booked it. Pure
 `template`  a fresh interpreter with the actor code imported once; forks every actor on an order
 `link`      the socket between the root and one child, and what a new process is born with
 `cgroup`    a cgroup of its own for each incarnation, where the instance may have some

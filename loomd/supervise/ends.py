@@ -306,7 +306,7 @@ class Ends:
             supervisor=note.get("supervisor"),
             restart=not action.final,
         )
-        self._root.hubline.note({**note, "final": action.final})
+        self._root.hubline.must_note({**note, "final": action.final})
         self._root.upgrade.gone(action)
 
     def kill_hung(self) -> None:

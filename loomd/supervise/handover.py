@@ -29,6 +29,7 @@ from loomd.supervise.cgroup import Leaf
 from loomd.supervise.crash import crash_point
 from loomd.supervise.freeze import FreezeError
 from loomd.supervise.link import Link
+from loomd.supervise.notes import Notes
 from loomd.supervise.process import Process
 
 if TYPE_CHECKING:
@@ -156,6 +157,8 @@ def check(frozen: Mapping[str, Any]) -> None:
         list(descriptors(frozen))
         for key in ("orders", "kills", "services", "hubline", "upgrade", "log"):
             frozen[key]
+        if "notes" in frozen["hubline"]:
+            Notes.thaw(frozen["hubline"]["notes"])
     except (LookupError, TypeError, ValueError) as error:
         if isinstance(error, FreezeError):
             raise

@@ -1,8 +1,10 @@
 """What the hub may ask of the root, and what the root tells it.
 
-Notes (`born`, `exited`, `gave_up`) are queued to a limit and may be lost: a new hub asks `which`
-and reconciles, and a hub that was too slow gets an unasked `which` (id null). Nothing the hub sends
-can harm the root: what is malformed is answered with an error, or logged.
+Messages are queued to a limit and may be lost: a new hub asks `which` and reconciles, and a hub
+that was too slow gets an unasked `which` (id null). Notes of ends (`exited`, `gave_up`) are
+numbered and kept (`notes`) until a hub has said `noted`; a new hub gets them before the answer to
+its `which`, so that it starts nothing that has given up. Nothing the hub sends can harm the root:
+what is malformed is answered with an error, or logged.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from loomd.supervise import reconfigure
 from loomd.supervise import spec as s
 from loomd.supervise import tree as t
 from loomd.supervise.link import LinkClosed, TooLarge
+from loomd.supervise.notes import Notes
 from loomd.supervise.policy import SERVICES
 
 if TYPE_CHECKING:
@@ -35,12 +38,17 @@ class HubLine:
     def __init__(self, root: Root) -> None:
         self._root = root
         self._missed = False
+        self._notes = Notes(root.config.boot)
+        self._hears = False  # there is a hub that has started
+        self._sent = 0  # the last note that is on its way to this hub
+        self._forgets = False  # this hub is of code that does not acknowledge notes
         self._calls: dict[int, Any] = {}  # our number of a call -> the hub's id of it
         self._next_call = 0
         self._parts: dict[Any, list[str]] = {}  # of configurations that are still coming in
         self.epoch = 0
         self._ops: dict[str, Callable[[dict[str, Any]], None]] = {
             "epoch": self._epoch,
+            "noted": self._noted,
             "ensure": self._ensure,
             "stop": self._stop,
             "end_session": self._stop,
@@ -62,25 +70,67 @@ class HubLine:
         hub = self._hub()
         if hub is None or hub.name == message.get("name"):
             return
+        self._put(hub, message)
+        self._root.send_queued(hub)
+
+    def must_note(self, message: dict[str, Any]) -> None:
+        """Tells a hub of an end: this one, or the next."""
+        if message.get("name") == self._root.config.hub:
+            return
+        numbered, lost = self._notes.keep(message)
+        if lost is not None:
+            self._root.log.line(
+                "error",
+                "note_lost",
+                op=lost["op"],
+                name=lost.get("name") or lost.get("supervisor"),
+                reason=lost["reason"],
+            )
+        hub = self._hub()
+        if hub is not None and self._hears and not self._missed:  # else it gets them in order later
+            self._pass_on(hub, [numbered])
+
+    def hub_ready(self) -> None:
+        """A hub has started: it gets what no hub before it has booked."""
+        self._hears, self._sent, self._forgets = True, 0, False
+        hub = self._hub()
+        if hub is not None:
+            self._pass_on(hub, self._notes.after(0))
+
+    def drained(self) -> None:
+        """The queue toward the hub is empty again."""
+        hub = self._hub()
+        if self._missed and hub is not None:
+            self._missed = False
+            if self._hears:
+                self._pass_on(hub, self._notes.after(self._sent))
+            self._which({"id": None})
+
+    def hub_gone(self) -> None:
+        """Its questions died with it, and what was on its way to it."""
+        self._calls.clear()
+        self._parts.clear()
+        self._missed = self._hears = False
+
+    def _pass_on(self, hub: Process, notes: list[dict[str, Any]]) -> None:
+        for note in notes:
+            if not self._put(hub, note):
+                break
+            self._sent = note["number"]
+            if self._forgets:
+                self._notes.taken(self._sent)
+        self._root.send_queued(hub)
+
+    def _put(self, hub: Process, message: dict[str, Any]) -> bool:
+        """False: it takes nothing more."""
         try:
             hub.link.send(message)
         except TooLarge as error:
             self._root.log.line("error", "note_too_large", reason=str(error))
         except LinkClosed:
             self._missed = True
-        self._root.send_queued(hub)
-
-    def drained(self) -> None:
-        """The queue toward the hub is empty again."""
-        if self._missed:
-            self._missed = False
-            self._which({"id": None})
-
-    def hub_gone(self) -> None:
-        """Its questions died with it."""
-        self._calls.clear()
-        self._parts.clear()
-        self._missed = False
+            return False
+        return True
 
     def freeze(self) -> dict[str, Any]:
         """For the root's successor, which goes on with the same hub."""
@@ -91,9 +141,20 @@ class HubLine:
             "next_call": self._next_call,
             "parts": [[id, parts] for id, parts in self._parts.items()],
             "epoch": self.epoch,
+            "notes": self._notes.freeze(),
+            "hears": self._hears,
+            "sent": self._sent,
+            "forgets": self._forgets,
         }
 
     def thaw(self, frozen: dict[str, Any]) -> None:
+        """After the processes."""
+        if "notes" in frozen:
+            self._notes = Notes.thaw(frozen["notes"])
+            self._hears, self._sent = frozen["hears"], frozen["sent"]
+            self._forgets = frozen["forgets"]
+        else:  # of code that kept no notes, as its hub acknowledges none
+            self._hears = self._forgets = self._hub() is not None
         self._missed = frozen["missed"]
         self._calls = {number: id for number, id in frozen["calls"]}
         self._next_call = frozen["next_call"]
@@ -143,7 +204,16 @@ class HubLine:
         for process in list(self._root.processes.values()):
             if process.name != self._root.config.hub and not process.spec.start.serves:
                 self._root.send(process, {"op": "epoch", "epoch": self.epoch})
+        self._forgets = not message.get("notes", False)
+        if self._forgets:  # and what it got before it said so
+            for note in self._notes.after(0):
+                if note["number"] <= self._sent:
+                    self._notes.taken(note["number"])
         self._root.upgrade.tell_hub()
+
+    def _noted(self, message: dict[str, Any]) -> None:
+        """The hub has booked this one for good."""
+        self._notes.taken(int(message["number"]))
 
     def _ensure(self, message: dict[str, Any]) -> None:
         given = dict(message["spec"])

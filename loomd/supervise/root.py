@@ -248,7 +248,7 @@ class Root:
                 self.log.line(
                     "error", "gave_up", supervisor=action.supervisor, reason=action.reason
                 )
-                self.hubline.note(
+                self.hubline.must_note(
                     {"op": "gave_up", "supervisor": action.supervisor, "reason": action.reason}
                 )
             case t.Report():
@@ -457,6 +457,8 @@ class Root:
             restarts=node.restarts if node is not None else 0,
             ms=took,
         )
+        if process.name == self.config.hub:
+            self.hubline.hub_ready()
         self.tell(t.Ready(process.name, process.incarnation))
         if process.spec.start.serves:
             self.births.place(process.serves)

@@ -38,7 +38,8 @@ def token(name: str, incarnation: int) -> str:
 
 
 class FakeRoot:
-    """Holds the other end of the hub's link. `children` is what `which` answers."""
+    """Holds the other end of the hub's link. `children` is what `which` answers; `kept` is told to
+    each hub before."""
 
     def __init__(self, instance: TestInstance, **args: Any) -> None:
         self.instance = instance
@@ -62,6 +63,7 @@ class FakeRoot:
         }
         self.env: dict[str, str] = {}
         self.children: list[list[Any]] = []
+        self.kept: list[dict[str, Any]] = []
         self.seen: list[dict[str, Any]] = []
         self.incarnation = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -80,6 +82,9 @@ class FakeRoot:
             )
         if ready:
             self.wait(lambda note: note["op"] == "ready")
+            for note in self.kept:
+                self.tell(**note)
+            self.wait(lambda note: note["op"] == "which")  # answered: now it hears actors
         return self
 
     def log(self) -> str:

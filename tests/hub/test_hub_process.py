@@ -240,6 +240,7 @@ def test_an_ask_wakes_a_sleeper_and_one_for_nobody_is_answered(instance: TestIns
             b.commit(children=(m.ChildChange(name="s-t/b", wanted="asleep"),))
             root.wait(lambda note: note["op"] == "stop")
             gone(root, b, status=0, final=True)
+            eventually(lambda: "actor.exited" in root.log(), what="b known to be gone")
             a.send(m.Ask(id="q1", to="s-t/b", body=codec.encode(bodies.Note())))
             root.ensured("s-t/b")
             a.send(m.Ask(id="q2", to="s-t/nobody", body=b""))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from loomd.store.env import Store
@@ -67,8 +68,7 @@ def strike_until_failed(client: Client, session: str, name: str) -> int:
 
 def exits(daemon: Daemon) -> list[str]:
     """Whose deaths the root has logged."""
-    lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if line[:1] == "{"]
-    return [line["name"] for line in lines if line.get("event") == "exited"]
+    return [line["name"] for line in log_lines(daemon, "exited")]
 
 
 def loomctl(daemon: Daemon, *args: str) -> subprocess.Popen[str]:
@@ -121,6 +121,93 @@ def test_a_session_beyond_its_intensity_fails_alone_and_is_resumed(
                 "count"] == c, what=f"{name} goes on")  # fmt: skip
             assert client.request("fetch_state", name=name)["state"]["wrong"] == []
         assert incarnations(client)[other] == before[other]
+
+
+def log_lines(daemon: Daemon, event: str, name: str = "") -> list[dict[str, Any]]:
+    """What the root has logged, of one process or supervisor or of all, oldest first."""
+    text = daemon.log.read_text().rpartition("\n")[0]  # it may be writing the last one
+    lines = [json.loads(line) for line in text.splitlines() if line[:1] == "{"]
+    return [
+        line
+        for line in lines
+        if line.get("event") == event and name in ("", line.get("name"), line.get("supervisor"))
+    ]
+
+
+def started(daemon: Daemon, name: str) -> int:
+    """The pid of its incarnation that lives, once that has started."""
+
+    def lives() -> bool:
+        born, dead = (len(log_lines(daemon, event, name)) for event in ("started", "exited"))
+        return born == dead + 1
+
+    eventually(lives, what=lambda: f"{name} lives\n{daemon.tail(20)}")
+    return int(log_lines(daemon, "started", name)[-1]["pid"])
+
+
+def strike(daemon: Daemon, name: str, deaths: int, number: int = signal.SIGKILL) -> None:
+    """Signals so many incarnations of `name`, one after another; the hub is not needed for it."""
+    for _ in range(deaths):
+        os.kill(started(daemon, name), number)
+        n = len(log_lines(daemon, "started", name))
+        eventually(lambda n=n: len(log_lines(daemon, "exited", name)) == n, what=f"death {n}")
+
+
+def burns(daemon: Daemon, name: str) -> None:
+    """Waits until the last incarnation of `name` is busy in the step of a mail."""
+    process = psutil.Process(started(daemon, name))
+    before = process.cpu_times().user
+    eventually(lambda: process.cpu_times().user > before + 0.1, what=f"{name} is busy")
+
+
+def test_a_session_that_gives_up_while_the_hub_is_stopped_or_dead_has_failed(
+    daemons: Callable[..., Daemon],
+) -> None:
+    """The hub is stopped, a session gives up, and its note dies with the hub; then a hub dies in
+    the same instant as another session gives up. Each next hub ends that session for its reason,
+    starts nobody of it again, and blames what a bystander had in hand once."""
+    daemon = daemons(STRICT + "poison_crashes = 2\nheartbeat_s = 60\n")
+    with daemon.client() as client:
+        one, two, bystander = "s-aaaaaa/a", "s-bbbbbb/a", "s-cccccc/a"
+        for name in (one, "s-aaaaaa/b", two, bystander):
+            spawn(client, name)
+        client.request("post", to=bystander, body=note(op="hang"))
+        burns(daemon, bystander)
+        hub = started(daemon, "hub")
+        os.kill(hub, signal.SIGSTOP)
+        strike(daemon, bystander, 1, signal.SIGSEGV)
+        strike(daemon, one, 3)
+        eventually(lambda: log_lines(daemon, "gave_up", "s-aaaaaa/agents"))
+        os.kill(hub, signal.SIGKILL)
+        check_failed(daemon, client, one, 3)
+        assert client.request("dead", action="list") == [], "blamed twice"
+
+        strike(daemon, two, 2)
+        both = [started(daemon, name) for name in ("hub", two)]
+        os.kill(daemon.pid, signal.SIGSTOP)
+        for pid in both:
+            os.kill(pid, signal.SIGKILL)
+        os.kill(daemon.pid, signal.SIGCONT)
+        check_failed(daemon, client, two, 3)
+
+        burns(daemon, bystander)  # the same mail, which was blamed once: now it is set aside
+        strike(daemon, bystander, 1, signal.SIGSEGV)
+        (letter,) = eventually(lambda: client.request("dead", action="list"), what="set aside")
+        assert (letter["actor"], letter["crashes"]) == (bystander, 2)
+        assert client.request("session", session="s-cccccc")["state"] == "running"
+        client.request("control", session="s-aaaaaa", op="resume")
+        eventually(lambda: {one, "s-aaaaaa/b"} <= set(incarnations(client)), what="resumed")
+
+
+def check_failed(daemon: Daemon, client: Client, name: str, births: int) -> None:
+    """The next hub says so, and has nobody of the session started again."""
+    session = name.partition("/")[0]
+    eventually(lambda: client.request("session", session=session)["state"] == "failed")
+    row = client.request("session", session=session)
+    assert row["kind"] == "supervision" and "too many restarts" in row["answer"]
+    eventually(lambda: not [n for n in incarnations(client) if n.startswith(session)])
+    assert len(log_lines(daemon, "started", name)) == births
+    assert len(log_lines(daemon, "gave_up", f"{session}/agents")) == 1
 
 
 def test_a_killed_daemon_leaves_a_failed_session_failed_and_a_stopped_one_stopped(
