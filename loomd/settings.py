@@ -61,6 +61,7 @@ class Limits:
     repeats: int = 3
     view_tokens: int = 24000
     call_s: float = 120
+    import_s: float = 10  # of one tool file
 
 
 @dataclass(frozen=True)
@@ -391,6 +392,7 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "repeats": _count(1, 1000),
         "view_tokens": _count(500, 10**8),
         "call_s": _number(0.1, 1e6, "a time in seconds"),
+        "import_s": _number(0.1, 600, "a time in seconds"),
     },
     "permissions": {"mode": _choice("never", "on-request", "always")},
     "review": {"required": _flag},

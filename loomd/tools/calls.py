@@ -16,7 +16,7 @@ from typing import Any, Final
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.schema import text_key
 from loomd.tools.frames import Frames, frame
-from loomd.tools.generations import Generation, Generations
+from loomd.tools.generations import Generation, Generations, Gone
 from loomd.tools.places import MAX_CALL_S, ROOM_S, Places, git_folders
 from loomd.tools.propose import name_of
 from loomd.tools.results import Ending, Results, killed
@@ -90,7 +90,14 @@ class Calls:
     async def _perform(
         self, effect: OpenEffect, call: ToolCall, running: Running
     ) -> tuple[Body, dict[str, Any] | None]:
-        row = (await self.generations.in_force()).rows.get(call.name)
+        async with self.generations.using() as accepted:
+            return await self._perform_on(accepted, effect, call, running)
+
+    async def _perform_on(
+        self, accepted: Generation, effect: OpenEffect, call: ToolCall, running: Running
+    ) -> tuple[Body, dict[str, Any] | None]:
+        """On the generation that was in force when the call began, whatever comes meanwhile."""
+        row = accepted.rows.get(call.name)
         if row is None:
             text = f"there is no tool {call.name!r} any more"
             return ToolResult(id=call.id, ok=False, error="no_such_tool", text=text), None
@@ -104,18 +111,24 @@ class Calls:
                 await held.enter_async_context(lock)
             # Short: whoever makes a Unix socket below it has 107 bytes for its path.
             scratch = self.places.scratch / name_of(effect.id.encode())[:8]
-            order = self._order(call, row, scratch, await self.generations.in_force())
-            ending, limits = Ending(), order["limits"]
+            ending, limits = Ending(), self.places.limits
+            scratched = False
             try:
                 for _ in range(RUNS):
                     ending = Ending()
-                    await self._converse(order, call.name, running, ending, held)
+                    current = accepted if not accepted.gone else await self.generations.in_force()
+                    order = self._order(call, row, scratch, current)
+                    limits, scratched = order["limits"], order["scratched"]
+                    try:
+                        await self._converse(current, order, call.name, running, ending, held)
+                    except Gone:
+                        continue
                     if not ending.born:
                         continue  # its generation died before it began: nothing has happened
                     if running.cancelled or not (_harmless(row) and killed(ending)):
                         break
             finally:
-                if order["scratched"]:
+                if scratched:
                     await asyncio.to_thread(shutil.rmtree, scratch, True)
             body, state = await self.results.came_of(call, ending, limits)
             if state is not None:
@@ -179,15 +192,16 @@ class Calls:
 
     async def _converse(
         self,
+        current: Generation,
         order: dict[str, Any],
         tool: str,
         running: Running,
         ending: Ending,
         held: contextlib.AsyncExitStack,
     ) -> None:
-        """From the order to the end of the call's guard."""
+        """From the order to the end of the call's guard. Gone: there is nobody to order."""
         raw = frame(order)
-        mine = await self.generations.hand_over()
+        mine = await self.generations.hand_over(current)
         reader, writer = await asyncio.open_connection(sock=mine)
         try:
             writer.write(raw)

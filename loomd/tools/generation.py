@@ -1,27 +1,24 @@
 """A generation: a process that has imported one snapshot of the tool files, and forks per call.
 
-Snapshots lie in the state directory under the hash of their content, so that the generation that
-was recorded can be formed again whatever stands in the user's folder now. Bytecode is neither read
-nor written: two saves within a second and of one size would import the older one.
+Bytecode is neither read nor written: two saves within a second and of one size would import the
+older one. A module that does not come to its end is interrupted, so that its author sees where.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import importlib
 import importlib.util
 import json
 import os
 import pkgutil
 import select
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -30,76 +27,12 @@ from loomd.supervise import kernel
 from loomd.tools import builtin
 from loomd.tools.contract import ToolSpec, tools_of
 from loomd.tools.guard import guard
+from loomd.tools.snapshots import REPO
 from loomd.tools.worker import trimmed
 from loomd.wire.bodies import TEAM_TOOLS
 from loomd.wire.errors import LoomError
 
-MAX_FILES: Final = 1000
-MAX_BYTES: Final = 20 << 20
 MAX_MESSAGE: Final = 1 << 17
-
-
-# --- snapshots -----------------------------------------------------------------------------------
-
-
-def snapshot(source: Path, generations: Path) -> str:
-    """Copies the tool files below `source` to `generations/HASH`; the hash. LoomError if there is
-    too much of it, OSError if it cannot be read or written."""
-    contents = _contents(source)
-    digest = hashlib.sha256()
-    for name, content in sorted(contents.items()):
-        for part in (name.encode(), content):
-            digest.update(len(part).to_bytes(8, "big") + part)
-    hash = digest.hexdigest()
-    target = generations / hash
-    if target.is_dir():
-        return hash
-    generations.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".", dir=generations))
-    try:
-        for name, content in contents.items():
-            path = temporary / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(path, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError, OSError):  # another session was faster
-            os.rename(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    if not target.is_dir():
-        raise LoomError("failed", f"the snapshot {target} could not be made")
-    return hash
-
-
-def _contents(source: Path) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    size = 0
-    if not source.is_dir():
-        return found
-    for folder, names, files in os.walk(source):
-        names[:] = sorted(n for n in names if n != "__pycache__" and not n.startswith("."))
-        for name in sorted(files):
-            path = Path(folder, name)
-            if name.startswith(".") or name.endswith((".pyc", ".pyo")) or not path.is_file():
-                continue
-            content = path.read_bytes()
-            size += len(content)
-            found[str(path.relative_to(source))] = content
-            if len(found) > MAX_FILES or size > MAX_BYTES:
-                raise LoomError(
-                    "too_large",
-                    f"{source} holds more than {MAX_FILES} files or {MAX_BYTES >> 20} MB",
-                )
-    return found
-
-
-def manifest(folder: Path) -> dict[str, str]:
-    """File -> hash of its content, of a snapshot."""
-    return {
-        name: hashlib.sha256(content).hexdigest() for name, content in _contents(folder).items()
-    }
 
 
 # --- importing -----------------------------------------------------------------------------------
@@ -127,8 +60,19 @@ def builtins() -> list[tuple[str, ToolSpec]]:
     return found
 
 
-def load(folder: Path | None, without: frozenset[str] = frozenset()) -> Formed:
-    """Imports the built-in tools and the modules of a snapshot, in this process."""
+def load(
+    folder: Path | None,
+    without: frozenset[str] = frozenset(),
+    *,
+    import_s: float = 0.0,
+    begins: Callable[[str], None] = lambda module: None,
+) -> Formed:
+    """Imports the built-in tools and the modules of a snapshot, in this process.
+
+    without   modules to leave out: `mine.py`, `.loom/tools/its.py`
+    import_s  how long one module may take; 0: as long as it likes
+    begins    is told of each module before it is imported
+    """
     tools: dict[str, ToolSpec] = {}
     rows: list[dict[str, Any]] = []
     loaded: list[str] = []
@@ -138,62 +82,116 @@ def load(folder: Path | None, without: frozenset[str] = frozenset()) -> Formed:
             tools[spec.name] = spec
         rows.append(spec.row(source))
     taken = {row["name"]: "a built-in tool" for row in rows}
-    if folder is not None and folder.is_dir():
-        sys.dont_write_bytecode = True
-        sys.path.append(str(folder))
-        for path in sorted(folder.glob("*.py")):
-            if path.name.startswith("_") or path.name in without:
-                continue
-            try:
-                found = _import(path)
-                for spec in found:
-                    if spec.name in taken or spec.name in TEAM_TOOLS:
-                        owner = taken.get(spec.name, "a tool of the team")
-                        raise LoomError("bad_request", f"the name {spec.name!r} is {owner}'s")
-            except LoomError as error:
-                errors.append({"module": path.name, "error": error.message})
-                continue
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                said = trimmed(error, str(path)).replace(f"{folder}/", "tools/")
-                errors.append({"module": path.name, "error": said})
-                continue
-            if len(os.listdir("/proc/self/task")) > 1:
-                errors.append({"module": path.name, "error": _THREADS})
-                break  # every further module would be blamed for it
-            loaded.append(path.name)
+    for module, path in _modules(folder):
+        if module in without:
+            continue
+        begins(module)
+        try:
+            with _limited(import_s):
+                found = _import(path, module)
             for spec in found:
-                taken[spec.name] = path.name
-                tools[spec.name] = spec
-                rows.append(spec.row(f"tools/{path.name}"))
+                if spec.name in taken or spec.name in TEAM_TOOLS:
+                    owner = taken.get(spec.name, "a tool of the team")
+                    raise LoomError("bad_request", f"the name {spec.name!r} is {owner}'s")
+        except LoomError as error:
+            errors.append({"module": module, "error": error.message})
+            continue
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            said = (
+                trimmed(error, str(path)) if not isinstance(error, TooLong) else error.where(path)
+            )
+            said = said.replace(f"{folder}/{REPO}/", USERS_VIEW[True])
+            said = said.replace(f"{folder}/", USERS_VIEW[False])
+            errors.append({"module": module, "error": said})
+            continue
+        if len(os.listdir("/proc/self/task")) > 1:
+            errors.append({"module": module, "error": _THREADS})
+            break  # every further module would be blamed for it
+        loaded.append(module)
+        for spec in found:
+            taken[spec.name] = module
+            tools[spec.name] = spec
+            rows.append(spec.row(source_of(module)))
     return Formed(tools, rows, loaded, errors)
 
 
 _THREADS: Final = "it leaves a thread running after its import; calls are forked, so start none"
 
+USERS_VIEW: Final = {False: "tools/", True: ".loom/tools/"}
+"""Is it the repo's? -> the folder as its author names it."""
 
-def _import(path: Path) -> list[ToolSpec]:
-    name = f"loom_tools_{path.stem}"
+
+def source_of(module: str) -> str:
+    """A module as it stands in a toolset row: `tools/mine.py`, `.loom/tools/its.py`."""
+    return module if module.startswith(USERS_VIEW[True]) else USERS_VIEW[False] + module
+
+
+def _modules(folder: Path | None) -> Iterator[tuple[str, Path]]:
+    """(module, file) of a snapshot: the user's, then the repo's. Both may import what lies beside
+    them; where both have a module of one name, the user's is found."""
+    if folder is None or not folder.is_dir():
+        return
+    sys.dont_write_bytecode = True
+    for place, prefix in ((folder, ""), (folder / REPO, USERS_VIEW[True])):
+        if place.is_dir():
+            sys.path.append(str(place))
+            for path in sorted(place.glob("*.py")):
+                if not path.name.startswith("_"):
+                    yield prefix + path.name, path
+
+
+class TooLong(BaseException):
+    """Importing a module takes too long. No Exception: a module that catches those hangs on."""
+
+    def where(self, path: Path) -> str:
+        """What its author reads: from their first frame on, without our handler's."""
+        frames = traceback.extract_tb(self.__traceback__)
+        names = [frame.filename for frame in frames]
+        first = names.index(str(path)) if str(path) in names else 0
+        shown = traceback.format_list(frames[first:-1])
+        return f"{self}; it was here:\n{''.join(shown)}".strip()
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raises TooLong where the code is after so many seconds. What only C code or a bare `except`
+    could be told is left to whoever waits for this process."""
+
+    def late(signum: int, frame: Any) -> NoReturn:
+        raise TooLong(f"importing takes longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _import(path: Path, module: str) -> list[ToolSpec]:
+    name = f"loom_{'repo' if module != path.name else 'tools'}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LoomError("bad_request", f"{path.name} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return tools_of(vars(module), name)
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[name] = made
+    spec.loader.exec_module(made)
+    return tools_of(vars(made), name)
 
 
 # --- the process ---------------------------------------------------------------------------------
 
 
 def serve(
-    sock: socket.socket, registry: socket.socket, folder: str, without: list[str]
+    sock: socket.socket, registry: socket.socket, folder: str, without: list[str], import_s: float
 ) -> NoReturn:
     """The life of a generation: import, say so on `sock`, then fork a guard per order.
 
-    sock      SOCK_SEQPACKET to the tool host: one JSON object (`ready` or `broken`), then orders
-              {"call": number} that come with one end of the call's socket
+    sock      SOCK_SEQPACKET to the tool host: JSON objects {"begins": module}, then `ready` or
+              `broken`; orders come with one end of the call's socket
     registry  to the nursery: {"guard": pid} when one is born, {"gone": pid} when it has ended
     """
     status = 0
@@ -203,7 +201,12 @@ def serve(
             os.setsid()
         # A call's folder is the checkout: nothing may be imported from there.
         sys.path[:] = [entry for entry in sys.path if os.path.isabs(entry)]
-        formed = load(Path(folder) if folder else None, frozenset(without))
+        formed = load(
+            Path(folder) if folder else None,
+            frozenset(without),
+            import_s=import_s,
+            begins=lambda module: _say(sock, {"begins": module}),
+        )
         if formed.errors:
             _say(sock, {"broken": formed.errors})
             os._exit(0)

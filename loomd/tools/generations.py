@@ -1,7 +1,8 @@
 """The generations of a session's tool host: which one is in force, and how the next one gets there.
 
 The nursery forms them on an order; one that passes is a candidate until the behaviour has recorded
-it, then calls go to it and its predecessor retires. One that dies is formed again, as recorded.
+it, then calls go to it and its predecessor retires with its last call. One that dies is formed
+again, as recorded. A newer save takes the place of what is still being formed for an older one.
 """
 
 from __future__ import annotations
@@ -9,37 +10,52 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
+
 from loomd.actor.behaviour import OpenEffect, Report, Stage
-from loomd.tools import generation
+from loomd.store.schema import name_key
+from loomd.tools import snapshots
 from loomd.tools.host import FIRST
 from loomd.tools.places import Places
+from loomd.tools.snapshots import Kept
 from loomd.wire.bodies import Note, Reloaded
 from loomd.wire.errors import LoomError
 
-FORM_S: Final = 20.0
-"""How long importing the tool files may take."""
+GRACE_S: Final = 3.0
+"""After the time of its modules has passed, until a generation that is still silent is killed."""
 
 MAX_DEATHS: Final = 5
 
 _DIED: Final = "the process that imported the tool files died"
+_STUCK: Final = "importing does not end, and nothing interrupts it; it was killed"
+
+log = structlog.get_logger()
 
 
 @dataclass(eq=False)
 class Generation:
-    """One formed generation. calls: how many are under way."""
+    """One formed generation. calls: how many are under way on it; retired: it takes no new ones;
+    gone: its process has ended."""
 
-    hash: str
+    kept: Kept
     pid: int
     sock: socket.socket
     rows: dict[str, dict[str, Any]]
     order: list[dict[str, Any]]
     loaded: list[str]
     without: list[str]
+    calls: int = 0
     retired: bool = False
+    gone: bool = False
+
+    @property
+    def hash(self) -> str:
+        return self.kept.hash
 
 
 class Broken(Exception):
@@ -48,6 +64,18 @@ class Broken(Exception):
     def __init__(self, errors: list[dict[str, str]]) -> None:
         super().__init__(str(errors))
         self.errors = errors
+
+
+class Gone(Exception):
+    """The generation that a call was meant for has ended."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the behaviour made of a candidate. errors: why it was refused."""
+
+    generation: int
+    errors: tuple[dict[str, str], ...] = ()
 
 
 class Generations:
@@ -72,9 +100,13 @@ class Generations:
         self.candidate: Generation | None = None
         self.recorded: tuple[str, list[str]] | None = None
         self.standing: Report | None = None
+        self._retired: set[Generation] = set()  # with calls under way
         self._ready = asyncio.Event()  # there is a current generation
-        self._committed: asyncio.Future[int] | None = None
-        self._reloading = asyncio.Lock()
+        self._decided: asyncio.Future[Outcome] | None = None
+        self._askers: list[asyncio.Future[Reloaded]] = []
+        self._asked = asyncio.Event()
+        self._reloading = False
+        self._sweeping = self._untidy = False
         self._orders: dict[int, asyncio.Future[tuple[int, socket.socket]]] = {}
         self._count = 0
         self._deaths: list[float] = []
@@ -86,9 +118,11 @@ class Generations:
         """Closing the control socket is the order: the nursery kills all below it and exits."""
         self.loop.remove_reader(self.control)
         self.control.close()
-        for one in (self.current, self.candidate):
-            if one is not None:
-                self._drop(one)
+        for one in {self.current, self.candidate, *self._retired} - {None}:
+            assert one is not None
+            self._end(one)
+
+    # --- calls ---------------------------------------------------------------------------------
 
     async def in_force(self) -> Generation:
         """The current generation; waits while there is none."""
@@ -96,24 +130,38 @@ class Generations:
             await self._ready.wait()
         return self.current
 
-    async def hand_over(self) -> socket.socket:
-        """Hands a call's socket to the current generation; our end of it."""
-        while True:
-            current = await self.in_force()
+    @asynccontextmanager
+    async def using(self) -> AsyncIterator[Generation]:
+        """The current generation, which stays until the call that began on it has ended."""
+        one = await self.in_force()
+        one.calls += 1
+        try:
+            yield one
+        finally:
+            one.calls -= 1
+            if one.retired:
+                self._retire(one)
+
+    async def hand_over(self, one: Generation) -> socket.socket:
+        """Hands a call's socket to a generation; our end of it. Gone."""
+        while not one.gone:
             mine, theirs = socket.socketpair()
             mine.setblocking(False)
             try:
-                socket.send_fds(current.sock, [b"{}"], [theirs.fileno()])
+                socket.send_fds(one.sock, [b"{}"], [theirs.fileno()])
                 return mine
             except BlockingIOError:
                 mine.close()
                 await asyncio.sleep(0.002)  # its queue is full of orders: it is forking
             except OSError:
                 mine.close()
-                self._said(current)  # it has just died
+                self._said(one)  # it has just died
                 await asyncio.sleep(0)
             finally:
                 theirs.close()
+        raise Gone
+
+    # --- forming -------------------------------------------------------------------------------
 
     def _from_nursery(self) -> None:
         try:
@@ -130,94 +178,145 @@ class Generations:
         future = self._orders.pop(note["formed"], None)
         sock = socket.socket(fileno=fds[0])
         if future is None or future.done():
-            sock.close()  # nobody waits any more: the generation sees the end and leaves
+            sock.close()  # nobody waits any more
+            self._kill(note["pid"])
         else:
             future.set_result((note["pid"], sock))
 
-    async def _form(self, hash: str, without: list[str]) -> Generation:
-        """A generation of the snapshot `hash` ("": only what ships). Broken."""
+    def _kill(self, pid: int) -> None:
+        if not self.closing:
+            self.control.send(json.dumps({"kill": pid}).encode())
+
+    async def _form(self, kept: Kept, without: list[str]) -> Generation:
+        """A generation of a snapshot, which is then its own. Broken."""
         self._count += 1
-        folder = str(self.places.generations / hash) if hash else ""
-        order = {"form": self._count, "folder": folder, "without": without}
+        order = {
+            "form": self._count,
+            "folder": str(self.places.generations / kept.hash) if kept.hash else "",
+            "without": without,
+            "import_s": self.places.limits["import_s"],
+        }
         future: asyncio.Future[tuple[int, socket.socket]] = self.loop.create_future()
         self._orders[self._count] = future
         self.control.send(json.dumps(order).encode())
         pid, sock = await future
         sock.setblocking(False)
         try:
-            data = await asyncio.wait_for(self.loop.sock_recv(sock, 1 << 18), FORM_S)
-        except (TimeoutError, ConnectionResetError) as error:
-            self.control.send(json.dumps({"kill": pid}).encode())
-            sock.close()
-            late = isinstance(error, TimeoutError)
-            said = f"importing took longer than {FORM_S:g} s" if late else _DIED
-            raise Broken([{"module": "", "error": said}]) from None
+            said = await self._listen(sock)
         except BaseException:
             sock.close()
+            self._kill(pid)
             raise
-        said_: dict[str, Any] = {"broken": [{"module": "", "error": _DIED}]}
-        if data:
-            said_ = json.loads(data)
-        if "broken" in said_:
-            sock.close()
-            raise Broken(said_["broken"])
-        rows = said_["ready"]
-        return Generation(
-            hash, pid, sock, {row["name"]: row for row in rows}, rows, said_["loaded"], without
-        )
+        rows = said["ready"]
+        by_name = {row["name"]: row for row in rows}
+        return Generation(kept, pid, sock, by_name, rows, said["loaded"], without)
 
-    async def _form_anyhow(self, hash: str, without: list[str]) -> tuple[Generation, list[Any]]:
+    async def _listen(self, sock: socket.socket) -> dict[str, Any]:
+        """What a new generation says once all is imported. Broken."""
+        module = ""
+        patience = self.places.limits["import_s"] + GRACE_S
+        while True:
+            try:
+                data = await asyncio.wait_for(self.loop.sock_recv(sock, 1 << 18), patience)
+            except TimeoutError:
+                raise Broken([{"module": module, "error": _STUCK}]) from None
+            except ConnectionResetError:
+                data = b""
+            if not data:
+                raise Broken([{"module": module, "error": _DIED}])
+            said: dict[str, Any] = json.loads(data)
+            if "broken" in said:
+                raise Broken(said["broken"])
+            if "ready" in said:
+                return said
+            module = said["begins"]
+
+    async def _form_anyhow(
+        self, kept: Kept, without: list[str]
+    ) -> tuple[Generation, list[dict[str, str]]]:
         """The best generation that can be had: modules that do not import are left out."""
         errors: list[dict[str, str]] = []
         for _ in range(4):
             try:
-                return await self._form(hash, without), errors
+                return await self._form(kept, without), errors
             except Broken as broken:
                 errors += broken.errors
                 named = [one["module"] for one in broken.errors if one["module"]]
                 if not named:
-                    hash = ""
+                    kept.close()
+                    kept = snapshots.nothing()
                 without = [*without, *named]
-        return await self._form("", []), errors
+        kept.close()
+        return await self._form(snapshots.nothing(), []), errors
+
+    async def _form_recorded(self) -> Generation:
+        """What was recorded counts, not what lies in the folders now."""
+        assert self.recorded is not None
+        hash, without = self.recorded
+        try:
+            kept = await asyncio.to_thread(snapshots.keep, hash, self.places.generations)
+        except (LoomError, OSError) as error:
+            log.error("generation lost", session=self.stage.spec.session, error=str(error))
+            kept = snapshots.nothing()  # the folders are looked at next
+        formed, errors = await self._form_anyhow(kept, without)
+        if errors:
+            log.error("generation incomplete", session=self.stage.spec.session, errors=errors)
+        return formed
+
+    async def _snapshot(self) -> tuple[Kept, list[dict[str, str]]]:
+        places = self.places
+        try:
+            kept = await asyncio.to_thread(
+                snapshots.take, places.tools, places.repo_tools(), places.generations
+            )
+        except LoomError as error:
+            return snapshots.nothing(), [{"module": "", "error": error.message}]
+        except OSError as error:
+            said = f"the tool files cannot be read: {error}"
+            return snapshots.nothing(), [{"module": "", "error": said}]
+        return kept, []
+
+    # --- the one in force ----------------------------------------------------------------------
 
     async def stand(self, effect: OpenEffect, report: Report) -> None:
-        """A standing effect: it ends when the next generation is to be recorded."""
+        """A standing effect: it ends when the next generation is to be recorded, or is broken."""
         assert isinstance(effect.body, Note)
         data = effect.body.data
         if effect.id == FIRST:
-            hash, errors = await self._snapshot()
-            formed, broken = await self._form_anyhow(hash, [])
+            kept, errors = await self._snapshot()
+            hash = kept.hash
+            formed, broken = await self._form_anyhow(kept, [])
             self.candidate = formed
-            report(Note(data={**_passed(formed), "errors": errors + broken, "changed": []}))
+            report(_passed(formed, seen=hash, errors=errors + broken))
             return
         self.recorded = (data["hash"], list(data.get("without") or ()))
         self.standing = report
         formed_ = self.candidate
         self.candidate = None
-        if formed_ is None or formed_.hash != data["hash"]:
-            # A predecessor died. What was recorded counts, not what lies in the folder now.
+        current, first = self.current, self.current is None
+        if current is not None and self._is_recorded(current):
             if formed_ is not None:
-                self._drop(formed_)
-            formed_, _ = await self._form_anyhow(*self.recorded)
-        self._put_in_force(formed_)
-        if self._committed is not None and not self._committed.done():
-            self._committed.set_result(data["generation"])
+                self._end(formed_)  # refused
+        else:
+            if formed_ is None or not self._is_recorded(formed_):
+                if formed_ is not None:
+                    self._end(formed_)
+                formed_ = await self._form_recorded()
+            self._put_in_force(formed_)
+        if self._decided is not None and not self._decided.done():
+            refused = tuple(data.get("refused") or ())
+            self._decided.set_result(Outcome(data["generation"], refused))
+        if first:  # what was saved while nobody looked
+            self._spawn(self._catch_up())
+        self._tidy()
 
-    async def _snapshot(self) -> tuple[str, list[dict[str, str]]]:
-        try:
-            hash = await asyncio.to_thread(
-                generation.snapshot, self.places.tools, self.places.generations
-            )
-        except LoomError as error:
-            return "", [{"module": "", "error": error.message}]
-        except OSError as error:
-            return "", [{"module": "", "error": f"the tool files cannot be read: {error}"}]
-        return hash, []
+    def _is_recorded(self, one: Generation) -> bool:
+        return (one.hash, one.without) == self.recorded
 
     def _put_in_force(self, formed: Generation) -> None:
         old, self.current = self.current, formed
         if old is not None:
-            self._drop(old)
+            self._retire(old)
         self.loop.add_reader(formed.sock, self._said, formed)
         self._ready.set()
 
@@ -231,7 +330,7 @@ class Generations:
         except ConnectionResetError:
             pass
         current = one is self.current
-        self._drop(one)
+        self._end(one)
         if current and not self.closing:
             self.current = None
             self._ready.clear()
@@ -242,55 +341,165 @@ class Generations:
             self._spawn(self._form_again())
 
     async def _form_again(self) -> None:
-        assert self.recorded is not None
-        formed, _ = await self._form_anyhow(*self.recorded)
-        if self.current is None:
+        formed = await self._form_recorded()
+        if self.current is None and self._is_recorded(formed):
             self._put_in_force(formed)
         else:
-            self._drop(formed)  # a reload was faster
+            self._end(formed)  # a reload was faster
 
-    def _drop(self, one: Generation) -> None:
-        """Retires it: at the end of its socket it takes no more calls and leaves after its last."""
-        if not one.retired:
-            one.retired = True
+    def _retire(self, one: Generation) -> None:
+        """It takes no new calls, and leaves after its last."""
+        one.retired = True
+        if one.calls and not one.gone:
+            self._retired.add(one)
+        else:
+            self._end(one)
+
+    def _end(self, one: Generation) -> None:
+        """At the end of its socket its process takes no more orders and leaves."""
+        if not one.gone:
+            one.gone = one.retired = True
+            self._retired.discard(one)
             self.loop.remove_reader(one.sock)
             one.sock.close()
+            one.kept.close()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        """Removes snapshots that nobody refers to any more, in a while if that is being done."""
+        self._untidy = True
+        if not (self._sweeping or self.closing):
+            self._sweeping = True
+            self._spawn(self._sweep())
+
+    async def _sweep(self) -> None:
+        try:
+            while self._untidy:
+                self._untidy = False
+                await asyncio.to_thread(snapshots.sweep, self.places.generations, self._in_use)
+        except OSError as error:
+            log.warning("generations not swept", error=str(error))
+        finally:
+            self._sweeping = False
+
+    def _in_use(self) -> set[str]:
+        """The snapshots that are some session's recorded generation."""
+        return {row["hash"] for _, row in self.stage.reader.rows("toolsets", b"")}
+
+    # --- reload --------------------------------------------------------------------------------
 
     async def reload(self) -> Reloaded:
-        async with self._reloading:
-            await self._ready.wait()
-            current, standing = self.current, self.standing
-            row = await self._recorded_row()
-            number = int(row.get("generation", 0))
-            if current is None or standing is None:
-                raise LoomError("not_running", "the tool host is starting; try again")
-            hash, errors = await self._snapshot()
-            if errors:
-                return Reloaded(generation=number, errors=tuple(errors))
-            if hash == current.hash and not current.without:
-                return Reloaded(generation=number, loaded=tuple(current.loaded))
-            try:
-                formed = await self._form(hash, [])
-            except Broken as broken:
-                return Reloaded(
-                    generation=number, loaded=tuple(current.loaded), errors=tuple(broken.errors)
-                )
-            changed = await asyncio.to_thread(self._changed, current, formed)
-            self.candidate = formed
-            self.standing = None
-            self._committed = self.loop.create_future()
-            standing(Note(data={**_passed(formed), "errors": [], "changed": changed}))
-            number = await self._committed
-            return Reloaded(generation=number, loaded=tuple(formed.loaded), changed=tuple(changed))
+        """Puts what lies in the folders now in force, or says why not."""
+        asker: asyncio.Future[Reloaded] = self.loop.create_future()
+        self._askers.append(asker)
+        self._asked.set()
+        if not self._reloading:
+            self._reloading = True
+            self._spawn(self._reloads())
+        return await asker
 
-    async def _recorded_row(self) -> dict[str, Any]:
-        row = self.stage.reader.row("toolsets", self.stage.spec.session.encode() + b"\0")
+    async def _catch_up(self) -> None:
+        kept, errors = await self._snapshot()
+        seen, current = self._row().get("seen"), self.current
+        try:
+            if errors or kept.hash == seen or (current is not None and kept.hash == current.hash):
+                return  # nothing new, or known not to work
+        finally:
+            kept.close()
+        await self.reload()
+
+    async def _reloads(self) -> None:
+        """One after the other, as long as somebody asks; each answers all whose question came
+        before its snapshot."""
+        try:
+            while self._askers:
+                await self._ready.wait()
+                self._asked.clear()
+                askers, self._askers = self._askers, []
+                said = await self._reload()
+                if said is None:
+                    self._askers = askers + self._askers
+                    continue
+                for one in askers:
+                    if not one.done():
+                        one.set_result(said)
+        finally:
+            self._reloading = False
+
+    async def _reload(self) -> Reloaded | None:
+        """None: a newer save has come while this one was formed."""
+        current, standing = self.current, self.standing
+        number = int(self._row().get("generation", 0))
+        if current is None or standing is None:
+            said = {"module": "", "error": "the tool host is starting; try again"}
+            return Reloaded(generation=number, errors=(said,))
+        kept, errors = await self._snapshot()
+        none = Reloaded(generation=number, loaded=tuple(current.loaded))
+        if errors:
+            return _with(none, errors)
+        if kept.hash == current.hash and not current.without:
+            kept.close()
+            if self._row().get("errors"):  # the author has taken the fault back
+                await self._decide(standing, Note(data={"hash": current.hash, "broken": []}))
+            return none
+        forming = self.loop.create_task(self._form(kept, []))
+        if await self._superseded(kept.hash, forming):
+            kept.close()
+            return None
+        try:
+            formed = forming.result()
+        except Broken as broken:
+            kept.close()
+            data = {"hash": kept.hash, "broken": broken.errors}
+            await self._decide(standing, Note(data=data))
+            return _with(none, broken.errors)
+        changed = await asyncio.to_thread(self._changed, current, formed)
+        self.candidate = formed
+        outcome = await self._decide(standing, _passed(formed, seen=formed.hash, changed=changed))
+        if outcome.errors:
+            return _with(none, list(outcome.errors))
+        return Reloaded(
+            generation=outcome.generation, loaded=tuple(formed.loaded), changed=tuple(changed)
+        )
+
+    async def _decide(self, standing: Report, note: Note) -> Outcome:
+        """Ends the standing effect; what the behaviour has recorded."""
+        self.standing = None
+        self._decided = self.loop.create_future()
+        standing(note)
+        return await self._decided
+
+    async def _superseded(self, hash: str, forming: asyncio.Task[Generation]) -> bool:
+        """Waits until a generation is formed; True if the files have changed before that: then it
+        is not needed any more, and nobody waits for one that may hang."""
+        asked = self.loop.create_task(self._asked.wait())
+        try:
+            while True:
+                await asyncio.wait({forming, asked}, return_when=asyncio.FIRST_COMPLETED)
+                if forming.done():
+                    return False
+                self._asked.clear()
+                kept, errors = await self._snapshot()
+                kept.close()
+                if not errors and kept.hash != hash and not forming.done():
+                    forming.cancel()
+                    await asyncio.wait({forming})
+                    if not forming.cancelled() and forming.exception() is None:
+                        self._end(forming.result())
+                    return True
+                asked = self.loop.create_task(self._asked.wait())
+        finally:
+            asked.cancel()
+            forming.cancel()
+
+    def _row(self) -> dict[str, Any]:
+        row = self.stage.reader.row("toolsets", name_key(self.stage.spec.session))
         return row if isinstance(row, dict) else {}
 
     def _changed(self, old: Generation, new: Generation) -> list[str]:
         """Files that differ between two snapshots."""
         one, other = (
-            generation.manifest(self.places.generations / g.hash) if g.hash else {}
+            snapshots.manifest(self.places.generations / g.hash) if g.hash else {}
             for g in (old, new)
         )
         return sorted(
@@ -298,5 +507,26 @@ class Generations:
         )
 
 
-def _passed(formed: Generation) -> dict[str, Any]:
-    return {"hash": formed.hash, "tools": formed.order}
+def _with(said: Reloaded, errors: list[dict[str, str]]) -> Reloaded:
+    """The same answer with what is wrong."""
+    return Reloaded(generation=said.generation, loaded=said.loaded, errors=tuple(errors))
+
+
+def _passed(
+    formed: Generation,
+    *,
+    seen: str,
+    errors: list[dict[str, str]] | None = None,
+    changed: list[str] | None = None,
+) -> Note:
+    """What the behaviour records. seen: the snapshot that was tried."""
+    return Note(
+        data={
+            "hash": formed.hash,
+            "seen": seen,
+            "without": formed.without,
+            "tools": formed.order,
+            "errors": errors or [],
+            "changed": changed or [],
+        }
+    )

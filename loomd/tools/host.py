@@ -3,7 +3,8 @@
     ToolCall -> permission -> (question -> Decision) -> effect `call-ID` -> ToolResult to the agent,
                                                         or Propose to the team
     Apply    -> effect `apply-EDIT`, one at a time -> Applied to the team
-    a standing effect `generation-N` ends with generation N + 1 and is opened anew for it
+    a standing effect `generation-N` ends with generation N + 1 and is opened anew for it; or it
+    ends with what is broken, or with what cannot be while a call waits, and N stays
 
 A call that waits (for a person, for the first generation) and an order to apply that waits for its
 predecessor stand in table `calls`, so that the state stays small and nothing is forgotten.
@@ -36,6 +37,7 @@ from loomd.actor.behaviour import (
     TimerDue,
 )
 from loomd.store.schema import name_key, text_key
+from loomd.tools.compatible import clash, wrong
 from loomd.tools.permissions import decide
 from loomd.wire import codec
 from loomd.wire.bodies import (
@@ -49,6 +51,7 @@ from loomd.wire.bodies import (
     FileChange,
     Note,
     Propose,
+    Reload,
     ToolCall,
     ToolResult,
     Undelivered,
@@ -83,6 +86,10 @@ class State:
     yes: bool
     generation: int = 0
     hash: str = ""
+    seen: str = ""  # the snapshot that was last tried, whatever came of it
+    without: list[str] = field(default_factory=list)  # modules that the one in force leaves out
+    tries: int = 0  # how often one was refused: names of effects are never used again
+    held: bool = False  # a generation was refused for a call that waits
     granted: list[str] = field(default_factory=list)
     count: int = 0
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -116,6 +123,10 @@ class ToolsBehaviour:
         if birth.saved is not None:
             state.generation = birth.saved["generation"]
             state.hash = birth.saved["hash"]
+            state.seen = birth.saved.get("seen", "")
+            state.without = list(birth.saved.get("without") or ())
+            state.tries = birth.saved.get("tries", 0)
+            state.held = birth.saved.get("held", False)
             state.granted = list(birth.saved["granted"])
             state.count = birth.saved["count"]
         row = birth.reader.row("toolsets", name_key(session))
@@ -137,6 +148,10 @@ class ToolsBehaviour:
         return {
             "generation": state.generation,
             "hash": state.hash,
+            "seen": state.seen,
+            "without": state.without,
+            "tries": state.tries,
+            "held": state.held,
             "granted": state.granted,
             "count": state.count,
         }
@@ -171,7 +186,7 @@ class ToolsBehaviour:
                 step.ended(input.request, input.result)
             case TimerDue():
                 pass  # none is ever set
-        step.show()
+        step.end()
         return state, step.out
 
 
@@ -183,6 +198,7 @@ class _Step:
         self.builtin = builtin
         self.now = now
         self.out: list[Change] = []
+        self.decided = False  # somebody is asked no more
 
     def born(self) -> None:
         self.out.append(Put("toolsets", name_key(self.s.session), self._toolset(self.builtin, [])))
@@ -230,10 +246,17 @@ class _Step:
                 self._returned(request, result)
             case Apply():
                 self._applied(request, result)
+            case Reload():
+                pass  # it has ended the standing effect, or there was nothing new
             case _:
                 self._formed(result)
 
-    def show(self) -> None:
+    def end(self) -> None:
+        """After every input."""
+        self._try_again()
+        self._show()
+
+    def _show(self) -> None:
         asking = [one.question for one in self.s.waiting.values() if one.stage == "asking"]
         if asking:
             self.out.append(Show("waiting", f"permission {asking[0]}"))
@@ -260,8 +283,8 @@ class _Step:
             else:
                 self._refuse(call, "no_such_tool", self._unknown(call.name))
             return
-        if wrong := _wrong(tool["parameters"], call.args):
-            self._refuse(call, "bad_args", f"{call.name}: {wrong}")
+        if said := wrong(tool["parameters"], call.args):
+            self._refuse(call, "bad_args", f"{call.name}: {said}")
             return
         decided = decide(s.mode, tool["access"], yes=s.yes, granted=s.granted, tool=call.name)
         match decided.verdict:
@@ -327,7 +350,8 @@ class _Step:
         self.out.append(Put("calls", text_key(s.session, id), row))
 
     def _forget(self, id: str) -> None:
-        if self.s.waiting.pop(id, None) is not None:
+        if (forgotten := self.s.waiting.pop(id, None)) is not None:
+            self.decided = self.decided or forgotten.stage == "asking"
             self.out.append(Delete("calls", text_key(self.s.session, id)))
 
     # --- permission ----------------------------------------------------------------------------
@@ -425,32 +449,31 @@ class _Step:
     # --- generations ---------------------------------------------------------------------------
 
     def _formed(self, result: Body) -> None:
-        """A generation that passed: Note {hash, tools, errors}."""
+        """A generation that passed: Note {hash, seen, without, tools, errors, changed}. One that
+        did not: {hash, broken}; with nothing broken the author has taken a fault back."""
         s = self.s
         data = result.data if isinstance(result, Note) else {}
+        if "broken" in data:
+            self._stay(data["hash"], list(data["broken"]))
+            return
+        rows = data.get("tools") or self.builtin
+        if refused := self._clashes(rows):
+            s.held = True
+            self._stay(data["hash"], refused, refused)
+            return
         first = s.generation == 0
         s.generation += 1
         s.hash = data.get("hash", "")
-        rows = data.get("tools") or self.builtin
+        s.seen = data.get("seen", s.hash)
+        s.without = list(data.get("without") or ())
+        s.held = False
         s.tools = {tool["name"]: tool for tool in rows}
         errors = list(data.get("errors") or ())
         self.out.append(Put("toolsets", name_key(s.session), self._toolset(rows, errors)))
-        self.out.append(
-            Open(
-                f"generation-{s.generation}",
-                Note(
-                    data={
-                        "generation": s.generation,
-                        "hash": s.hash,
-                        "without": [error["module"] for error in errors if error["module"]],
-                    }
-                ),
-                standing=True,
-            )
-        )
+        self._stand()
         if errors:
             self.out.append(Emit("tools_broken", {"errors": errors}))
-        elif not first:
+        if not first:
             self.out.append(
                 Emit("tools_reloaded", {"generation": s.generation, "changed": data["changed"]})
             )
@@ -461,12 +484,65 @@ class _Step:
             self._forget(id)
             self._call(call)
 
+    def _stand(self, refused: Sequence[Mapping[str, str]] = ()) -> None:
+        """The effect that holds the generation in force."""
+        s = self.s
+        tried = f".{s.tries}" if s.tries else ""
+        note = {"generation": s.generation, "hash": s.hash, "without": s.without}
+        if refused:
+            note["refused"] = [dict(one) for one in refused]
+        self.out.append(Open(f"generation-{s.generation}{tried}", Note(data=note), standing=True))
+
+    def _stay(
+        self, seen: str, errors: list[dict[str, str]], refused: Sequence[Mapping[str, str]] = ()
+    ) -> None:
+        """The generation in force stays; people are told once why there is no newer one."""
+        s = self.s
+        s.tries += 1
+        again, s.seen = s.seen == seen, seen
+        self.out.append(
+            Put("toolsets", name_key(s.session), self._toolset([*s.tools.values()], errors))
+        )
+        self._stand(refused)
+        if errors and not again:
+            self.out.append(Emit("tools_broken", {"errors": errors, "generation": s.generation}))
+        elif not errors:
+            self.out.append(Emit("tools_mended", {"generation": s.generation}))
+
+    def _clashes(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+        """What of new tools cannot be while a person is asked about a call: [{module, error}]."""
+        s = self.s
+        new = {row["name"]: row for row in rows}
+        found = []
+        for waiting in s.waiting.values():
+            call = waiting.body
+            if waiting.stage != "asking" or not isinstance(call, ToolCall):
+                continue
+            old = s.tools.get(call.name)
+            if why := clash(old, new.get(call.name), call.args):
+                error = (
+                    f"{call.name}: {why}, and {call.agent} waits for approval of a call "
+                    f"({waiting.question}); the new version is tried again when that is decided"
+                )
+                module = str((old or {}).get("source", "")).removeprefix("tools/")
+                found.append({"module": module, "error": error})
+        return found
+
+    def _try_again(self) -> None:
+        """A call was decided that new code may have waited for."""
+        s = self.s
+        if s.held and self.decided:
+            s.held = False
+            s.tries += 1
+            self.out.append(Open(f"reload-{s.tries}", Reload()))
+
     def _toolset(
         self, rows: Sequence[Mapping[str, Any]], errors: list[dict[str, str]]
     ) -> dict[str, Any]:
         return {
             "generation": self.s.generation,
             "hash": self.s.hash,
+            "seen": self.s.seen,
             "tools": [dict(row) for row in rows],
             "errors": errors,
         }
@@ -475,16 +551,6 @@ class _Step:
 def _bare(file: FileChange) -> FileChange:
     """What applying needs of a change: no hunks, no diff."""
     return msgspec.structs.replace(file, hunks=(), diff="")
-
-
-def _wrong(schema: Mapping[str, Any], args: Mapping[str, Any]) -> str:
-    """What can be told without the function: nobody is asked about a call that cannot be made."""
-    known = schema.get("properties") or {}
-    said = [f"`{name}` is missing" for name in schema.get("required") or () if name not in args]
-    said += [f"`{name}` is unknown" for name in args if name not in known]
-    if not said:
-        return ""
-    return f"{'; '.join(said)}. It takes: {', '.join(known)}"
 
 
 def _said(access: str) -> str:

@@ -5,7 +5,7 @@ It is a subreaper: what loses its parent below it comes to it. A guard that lost
 go on (it speaks with the tool host itself); anything else is killed with its tree. When its control
 socket ends, the tool host is gone: it kills all that is left, then exits.
 
-    tool host -> nursery   {"form": id, "folder", "without"}; {"kill": pid}
+    tool host -> nursery   {"form": id, "folder", "without", "import_s"}; {"kill": pid}
     nursery -> tool host   {"formed": id, "pid"} with one end of the generation's socket
 """
 
@@ -60,6 +60,7 @@ def _main(control: socket.socket, name: str) -> None:
     _title(f"loomd: {name} nursery")
     kernel.default_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    generation.builtins()  # imported once here, and shared by every generation
     gc.collect()
     gc.freeze()
     _Nursery(control, name).run()
@@ -124,7 +125,9 @@ class _Nursery:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             _title(f"loomd: {self.name} generation")
-            generation.serve(theirs, self.theirs, order["folder"], order["without"])
+            generation.serve(
+                theirs, self.theirs, order["folder"], order["without"], order["import_s"]
+            )
         self.generations.add(pid)
         theirs.close()
         note = json.dumps({"formed": order["form"], "pid": pid}).encode()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from loomd.actor.behaviour import Stage
 from loomd.tools import sandbox
+from loomd.trust import trusted
 
 LIMITS: Final[dict[str, Any]] = {
     "call_s": 120.0,
@@ -19,9 +20,10 @@ LIMITS: Final[dict[str, Any]] = {
     "address_mb": 16_384,
     "processes": 512,
     "file_mb": 4096,
+    "import_s": 10.0,
 }
 """Of one call: seconds, resident memory of its tree, address space of each of its processes,
-processes, and size of a file that it writes."""
+processes, and size of a file that it writes. Of a tool file: seconds that importing it may take."""
 
 MAX_CALL_S: Final = 3600.0
 
@@ -45,6 +47,12 @@ class Places:
     env: dict[str, str]
     limits: dict[str, Any]
     review: bool
+    trusted: Callable[[], bool]
+
+    def repo_tools(self) -> Path | None:
+        """The folder of the repo's own tools; None: it has none, or nobody trusts it (yet)."""
+        folder = self.repo / ".loom" / "tools"
+        return folder if folder.is_dir() and self.trusted() else None
 
 
 def places(stage: Stage) -> Places:
@@ -73,6 +81,7 @@ def places(stage: Stage) -> Places:
         env=env,
         limits=limits,
         review=bool(review),
+        trusted=lambda: trusted(at, repo),
     )
 
 

@@ -80,6 +80,8 @@ class ToolsPerformer:
             self._spawn(self.calls.make(effect, body, report))
         elif isinstance(body, Apply):
             self._spawn(self._apply(body, report))
+        elif isinstance(body, Reload):
+            self._spawn(self._reload(report))
         else:
             self._spawn(self.generations.stand(effect, report))
 
@@ -133,6 +135,9 @@ class ToolsPerformer:
     def _fail(self, error: BaseException) -> None:
         if not self._closing:
             self.loop.call_exception_handler({"message": "tool host", "exception": error})
+
+    async def _reload(self, report: Report) -> None:
+        report(await self.generations.reload())
 
     async def _apply(self, order: Apply, report: Report) -> None:
         async with self._applying:

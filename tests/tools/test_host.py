@@ -31,6 +31,8 @@ from loomd.wire.bodies import (
     FileChange,
     Note,
     Propose,
+    Reload,
+    Reloaded,
     ToolCall,
     ToolResult,
     Undelivered,
@@ -40,6 +42,7 @@ from tests.tools.stand import SESSION, Table
 AGENT = f"{SESSION}/coder-1"
 TEAM = f"{SESSION}/team"
 BUILTIN = [spec.row(source) for source, spec in generation.builtins()]
+SHELL = next(row for row in BUILTIN if row["name"] == "shell")
 
 
 class Script:
@@ -70,7 +73,14 @@ class Script:
 
     def formed(self, hash, tools=BUILTIN, errors=(), changed=()):
         return Note(
-            data={"hash": hash, "tools": tools, "errors": list(errors), "changed": list(changed)}
+            data={
+                "hash": hash,
+                "seen": hash,
+                "without": [error["module"] for error in errors],
+                "tools": tools,
+                "errors": list(errors),
+                "changed": list(changed),
+            }
         )
 
     def do(self, input):
@@ -287,6 +297,72 @@ def test_broken_tool_files_are_told_and_do_not_stop_the_rest():
     out = script.end("generation-1", script.formed("h2", errors=errors))
     assert out[0].body.data["without"] == ["bad.py"]
     assert out[1] == Emit("tools_broken", {"errors": errors})
+
+
+BROKEN = [{"module": "mine.py", "error": "SyntaxError"}]
+
+
+def test_a_broken_generation_changes_nothing_and_is_told_once():
+    script = Script()
+    out = script.end("generation-1", Note(data={"hash": "h2", "broken": BROKEN}))
+    assert out == [
+        Open(
+            "generation-1.1",
+            Note(data={"generation": 1, "hash": "h1", "without": []}),
+            standing=True,
+        ),
+        Emit("tools_broken", {"errors": BROKEN, "generation": 1}),
+    ]
+    row = script.row("toolsets")
+    assert (row["generation"], row["hash"], row["seen"]) == (1, "h1", "h2")
+    assert row["errors"] == BROKEN and row["tools"] == BUILTIN
+    script.born()
+    out = script.end("generation-1.1", Note(data={"hash": "h2", "broken": BROKEN}))
+    assert [type(one) for one in out] == [Open] and out[0].id == "generation-1.2"
+    out = script.end("generation-1.2", Note(data={"hash": "h1", "broken": []}))
+    assert out[1] == Emit("tools_mended", {"generation": 1})
+    assert script.row("toolsets")["errors"] == []
+    assert script.end("generation-1.3", script.formed("h3"))[0].id == "generation-2.3"
+
+
+def changed_shell(**more):
+    """The built-in tools with another `shell`."""
+    return [{**row, **more} if row["name"] == "shell" else row for row in BUILTIN]
+
+
+@pytest.mark.parametrize(
+    ("tools", "said"),
+    [
+        ([row for row in BUILTIN if row["name"] != "shell"], "it is gone"),
+        (changed_shell(access="network"), "from execute to network"),
+        (changed_shell(parameters={"properties": {"line": {"type": "string"}}}), "unknown"),
+    ],
+)
+def test_new_code_waits_while_a_call_is_asked_about_that_it_would_not_take(tools, said):
+    script = Script()
+    script.mail(shell())
+    out = script.end("generation-1", script.formed("h2", tools))
+    assert [type(one) for one in out] == [Open, Emit]
+    (refused,) = out[0].body.data["refused"]
+    assert said in refused["error"] and f"{SESSION}-p1" in refused["error"]
+    assert out[1] == Emit("tools_broken", {"errors": [refused], "generation": 1})
+    assert script.state.generation == 1 and script.row("toolsets")["hash"] == "h1"
+    script.born()
+    out = script.mail(Decision(question=f"{SESSION}-p1", allow=False, by="me"), "hub")
+    assert out[-1] == Open("reload-2", Reload())
+    assert script.end("generation-1.1", script.formed("h2", tools))[0].id == "generation-2.2"
+    assert script.end("reload-2", Reloaded(generation=2)) == []
+
+
+def test_new_code_that_takes_the_call_that_is_asked_about_waits_for_nobody():
+    script = Script()
+    script.mail(shell())
+    shape = {**SHELL["parameters"], "properties": dict(SHELL["parameters"]["properties"])}
+    shape["properties"]["more"] = {"type": "string"}
+    out = script.end("generation-1", script.formed("h2", changed_shell(parameters=shape)))
+    assert out[-1] == Emit("tools_reloaded", {"generation": 2, "changed": []})
+    out = script.mail(Decision(question=f"{SESSION}-p1", allow=True, by="me"), "hub")
+    assert Open("call-c1", shell()) in out
 
 
 # --- what was set aside --------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """New code in force without dropping anything."""
 
 import asyncio
+import json
 import os
 
 import pytest
 
-from loomd.wire.bodies import Reload
+from loomd.wire.bodies import Decision, Reload
 from tests.tools.stand import Table, git_repo, hosting
 
 TOOL = '''
@@ -189,5 +190,279 @@ def test_a_module_beside_the_tools_can_be_imported(instance, repo, tools):
 
     async def script(host):
         assert (await host.result("helped")).text == "helped"
+
+    drive(instance, repo, script)
+
+
+def events(host, type="tools_broken"):
+    return [event.data for event in host.events if event.type == type]
+
+
+def test_a_broken_file_is_told_to_every_client_once_until_it_is_mended(instance, repo, tools):
+    async def script(host):
+        (tools / "broken.py").write_text("import math\n\n\ndef f(:\n")
+        assert (await reload(host)).errors == (await reload(host)).errors
+        (told,) = events(host)
+        assert told["generation"] == 1 and told["errors"][0]["module"] == "broken.py"
+        (tools / "broken.py").unlink()
+        assert (await reload(host)).errors == ()
+        assert len(events(host)) == len(events(host, "tools_mended")) == 1
+        assert (await host.result("version")).text == "one 1"
+
+    drive(instance, repo, script)
+
+
+def test_the_traceback_begins_at_the_authors_file(instance, repo, tools):
+    (tools / "_deep.py").write_text("def fall():\n    raise ValueError('deep')\n")
+
+    async def script(host):
+        (tools / "broken.py").write_text("import _deep\n_deep.fall()\n")
+        error = (await reload(host)).errors[0]["error"]
+        lines = error.splitlines()
+        assert lines[0] == "Traceback (most recent call last):" and "ValueError: deep" in lines[-1]
+        assert lines[1].startswith('  File "tools/broken.py", line 2')
+        assert 'File "tools/_deep.py", line 2' in error and "importlib" not in error
+
+    drive(instance, repo, script)
+
+
+LOOP = "import time\nwhile True:\n    time.sleep(0.01)\n"
+DEAF = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+while True:
+    pass
+"""
+
+
+def test_a_file_that_hangs_at_its_import_is_interrupted_and_shown_where(instance, repo, tools):
+    async def script(host):
+        (tools / "hangs.py").write_text(LOOP)
+        said = await reload(host)
+        (error,) = said.errors
+        assert error["module"] == "hangs.py" and "longer than 0.2 s" in error["error"]
+        assert 'File "tools/hangs.py", line' in error["error"]
+        assert "generation.py" not in error["error"]
+        assert (await host.result("version")).text == "one 1"
+
+    drive(instance, repo, script, settings={"limits": {"import_s": 0.2}})
+
+
+def test_one_that_cannot_be_interrupted_is_killed_and_named(instance, repo, tools, monkeypatch):
+    monkeypatch.setattr("loomd.tools.generations.GRACE_S", 0.1)
+
+    async def script(host):
+        (tools / "deaf.py").write_text(DEAF)
+        (error,) = (await reload(host)).errors
+        assert error["module"] == "deaf.py" and "killed" in error["error"]
+        assert (await host.result("version")).text == "one 1"
+        (tools / "deaf.py").write_text("import os; os._exit(1)")
+        (error,) = (await reload(host)).errors
+        assert error["module"] == "deaf.py" and "died" in error["error"]
+
+    drive(instance, repo, script, settings={"limits": {"import_s": 0.2}})
+
+
+def test_a_newer_save_does_not_wait_for_one_that_hangs(instance, repo, tools):
+    async def script(host):
+        (tools / "hangs.py").write_text(DEAF)
+        first = asyncio.create_task(reload(host))
+        forming = await host.until(lambda: children(host.nursery) - {generation_pid(host)})
+        (tools / "hangs.py").unlink()
+        save(tools, "two")
+        second = await reload(host)
+        assert (second.generation, second.errors) == (2, ())
+        assert (await first) == second
+        assert (await host.result("version")).text == "two 1"
+        await host.until(lambda: not [p for p in forming if os.path.exists(f"/proc/{p}")])
+
+    drive(instance, repo, script)
+
+
+def children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return {int(one) for one in file.read().split()}
+
+
+def generation_pid(host):
+    return host.performer.generations.current.pid
+
+
+def test_a_call_that_was_accepted_before_a_reload_runs_on_the_code_that_took_it(
+    instance, repo, tools
+):
+    """One that waits its turn has been checked against the old schema."""
+    one = '''
+from loomd.tools import Context, tool
+
+@tool(exclusive=True)
+def turn(old: str, ctx: Context) -> str:
+    """Waits for a file."""
+    import time
+    while not (ctx.repo / old).exists():
+        time.sleep(0.005)
+    return old
+'''
+
+    async def script(host):
+        (tools / "turn.py").write_text(one)
+        await reload(host)
+        first, second = host.begin("turn", old="first"), host.begin("turn", old="second")
+        await host.until(lambda: len(host.performer.calls.under_way) == 2)
+        (tools / "turn.py").write_text(one.replace("old", "new"))
+        assert (await reload(host)).generation == 3
+        (repo / "first").touch()
+        (repo / "second").touch()
+        assert (await host.until(lambda: host.answer(first))).text == "first"
+        assert (await host.until(lambda: host.answer(second))).text == "second"
+        assert (await host.result("turn", new="first")).text == "first"
+        assert (await host.result("turn", old="first")).error == "bad_args"
+
+    drive(instance, repo, script)
+
+
+def test_what_a_person_is_asked_about_is_what_runs(instance, repo, tools):
+    one = '''
+from loomd.tools import tool
+
+@tool(access="execute")
+def risky(a: str) -> str:
+    """Asks."""
+    return "old " + a
+'''
+
+    async def script(host):
+        (tools / "risky.py").write_text(one)
+        await reload(host)
+        id = host.begin("risky", a="x")
+        (asked,) = events(host, "permission_asked")
+        (tools / "risky.py").write_text(one.replace("a: str", "b: str").replace("+ a", "+ b"))
+        said = await reload(host)
+        assert said.generation == 2 and "`a` would be unknown" in said.errors[0]["error"]
+        assert said.errors[0]["module"] == "risky.py" and len(events(host)) == 1
+        host.mail(Decision(question=asked["id"], allow=True, by="me"), "hub")
+        assert (await host.until(lambda: host.answer(id))).text == "old x"
+        await host.until(lambda: names(host)[0] == 3)
+        host.begin("risky", b="x")
+        assert len(events(host, "permission_asked")) == 2
+
+    drive(instance, repo, script, yes=False, settings={"review": {"required": False}})
+
+
+def test_a_repos_tools_count_once_it_is_trusted(instance, repo, tools):
+    its = repo / ".loom" / "tools"
+    its.mkdir(parents=True)
+    (its / "its.py").write_text(
+        "from loomd.tools import tool\n@tool\ndef its() -> str:\n    'Doc.'\n    return 'its 1'\n"
+    )
+
+    async def script(host):
+        assert (await host.result("its")).error == "no_such_tool"
+        (instance.config.parent / "trusted").write_text(f"{repo}\n")
+        said = await reload(host)
+        assert said.changed == (".loom/tools/its.py",)
+        row = host.table.row("toolsets", b"s-test00\0")
+        found = {tool["name"]: tool["source"] for tool in row["tools"]}
+        assert found["its"] == ".loom/tools/its.py" and found["version"] == "tools/mine.py"
+        assert (await host.result("its")).text == "its 1"
+        (its / "its.py").write_text("1 / 0\n")
+        (error,) = (await reload(host)).errors
+        assert error["module"] == ".loom/tools/its.py"
+        assert 'File ".loom/tools/its.py", line 1' in error["error"]
+        assert (await host.result("its")).text == "its 1"
+        (instance.config.parent / "trusted").write_text("")
+        assert (await reload(host)).changed == (".loom/tools/its.py",)
+        assert (await host.result("its")).error == "no_such_tool"
+
+    drive(instance, repo, script)
+
+
+def folders(instance):
+    return {path.name for path in instance.places.generations.iterdir()}
+
+
+def test_old_generations_leave_the_disk_when_their_last_call_has_ended(instance, repo, tools):
+    async def script(host):
+        id = host.begin("slow")
+        scratch = host.performer.places.scratch
+        await host.until(lambda: list(scratch.glob("*/began")))
+        hashes = [host.state.hash]
+        for version in ("two", "thr"):
+            save(tools, version)
+            await reload(host)
+            hashes.append(host.state.hash)
+        await host.until(lambda: folders(instance) == {hashes[0], hashes[2]})
+        (repo / "go").touch()
+        assert (await host.until(lambda: host.answer(id))).text == "one"
+        await host.until(lambda: folders(instance) == {host.state.hash})
+
+    drive(instance, repo, script)
+
+
+def test_what_was_saved_while_no_host_ran_is_in_force_soon_after(instance, repo, tools):
+    table = Table(instance.places.blobs)
+
+    async def first(host):
+        return names(host)[0]
+
+    assert drive(instance, repo, first, table=table) == 1
+    save(tools, "two")
+
+    async def second(host):
+        await host.until(lambda: names(host)[0] == 2)
+        return (await host.result("version")).text
+
+    assert drive(instance, repo, second, table=table) == "two 1"
+
+
+COUNTER = '''
+from loomd.tools import Context, tool
+
+VERSION = {n}
+
+@tool
+def count(ctx: Context) -> dict[str, int]:
+    """Counts its calls."""
+    before = VERSION
+    ctx.state["calls"] = ctx.state.get("calls", 0) + 1
+    return {"first": before, "last": VERSION, "docs": helper()}
+
+def helper() -> int:
+    return {n}
+'''
+
+
+def test_two_hundred_edits_under_four_callers_lose_no_call_and_no_update(instance, repo, tools):
+    def save_count(n):
+        new = tools / ".count.new"
+        new.write_text(COUNTER.replace("{n}", str(n)))
+        new.rename(tools / "count.py")
+
+    save_count(0)
+    edits, done = 200, asyncio.Event()
+
+    async def caller(host, seen):
+        while not done.is_set() or not seen:
+            result = await host.result("count")
+            assert result.ok, result
+            said = json.loads(result.text)
+            assert len(set(said.values())) == 1, said  # one version, whole
+            seen.append(said["first"])
+
+    async def script(host):
+        seen = [[] for _ in range(4)]
+        callers = [asyncio.create_task(caller(host, one)) for one in seen]
+        for n in range(1, edits + 1):
+            save_count(n)
+            answer = await reload(host)
+            assert answer.errors == () and answer.generation == n + 1
+        done.set()
+        await asyncio.gather(*callers)
+        assert all(one == sorted(one) for one in seen), "a caller went back to older code"
+        assert json.loads((await host.result("count")).text)["first"] == edits
+        calls = sum(map(len, seen)) + 1
+        assert host.table.row("tool_state", b"s-test00\0count") == {"calls": calls}
+        assert len({n for one in seen for n in one}) > 10, "they hardly met"
+        await host.until(lambda: folders(instance) == {host.state.hash})
 
     drive(instance, repo, script)
