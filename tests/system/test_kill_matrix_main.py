@@ -76,6 +76,7 @@ def lenient(instance: TestInstance) -> Iterator[Daemon]:
         daemon.kill()
 
 
+@pytest.mark.timeout(600)  # a dozen jobs; each has its own bound
 def test_any_process_may_be_killed_in_any_phase(lenient: Daemon, tmp_path):
     """A Latin square: over all jobs each victim meets each phase, in each job each phase another
     victim."""
