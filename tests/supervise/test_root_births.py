@@ -59,7 +59,7 @@ def test_who_was_taken_for_an_orphan_before_it_told_its_pid_is_not_born(tmp_path
     process.slot = root.slots.take()
     root.processes["a"] = process
     try:
-        root.orphans._watch(pid, None)
+        root.orphans._watch(pid, None, unborn=False)
         orphan = root.orphans._known[pid]
         assert root.read_link(process) or not process.pid
         os.kill(pid, signal.SIGKILL)
@@ -70,6 +70,9 @@ def test_who_was_taken_for_an_orphan_before_it_told_its_pid_is_not_born(tmp_path
         with pytest.raises(ChildProcessError):
             os.waitpid(pid, 0)
         assert not root.orphans.holds(pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
     finally:
         root.ends.bury(process)
         root.orphans.close()
