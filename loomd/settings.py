@@ -62,11 +62,24 @@ class Limits:
     view_tokens: int = 24000
     call_s: float = 120
     import_s: float = 10  # of one tool file
+    memory_mb: int = 4096
+    processes: int = 512
+    file_mb: int = 4096
+    cpu_s: float = 3600
 
 
 @dataclass(frozen=True)
 class Permissions:
+    """sandbox: the profile of calls; sandbox_backend: what confines them; sandbox_read,
+    sandbox_write: paths that commands and the user's tools may have beyond it; network: they may
+    use it."""
+
     mode: str = "on-request"
+    sandbox: str = "workspace"
+    sandbox_backend: str = "auto"
+    sandbox_read: tuple[str, ...] = ()
+    sandbox_write: tuple[str, ...] = ()
+    network: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,8 @@ class Settings:
         plain = asdict(self)
         del plain["supervisors"]
         plain["models"]["fallback"] = {k: list(v) for k, v in self.models.fallback.items()}
+        for name in ("sandbox_read", "sandbox_write"):
+            plain["permissions"][name] = list(plain["permissions"][name])
         for rung in ("restart", "parameters", "conversation"):
             plain["recovery"][rung] = list(plain["recovery"][rung])
         return plain
@@ -128,7 +143,6 @@ class Settings:
 
 
 NOT_YET = {
-    "permissions.sandbox",
     "permissions.allow",
     "permissions.deny",
     "services",
@@ -344,6 +358,16 @@ def _path(reader: _Reader, key: str, value: Any) -> str:
     return str(Path(value).expanduser())
 
 
+def _paths(reader: _Reader, key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        reader.wrong(key, f'a list of absolute paths, such as ["~/.cache/pip"], not {value!r}')
+    made = tuple(_path(reader, key, one) for one in value)
+    for path in made:
+        if not path.startswith("/") or path.rstrip("/") == "":
+            reader.wrong(key, f"absolute paths below the root folder, not {path!r}")
+    return made
+
+
 def _model(reader: _Reader, key: str, value: Any) -> str:
     if not isinstance(value, str) or not re.fullmatch(r"[^\s/]+(/[^\s/]+)*", value):
         reader.wrong(key, f'a model such as "openai/gpt-5-mini" or "{OFFLINE}", not {value!r}')
@@ -393,8 +417,19 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "view_tokens": _count(500, 10**8),
         "call_s": _number(0.1, 1e6, "a time in seconds"),
         "import_s": _number(0.1, 600, "a time in seconds"),
+        "memory_mb": _count(16, 1 << 24),
+        "processes": _count(2, 1 << 20),
+        "file_mb": _count(1, 1 << 24),
+        "cpu_s": _number(1, 1e7, "a time in seconds"),
     },
-    "permissions": {"mode": _choice("never", "on-request", "always")},
+    "permissions": {
+        "mode": _choice("never", "on-request", "always"),
+        "sandbox": _choice("read-only", "workspace", "full"),
+        "sandbox_backend": _choice("auto", "bubblewrap", "landlock"),
+        "sandbox_read": _paths,
+        "sandbox_write": _paths,
+        "network": _flag,
+    },
     "review": {"required": _flag},
     "supervision": {
         "intensity": _count(0, 10_000),

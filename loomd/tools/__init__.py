@@ -15,10 +15,19 @@
 `guard`        the parent of one call's worker, and the end of all that the worker started
 `worker`       the process that confines itself, runs the function and sends what came of it
 `frames`       what tool host, guard and worker speak in
-`sandbox`      Landlock: what a worker may read, write, execute and connect to
+`profile`      what a call may read, write, see and reach, by profile (pure)
+`ground`       the paths that this goes by, as they lie on the disk
+`sandbox`      how a worker is confined: which back end there is, what it lacks, the way in
+`bubblewrap`   the one back end: `bwrap` builds the sandbox, the worker enters it
+`landlock`     the other, and under the first: an allow-list of folders
+`namespaces`   mounts and a network of a call's own, made without bubblewrap
+`seccomp`      a filter of system calls, under both
+`denied`       which rule a failed call has run into, and how to ask for more (pure)
+`scratch`      removes what calls have worked in, and nothing else
 `propose`      two contents of a file -> hunks and a unified diff (pure)
 `apply`        a proposal onto the disk: planned first, then temp file, fsync, rename
 `copy`         the private copy of a checkout that commands run in, and what they changed there
+`layer`        what builds and caches leave in that copy, for the session's next one
 `builtin`      the tools that ship with loomd, a file per tool
 
     tools (actor) -> nursery -> generation N -> guard of a call -> worker

@@ -7,21 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.schema import text_key
+from loomd.tools import ground, landlock, layer
+from loomd.tools.denied import explain
 from loomd.tools.frames import Frames, frame
 from loomd.tools.generations import Generation, Generations, Gone
-from loomd.tools.places import MAX_CALL_S, ROOM_S, Places, git_folders
-from loomd.tools.propose import name_of
+from loomd.tools.places import MAX_CALL_S, ROOM_S, Places
+from loomd.tools.profile import Need, Rules, rules
 from loomd.tools.results import Ending, Results, killed
+from loomd.tools.scratch import remove
 from loomd.wire import codec
-from loomd.wire.bodies import Body, Note, ToolCall, ToolResult
+from loomd.wire.bodies import Body, Note, Propose, ToolCall, ToolResult
+from loomd.wire.errors import LoomError
 
 SAFE_TO_REPEAT: Final = frozenset({"write", "edit"})
 """Built-in tools that only compute a proposal: after a crash they run again like reads."""
@@ -38,6 +44,12 @@ outside."""
 _INTERRUPTED: Final = (
     "interrupted: the tool host was restarted while this call was under way; it may or may not "
     "have had its effect. Look before you call again"
+)
+
+
+_READ_ONLY: Final = (
+    "permission denied: the sandbox profile is `read-only`, so nothing is changed. Changes need "
+    '`sandbox = "workspace"` under [permissions]'
 )
 
 
@@ -63,6 +75,7 @@ class Calls:
         self._states: dict[str, dict[str, Any]] = {}
         self._state_locks: dict[str, asyncio.Lock] = {}
         self._exclusive: dict[str, asyncio.Lock] = {}
+        self._rooms: set[int] = set()
 
     def begin(self, id: str) -> None:
         """Known from now on: it may be cancelled before its task has run."""
@@ -105,13 +118,15 @@ class Calls:
             return ToolResult(id=call.id, ok=False, error="interrupted", text=_INTERRUPTED), None
         if running.cancelled:
             return ToolResult(id=call.id, ok=False, error="cancelled", text="cancelled"), None
+        if row["access"] == "write" and self.places.profile == "read-only":
+            return ToolResult(id=call.id, ok=False, error="denied", text=_READ_ONLY), None
         async with contextlib.AsyncExitStack() as held:
             if row.get("exclusive"):
                 lock = self._exclusive.setdefault(call.name, asyncio.Lock())
                 await held.enter_async_context(lock)
-            # Short: whoever makes a Unix socket below it has 107 bytes for its path.
-            scratch = self.places.scratch / name_of(effect.id.encode())[:8]
+            scratch = held.enter_context(self._room())
             ending, limits = Ending(), self.places.limits
+            order: dict[str, Any] = {}
             scratched = False
             try:
                 for _ in range(RUNS):
@@ -127,13 +142,56 @@ class Calls:
                         continue  # its generation died before it began: nothing has happened
                     if running.cancelled or not (_harmless(row) and killed(ending)):
                         break
+            except LoomError as error:  # nothing here can confine it
+                text = f"{error.message}. {error.hint}".strip(". ")
+                return ToolResult(id=call.id, ok=False, error="failed", text=text), None
             finally:
                 if scratched:
-                    await asyncio.to_thread(shutil.rmtree, scratch, True)
+                    whole = ending.result is not None and not (ending.end or {}).get("reason")
+                    await asyncio.to_thread(layer.leave_only if whole else remove, scratch)
+            taken = await asyncio.to_thread(self._take_away, order)
             body, state = await self.results.came_of(call, ending, limits)
+            if scratched:
+                body = await asyncio.to_thread(self._explained, body, order, taken)
             if state is not None:
                 self._states[call.name] = state
             return body, state
+
+    @contextlib.contextmanager
+    def _room(self) -> Iterator[Path]:
+        """A folder for one call, the next one that is free: what builds have left there lies at the
+        paths that they know. Short: whoever makes a Unix socket below it has 107 bytes."""
+        number = next(n for n in itertools.count() if n not in self._rooms)
+        self._rooms.add(number)
+        try:
+            yield self.places.scratch / f"w{number}"
+        finally:
+            self._rooms.discard(number)
+
+    def _take_away(self, order: Mapping[str, Any]) -> list[str]:
+        if not order.get("absent"):
+            return []
+        aside = self.places.scratch / "taken"
+        return ground.take_away(self.places.repo, order["absent"], aside)
+
+    def _explained(self, body: Body, order: Mapping[str, Any], taken: Sequence[str]) -> Body:
+        """With what the sandbox was in the way of, if it was."""
+        folder = f"{order['scratch']}/checkout" if order["copy"] else order["repo"]
+        listed = None if order["backend"] == "bubblewrap" else landlock.SYSTEM
+        allowed = msgspec.convert(order["rules"], Rules)
+        text = ""
+        if isinstance(body, ToolResult) and not body.ok:
+            text = explain(body.text, allowed, folder, ground.outside, listed)
+        elif isinstance(body, Propose):
+            text = explain(body.note, allowed, folder, ground.outside, listed)
+        if taken:
+            text += f"\n[taken away again: {', '.join(taken)}: what others run no command makes]"
+        if not text:
+            return body
+        if isinstance(body, ToolResult):
+            return msgspec.structs.replace(body, text=f"{body.text}\n{text.strip()}")
+        assert isinstance(body, Propose)
+        return msgspec.structs.replace(body, note=f"{body.note}\n{text.strip()}")
 
     def _repeatable(self, row: Mapping[str, Any]) -> bool:
         """May a call that was under way when the host died be made again? What only reads, what
@@ -163,12 +221,11 @@ class Calls:
         env = dict(p.env)
         if scratched:
             env |= {"HOME": str(scratch / "home"), "TMPDIR": str(scratch / "tmp")}
-        readable = [*p.readable, str(p.repo), *git_folders(p.repo)]
-        if current.hash:
-            readable.append(str(p.generations / current.hash))
-        writable = [str(scratch)] if scratched else []
-        if changes and not copied:
-            writable.append(str(p.repo))
+        git = builtin and call.name == "git"
+        need = Need(access, foreign=scratched, copied=copied, git=git)
+        allowed = rules(
+            p.profile, need, p.ground(scratch, current.hash, writes=changes and not copied)
+        )
         return {
             "id": call.id,
             "tool": call.name,
@@ -182,12 +239,10 @@ class Calls:
             "scratched": scratched,
             "copy": copied,
             "review": p.review,
-            "profile": {
-                "read": readable,
-                "write": writable,
-                "network": access == "network",
-                "hide": [str(p.runtime)] if scratched else [],
-            },
+            "rules": asdict(allowed),
+            "absent": ground.absent(p.repo) if str(p.repo) in allowed.write else [],
+            "backend": p.backend() if allowed.confined else "",
+            "bwrap": p.facts.bwrap,
         }
 
     async def _converse(

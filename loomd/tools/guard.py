@@ -30,6 +30,9 @@ OUTPUT_HEAD: Final = 16 << 10
 OUTPUT_TAIL: Final = 16 << 10
 """Of what a tool prints (not: of what it returns) the first and the last bytes are kept."""
 
+REAP_S: Final = 0.0005
+"""How soon it looks again for those that it has killed and that are not over yet."""
+
 WATCH_S: Final = 0.1
 """How often the guard counts the memory and the processes of its tree."""
 
@@ -261,10 +264,19 @@ def kill_tree() -> None:
 
 
 def reap_after(hunt: Hunt, quarry: Callable[[], list[int]]) -> bool:
-    """One hunt for these children of this process; False if nobody could be killed."""
+    """One hunt for these children of this process; False if nobody could be killed.
+
+    Whoever of them has ended is reaped, in any order: the first process of a table of processes is
+    not gone before all others of it are, and those may be children of this process.
+    """
     while not hunt.round(quarry()):
         pass
-    for pid in set(hunt.held).intersection(kernel.own_children()):
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(pid, 0)
-    return bool(hunt.held)
+    while True:
+        reaped = False
+        for pid in quarry():
+            with contextlib.suppress(ChildProcessError):
+                reaped = os.waitpid(pid, os.WNOHANG)[0] != 0 or reaped
+        if set(hunt.held).isdisjoint(kernel.own_children()):
+            return bool(hunt.held)
+        if not reaped:
+            time.sleep(REAP_S)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
+import platform
+import re
+import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from loomd.actor.behaviour import Stage
-from loomd.tools import sandbox
+from loomd.tools import ground, sandbox
+from loomd.tools.profile import Ground
 from loomd.trust import trusted
+from loomd.wire.endpoints import Instance
 
 LIMITS: Final[dict[str, Any]] = {
     "call_s": 120.0,
@@ -21,16 +27,24 @@ LIMITS: Final[dict[str, Any]] = {
     "processes": 512,
     "file_mb": 4096,
     "import_s": 10.0,
+    "cpu_s": 3600.0,
 }
 """Of one call: seconds, resident memory of its tree, address space of each of its processes,
-processes, and size of a file that it writes. Of a tool file: seconds that importing it may take."""
+processes, size of a file that it writes, and seconds of processor time of each of its processes. Of
+a tool file: seconds that importing it may take."""
 
 MAX_CALL_S: Final = 3600.0
 
 ROOM_S: Final = 30.0
 """A tool with a time-out of its own gets this much more, for the copy and the comparison."""
 
-_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+FRESH_S: Final = 2.0
+"""A file of credentials that has come into being is hidden from calls that begin so much later."""
+
+T = TypeVar("T")
+
+_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
+_WITH_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 
 
 @dataclass
@@ -42,24 +56,50 @@ class Places:
     tools: Path
     generations: Path
     blobs: Path
-    runtime: Path
-    readable: tuple[str, ...]
+    programs: tuple[str, ...]
+    hidden: Callable[[], tuple[list[str], list[str]]]
     env: dict[str, str]
     limits: dict[str, Any]
     review: bool
     trusted: Callable[[], bool]
+    permissions: Mapping[str, Any]
+    facts: sandbox.Facts = field(default_factory=sandbox.Facts)
 
     def repo_tools(self) -> Path | None:
         """The folder of the repo's own tools; None: it has none, or nobody trusts it (yet)."""
         folder = self.repo / ".loom" / "tools"
         return folder if folder.is_dir() and self.trusted() else None
 
+    @property
+    def profile(self) -> str:
+        return str(self.permissions.get("sandbox") or "workspace")
+
+    def ground(self, scratch: Path, code: str, *, writes: bool) -> Ground:
+        """What the rules of a call go by, as it is now. code: hash of its generation, or "";
+        writes: it works in the checkout itself."""
+        snapshots = [str(self.generations / code)] if code else []
+        return ground.ground(
+            self.repo,
+            scratch,
+            self.programs,
+            snapshots,
+            self.hidden(),
+            self.permissions,
+            writes=writes,
+        )
+
+    def backend(self) -> sandbox.Backend:
+        """LoomError(failed): there is none, and no call is made."""
+        return sandbox.choose(self.permissions.get("sandbox_backend") or "auto", self.facts)
+
 
 def places(stage: Stage) -> Places:
     """From the spec, the settings and the instance."""
     spec, settings, at = stage.spec, stage.settings, stage.directories
     args = spec.args
-    env = session_env(args.get("env") or {})
+    providers = (settings.get("providers") or {}).values()
+    keys = {provider.get("api_key_env") for provider in providers}
+    env = session_env({k: v for k, v in (args.get("env") or {}).items() if k not in keys})
     review = args.get("review")
     if review is None:
         review = (settings.get("review") or {}).get("required", True)
@@ -67,22 +107,34 @@ def places(stage: Stage) -> Places:
     for source in (settings.get("limits") or {}, args.get("limits") or {}):
         limits |= {key: source[key] for key in LIMITS if source.get(key) is not None}
     repo = Path(args["repo"]).resolve()
-    home = os.path.expanduser("~")
-    never = (home, str(at.state), str(at.runtime))
-    wanted = (*sandbox.interpreter_folders(env), *sandbox.package_folders())
+    never = (ground.home_of_user(), os.path.expanduser("~"), str(at.state), str(at.runtime))
+    wanted = (*ground.interpreter_folders(env), *ground.package_folders())
     return Places(
         repo=repo,
         scratch=at.scratch / _safe(spec.session),
         tools=at.config.parent / "tools",
         generations=at.generations,
         blobs=at.blobs,
-        runtime=at.runtime,
-        readable=sandbox.without(wanted, never),
+        programs=ground.without(wanted, never),
+        hidden=_remembered(lambda: ground.hidden(at, settings)),
         env=env,
         limits=limits,
         review=bool(review),
         trusted=lambda: trusted(at, repo),
+        permissions=settings.get("permissions") or {},
     )
+
+
+def _remembered(look: Callable[[], T]) -> Callable[[], T]:
+    """What `look` has found, for FRESH_S: it looks at a hundred places."""
+    kept: list[tuple[float, T]] = []
+
+    def found() -> T:
+        if not kept or time.monotonic() - kept[0][0] > FRESH_S:
+            kept[:] = [(time.monotonic(), look())]
+        return kept[0][1]
+
+    return found
 
 
 def session_env(given: Mapping[str, str]) -> dict[str, str]:
@@ -91,7 +143,9 @@ def session_env(given: Mapping[str, str]) -> dict[str, str]:
     env = {
         name: value
         for name, value in given.items()
-        if not name.startswith("LOOM_") and not any(part in name.upper() for part in _SECRET)
+        if not name.startswith("LOOM_")
+        and not any(part in name.upper() for part in _SECRET)
+        and not _WITH_PASSWORD.search(value)
     }
     own = os.path.join(sys.prefix, "bin")
     path = env.get("PATH") or "/usr/local/bin:/usr/bin:/bin"
@@ -103,23 +157,56 @@ def session_env(given: Mapping[str, str]) -> dict[str, str]:
         "XDG_CONFIG_HOME",
         "XDG_STATE_HOME",
         "DBUS_SESSION_BUS_ADDRESS",
+        "SSH_AUTH_SOCK",
+        "DOCKER_HOST",
+        "KUBECONFIG",
+        "XAUTHORITY",
     ):
         env.pop(name, None)
     return env
 
 
-def git_folders(repo: Path) -> list[str]:
-    """The real folders of a linked worktree's `.git` file."""
-    marker = repo / ".git"
-    if not marker.is_file():
-        return []
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        key, _, value = marker.read_text().partition(":")
-        if key == "gitdir":
-            folder = (repo / value.strip()).resolve()
-            parent = folder.parent.parent
-            return [str(folder), str(parent)] if parent.name == ".git" else [str(folder)]
-    return []
+def facts(at: Instance) -> sandbox.Facts:
+    """What the probe found, kept in the state directory until something has changed: it takes a
+    fifth of a second, and every session asks."""
+    file = at.state / "sandbox.json"
+    key = _circumstances()
+    try:
+        kept = json.loads(file.read_text())
+        if kept["key"] == key:
+            return sandbox.Facts(**kept["facts"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # not probed yet, or by another version
+    found = sandbox.probe()
+    temporary = file.with_suffix(f".{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps({"key": key, "facts": asdict(found)}))
+        os.replace(temporary, file)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # the next session probes again
+    return found
+
+
+def _circumstances() -> str:
+    """What the answer of the probe hangs on, as text."""
+    program = shutil.which("bwrap") or ""
+    said = [platform.release(), sys.executable, program, str(os.geteuid())]
+    if program:
+        found = os.stat(program)
+        said += [str(found.st_mtime_ns), str(found.st_mode)]
+    for name in (
+        "/proc/sys/kernel/random/boot_id",
+        "/proc/sys/user/max_user_namespaces",
+        "/proc/sys/kernel/unprivileged_userns_clone",
+        "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
+        "/sys/kernel/security/lsm",
+    ):
+        try:
+            with open(name) as file:
+                said.append(file.read().strip())
+        except OSError:
+            said.append("")
+    return "|".join(said)
 
 
 def _safe(id: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
 from collections.abc import Awaitable
@@ -21,8 +20,9 @@ from loomd.tools.apply import apply
 from loomd.tools.calls import Calls
 from loomd.tools.generations import Generations
 from loomd.tools.host import ToolsBehaviour
-from loomd.tools.places import Places, places
+from loomd.tools.places import Places, facts, places
 from loomd.tools.results import Results
+from loomd.tools.scratch import remove
 from loomd.wire.bodies import Applied, Apply, Body, Reload, ToolCall
 
 if TYPE_CHECKING:
@@ -70,8 +70,9 @@ class ToolsPerformer:
         self.stage = stage
         self.places = places(stage)
         self.generations = Generations(self.control, stage, self.places, self._spawn, self._fail)
+        self.places.facts = await asyncio.to_thread(facts, stage.directories)
         self.calls = Calls(stage, self.places, self.generations, Results(self.places))
-        await asyncio.to_thread(shutil.rmtree, self.places.scratch, True)
+        await asyncio.to_thread(remove, self.places.scratch)
 
     def start(self, effect: OpenEffect, report: Report) -> None:
         body = effect.body
@@ -114,7 +115,7 @@ class ToolsPerformer:
             self.loop.remove_reader(pidfd)
             os.close(pidfd)
         await asyncio.to_thread(os.waitpid, self.pid, 0)
-        await asyncio.to_thread(shutil.rmtree, self.places.scratch, True)
+        await asyncio.to_thread(remove, self.places.scratch)
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
         """Errors of a task are errors of the actor."""

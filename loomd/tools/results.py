@@ -151,6 +151,9 @@ def _ended(end: Mapping[str, Any], limits: Mapping[str, Any]) -> tuple[str, str]
             return "crashed", "the process of the call was killed from outside"
     if end["signal"]:
         name = signal.Signals(end["signal"]).name
+        if name == "SIGXCPU":
+            used = f"more than {limits['cpu_s']:g} s of processor time"
+            return "crashed", f"killed: it used {used} (limits.cpu_s)"
         hint = " (from outside, or by the kernel for want of memory)" if name == "SIGKILL" else ""
         return "crashed", f"the process of the call died of {name}{hint}"
     return "crashed", f"the process of the call ended itself (exit code {end['exit']})"

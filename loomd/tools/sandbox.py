@@ -1,259 +1,238 @@
-"""Landlock: what a worker may read, write, execute and connect to.
+"""How a call is confined: which back end there is, what it lacks, and the way in.
 
-An allow-list: system folders and the interpreter's, the checkout or its private copy, the call's
-own scratch folder. Never the home, the state or the runtime directory. What the kernel cannot do is
-not silently left out: `require` refuses, with what to do about it. Network: TCP is denied unless
-the profile has it (Landlock knows no UDP); signals and abstract sockets stay inside the call.
+    bubblewrap   the disk read-only with covers, tables of processes, network and IPC of its own;
+                 Landlock and a filter of system calls under it
+    landlock     an allow-list of folders; under it namespaces of our own where the kernel lets
+                 users make them, and a filter that takes their place where it does not
 
-Landlock does not govern `connect` to a socket file. Where mount namespaces are allowed the runtime
-directory is hidden under an empty file system as well; elsewhere its sockets can be connected to,
-but answer nobody without the token, which cannot be read.
+A call is foreign if it runs code that does not ship with loomd. The others (`read`, `grep`, ...) do
+what they say and start nothing of the checkout's: Landlock is enough for them where there is one.
+Nothing is ever silently left out: a call that cannot be confined is refused, with what to do.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+import json
 import os
-import struct
+import re
+import subprocess
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Literal
 
+from loomd.tools import bubblewrap, landlock, namespaces, seccomp
+from loomd.tools.profile import Mount, Rules, mounts
 from loomd.wire.errors import LoomError
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_prctl = _libc.prctl
-_prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+Backend = Literal["bubblewrap", "landlock"]
+BACKENDS: Final[tuple[str, ...]] = ("auto", "bubblewrap", "landlock")
 
-_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
-_PR_SET_NO_NEW_PRIVS = 38
-_PR_CAPBSET_DROP = 24
-
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
-_ALL_V1 = (1 << 13) - 1  # up to MAKE_SYM
-_REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
-_ON_FILES = EXECUTE | WRITE_FILE | READ_FILE | _TRUNCATE | _IOCTL_DEV
-READ_ONLY: Final = EXECUTE | READ_FILE | READ_DIR
-
-SYSTEM: Final = (
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/proc",
-    "/sys/devices/system/cpu", "/sys/fs/cgroup", "/nix/store", "/run/systemd/resolve",
-)  # fmt: skip
-DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
+PROBE_S: Final = 20.0
 
 HINT: Final = (
-    "Landlock is needed (Linux 5.13 or newer, with `landlock` among the modules of the boot "
-    "parameter lsm=...); see: cat /sys/kernel/security/lsm"
+    "install bubblewrap, or boot a kernel with Landlock (5.13 or newer, `landlock` in the boot "
+    "parameter lsm=...). `loomctl doctor` shows what is missing. To run calls without any "
+    'confinement: `sandbox = "full"` under [permissions]'
 )
 
 
 @dataclass(frozen=True)
-class Profile:
-    """read: readable and executable; write: everything; network: TCP is allowed; hide: folders
-    that a mount namespace covers, where there is one."""
+class Facts:
+    """What this kernel, for this user, lets a sandbox be made of. bwrap: a path, "" if there is
+    none; bwrap_error: why it does not work, "" if it does; landlock: its version, 0 = none;
+    namespaces: a process may make its own; seccomp: filters can be installed."""
 
-    read: tuple[str, ...] = ()
-    write: tuple[str, ...] = ()
-    network: bool = False
-    hide: tuple[str, ...] = ()
-
-
-@cache
-def abi() -> int:
-    """The kernel's Landlock version; 0 if there is none."""
-    version = int(_syscall(_CREATE_RULESET, None, 0, 1))
-    return max(version, 0)
+    bwrap: str = ""
+    bwrap_error: str = ""
+    landlock: int = 0
+    namespaces: bool = False
+    seccomp: bool = False
 
 
-def require() -> None:
-    """LoomError(failed) with the way to repair it if calls cannot be confined here."""
-    if abi() < 1:
-        raise LoomError("failed", "this kernel cannot confine tool calls, so none is made", HINT)
+def choose(wanted: str, facts: Facts) -> Backend:
+    """The back end that is in force. LoomError(failed) if there is none, or not the one that the
+    settings demand."""
+    bubble = bool(facts.bwrap) and not facts.bwrap_error
+    if wanted == "bubblewrap" and not bubble:
+        why = facts.bwrap_error or "there is no `bwrap` on the daemon's PATH"
+        raise LoomError("failed", f"bubblewrap cannot confine calls here: {why}", HINT)
+    if wanted == "landlock" and not facts.landlock:
+        raise LoomError("failed", "this kernel has no Landlock to confine calls with", HINT)
+    if bubble and wanted != "landlock":
+        return "bubblewrap"
+    if facts.landlock:
+        return "landlock"
+    why = f"bubblewrap: {facts.bwrap_error or 'not installed'}; this kernel has no Landlock"
+    raise LoomError(
+        "failed", f"no sandbox can confine tool calls here, so none is made ({why})", HINT
+    )
 
 
-def _handled(version: int) -> int:
-    rights = _ALL_V1
-    if version >= 2:
-        rights |= _REFER
-    if version >= 3:
-        rights |= _TRUNCATE
-    if version >= 5:
-        rights |= _IOCTL_DEV
-    return rights
+def lacking(backend: Backend, facts: Facts) -> tuple[str, ...]:
+    """What this back end does not keep from a call on this kernel, a sentence each."""
+    said = []
+    own = facts.namespaces
+    if backend == "bubblewrap":
+        if not facts.landlock:
+            said.append("there is no Landlock under bubblewrap: one wall instead of two")
+    else:
+        if not own and not facts.seccomp:
+            said.append("Unix sockets and UDP are open: no namespaces, and no filter of calls")
+            if facts.landlock < 4:
+                said.append("TCP is open: it needs Landlock 4")
+        if not own:
+            said.append("new files at the root of a checkout cannot be made where no review is")
+            said.append("/dev/shm is shared with your other programs")
+        if facts.landlock < 6:
+            said.append("your other processes can be signalled: that needs Landlock 6")
+        if facts.landlock < 3:
+            said.append("files that may only be read can be cut to nothing: that needs Landlock 3")
+        said.append("the command lines of other processes can be read")
+    if not facts.seccomp:
+        said.append("rare system calls (io_uring, keyrings, TIOCSTI) are not filtered")
+    return tuple(said)
 
 
-def confine(profile: Profile) -> None:
-    """Confines this (single-threaded) process and all that it will ever start. Irreversible.
+# --- the way in ----------------------------------------------------------------------------------
 
-    LoomError(failed) if the kernel does not do it; the caller must then not go on.
+
+def enter(rules: Rules, backend: Backend, bwrap: str, close: Sequence[int]) -> bool:
+    """Confines this (single-threaded) process and all that it will ever start. Irreversible. True
+    if its processes are counted apart from the user's others, so that they can be limited.
+
+    With bubblewrap what returns may be a child of the caller's process: that waits for it, with
+    the descriptors `close` closed, and ends as it does. LoomError(failed) if it cannot be: the
+    caller must then not go on.
     """
-    require()
-    version = abi()
-    handled = _handled(version)
-    attributes = struct.pack("=Q", handled)
-    if version >= 4:
-        attributes += struct.pack("=Q", 0 if profile.network else 3)  # TCP bind and connect
-    if version >= 6:
-        attributes += struct.pack("=Q", 3)  # abstract sockets and signals stay inside
-    ruleset = int(_syscall(_CREATE_RULESET, attributes, len(attributes), 0))
-    if ruleset < 0:
-        raise _failed("landlock_create_ruleset")
-    try:
-        for path in (*SYSTEM, *profile.read):
-            _allow(ruleset, path, READ_ONLY & handled)
-        for path in DEVICES:
-            _allow(ruleset, path, (READ_FILE | WRITE_FILE | _TRUNCATE | _IOCTL_DEV) & handled)
-        for path in ("/dev/pts", "/dev/fd"):
-            _allow(ruleset, path, (READ_FILE | WRITE_FILE | READ_DIR | _IOCTL_DEV) & handled)
-        _allow(ruleset, "/dev/shm", handled)
-        for path in profile.write:
-            _allow(ruleset, path, handled)
-        if _prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-            raise _failed("PR_SET_NO_NEW_PRIVS")
-        _drop_capabilities()
-        if _syscall(_RESTRICT_SELF, ruleset, 0) != 0:
-            raise _failed("landlock_restrict_self")
-    finally:
-        os.close(ruleset)
-
-
-_KEPT: Final = sum(1 << number for number in (0, 1, 3, 4, 6, 7))
-"""Capabilities of root that files need: CHOWN DAC_OVERRIDE FOWNER FSETID SETGID SETUID."""
-
-
-def _drop_capabilities() -> None:
-    """Root keeps what ordinary work on files needs. The others open ways around Landlock: with
-    PERFMON the environment of every process can be read, with DAC_READ_SEARCH files by handle."""
-    header = struct.pack("=II", 0x20080522, 0)
-    data = ctypes.create_string_buffer(24)
-    if _libc.capget(header, data) != 0:
-        raise _failed("capget")
-    effective, permitted, _, effective_, permitted_, _ = struct.unpack("=6I", data.raw)
-    kept = (permitted | permitted_ << 32) & _KEPT
-    if kept == permitted | permitted_ << 32 == effective | effective_ << 32:
-        return
-    with contextlib.suppress(OSError), open("/proc/sys/kernel/cap_last_cap", "rb") as file:
-        for number in range(int(file.read()) + 1):
-            if not kept >> number & 1:
-                _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
-    if _libc.capset(header, struct.pack("=6I", kept, kept, 0, 0, 0, 0)) != 0:
-        raise _failed("capset")
-
-
-def _allow(ruleset: int, path: str, rights: int) -> None:
-    """A path that is not there needs no rule."""
-    try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        if not os.path.isdir(path):
-            rights &= _ON_FILES
-        rule = struct.pack("=Qi", rights, fd)
-        if _syscall(_ADD_RULE, ruleset, 1, rule, 0) != 0:
-            raise _failed(f"landlock_add_rule({path})")
-    finally:
-        os.close(fd)
-
-
-def _failed(what: str) -> LoomError:
-    reason = os.strerror(ctypes.get_errno())
-    return LoomError("failed", f"the call could not be confined: {what}: {reason}", HINT)
-
-
-# --- hiding folders ------------------------------------------------------------------------------
-
-_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
-_MS_REC, _MS_PRIVATE, _MS_RDONLY = 0x4000, 0x40000, 1
-
-
-def hide(folders: Iterable[str]) -> bool:
-    """Covers the folders with empty file systems, in a mount namespace of this process; False
-    where that is not allowed. Before `confine`: a confined process may not mount."""
-    present = [folder for folder in folders if os.path.isdir(folder)]
-    if not present:
-        return True
-    uid, gid = os.getuid(), os.getgid()
-    if _libc.unshare(_CLONE_NEWNS) != 0:
-        if _libc.unshare(_CLONE_NEWNS | _CLONE_NEWUSER) != 0:
-            return False
-        try:
-            for file, text in (
-                ("setgroups", "deny"),
-                ("uid_map", f"{uid} {uid} 1"),
-                ("gid_map", f"{gid} {gid} 1"),
-            ):
-                with open(f"/proc/self/{file}", "w") as out:
-                    out.write(text)
-        except OSError:
-            return False
-    if _libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None) != 0:
+    if not rules.confined:
         return False
-    done = True
-    for folder in present:
-        flags = ctypes.c_ulong(_MS_RDONLY)
-        covered = _libc.mount(b"none", os.fsencode(folder), b"tmpfs", flags, b"size=4k,mode=0500")
-        done = done and covered == 0
-    return done
+    foreign = bool(rules.own)
+    under = landlock.abi() > 0
+    inside = processes = False
+    lists = landlock.Lists(rules.read, rules.write, rules.network)
+    if backend == "bubblewrap" and (foreign or not under):
+        cell = bubblewrap.build(bwrap, _present(rules), network=rules.network)
+        try:
+            bubblewrap.join(cell, network=rules.network)
+        except LoomError:
+            bubblewrap.leave(cell)
+            raise
+        bubblewrap.fork_inside(cell, close)
+        inside = processes = True
+        lists = landlock.Lists(("/",), _temporary(rules), True, True)
+    elif foreign:
+        own = (*_present(rules), Mount("write", "/dev/shm", rules.own))
+        inside = namespaces.enter(own, network=rules.network)
+        if inside:
+            lists = landlock.Lists(rules.read, _temporary(rules), True, True)
+        else:
+            write = [path for one in rules.write for path in landlock.without(one, rules.keep)]
+            lists = landlock.Lists(rules.read, tuple(write), rules.network)
+    if under:
+        landlock.confine(lists)
+    else:
+        landlock.no_new_privileges()
+    landlock.drop_capabilities(landlock.KEPT if os.geteuid() == 0 else 0)
+    if seccomp.available():
+        seccomp.install(seccomp.Filter(processes, inside, rules.network))
+    # In a namespace of users of its own, as everybody but root has; before 5.14 they were not.
+    return inside and os.geteuid() != 0 and _kernel() >= (5, 14)
 
 
-# --- which folders -------------------------------------------------------------------------------
+def _kernel() -> tuple[int, ...]:
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return tuple(map(int, found.groups())) if found else (0, 0)
 
 
-def interpreter_folders(env: Mapping[str, str]) -> tuple[str, ...]:
-    """Installations that the session's programs come from: this interpreter's, the session's
-    virtual environment with the Python under it, and every prefix on the session's PATH."""
-    found: list[str] = [sys.prefix, sys.base_prefix, sys.exec_prefix]
-    venv = env.get("VIRTUAL_ENV", "")
-    if venv:
-        found += [venv, *_under_venv(venv)]
-    for entry in env.get("PATH", "").split(":"):
-        if not os.path.isabs(entry) or not os.path.isdir(entry):
-            continue
-        found.append(entry)
-        prefix = os.path.dirname(entry.rstrip("/"))
-        name = os.path.basename(entry.rstrip("/"))
-        if name == "shims":
-            found.append(prefix)
-        elif name in ("bin", "sbin"):
-            found.append(prefix)
-            found += [os.path.join(prefix, part) for part in ("lib", "lib64", "libexec", "share")]
-            found += _under_venv(prefix)
-        for program in ("python3", "python"):
-            real = os.path.realpath(os.path.join(entry, program))
-            if os.path.isfile(real) and os.path.basename(os.path.dirname(real)) == "bin":
-                found.append(os.path.dirname(os.path.dirname(real)))
-    return tuple(dict.fromkeys(found))
+def _present(rules: Rules) -> list[Mount]:
+    """The mounts, without covers for what has just gone."""
+    plan = mounts(rules)
+    return [one for one in plan if one.source or os.path.lexists(one.target)]
 
 
-def _under_venv(prefix: str) -> list[str]:
-    """The installation that a virtual environment was made from."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        for line in Path(prefix, "pyvenv.cfg").read_text().splitlines():
-            key, _, value = line.partition("=")
-            if key.strip() == "home" and os.path.isabs(value.strip()):
-                return [os.path.dirname(os.path.realpath(value.strip()))]
-    return []
+def _temporary(rules: Rules) -> tuple[str, ...]:
+    return (*rules.write, *(("/tmp", "/var/tmp") if rules.own else ()))
 
 
-def package_folders() -> tuple[str, ...]:
-    """Where this package and what it imports lie (an editable install lies anywhere)."""
-    here = str(Path(__file__).resolve().parent.parent)
-    return (here, *(p for p in sys.path if p and os.path.basename(p) == "site-packages"))
+# --- the probe -----------------------------------------------------------------------------------
 
 
-def without(folders: Iterable[str], never: Iterable[str]) -> tuple[str, ...]:
-    """The folders that neither contain nor are one of `never`: home, state, runtime, root."""
-    barred = {os.path.realpath(path) for path in never if path} | {"/"}
-    kept = []
-    for folder in dict.fromkeys(folders):
-        real = os.path.realpath(folder)
-        if not any(bar == real or bar.startswith(real.rstrip("/") + "/") for bar in barred):
-            kept.append(folder)
-    return tuple(kept)
+def probe() -> Facts:
+    """Tries all of it, in a process of its own (this one may have threads). A second at most; what
+    does not come back is taken as not there."""
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "PYTHONPATH": root}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __spec__.name if __spec__ else __name__],
+            env=env, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, check=True,
+            timeout=PROBE_S,
+        )  # fmt: skip
+        return Facts(**json.loads(done.stdout))
+    except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
+        return Facts(bwrap_error=f"the probe failed: {error}", landlock=landlock.abi())
+
+
+def _probe() -> Facts:
+    program = bubblewrap.found()
+    error = ""
+    if program:
+        error = _in_child(lambda: _try_bubblewrap(program))
+    return Facts(
+        bwrap=program,
+        bwrap_error=error,
+        landlock=landlock.abi(),
+        namespaces=not _in_child(_try_namespaces),
+        seccomp=seccomp.available(),
+    )
+
+
+def _try_bubblewrap(program: str) -> None:
+    """A whole way in, with a cover and what is shown below it."""
+    plan = (Mount("cover", "/run"), Mount("blank", "/etc/passwd"))
+    cell = bubblewrap.build(program, plan, network=False)
+    try:
+        bubblewrap.join(cell, network=False)
+    except LoomError:
+        bubblewrap.leave(cell)
+        raise
+    bubblewrap.fork_inside(cell, [])
+    if os.listdir("/run"):
+        raise LoomError("failed", "a covered folder can be seen")
+
+
+def _try_namespaces() -> None:
+    if not namespaces.enter((Mount("cover", "/run"),), network=False):
+        raise LoomError("failed", "no namespaces")
+    if os.listdir("/run"):
+        raise LoomError("failed", "a covered folder can be seen")
+
+
+def _in_child(attempt: Any) -> str:
+    """What went wrong with `attempt`, made in a child; "" if nothing did."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        said = "it ended half way"
+        try:
+            os.close(reading)
+            attempt()
+            said = ""
+        except LoomError as error:
+            said = error.message
+        except OSError as error:
+            said = str(error)
+        finally:
+            os.write(writing, said.encode() or b"\0")
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        said = file.read().decode("utf-8", "replace")
+    os.waitpid(pid, 0)
+    return "" if said == "\0" else said or "it ended half way"
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_probe())))

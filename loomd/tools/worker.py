@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import resource
 import socket
@@ -18,7 +19,7 @@ import msgspec
 from loomd.supervise import kernel
 from loomd.supervise.sweep import VARIABLE as MARK
 from loomd.tools import copy as copies
-from loomd.tools import sandbox
+from loomd.tools import layer, sandbox
 from loomd.tools.contract import (
     Context,
     Proposal,
@@ -29,11 +30,15 @@ from loomd.tools.contract import (
     check_arguments,
 )
 from loomd.tools.frames import Gone, receive_frame, send_frame
+from loomd.tools.profile import Rules
 from loomd.tools.propose import MAX_HUNKS, capped, change, weight
 from loomd.wire import codec
 from loomd.wire.errors import LoomError
 
 STATE_LIMIT: Final = 48 << 10
+
+CPU_GRACE_S: Final = 2
+"""Between SIGXCPU, which names the reason, and SIGKILL for whoever ignores it."""
 
 
 def worker(sock: socket.socket, output: int, tools: Mapping[str, ToolSpec]) -> NoReturn:
@@ -111,11 +116,14 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
     if order["copy"]:
         copy = copies.make(repo, scratch / "checkout")
         repo = copy.root
-    profile = sandbox.Profile(**{key: value for key, value in order["profile"].items()})
-    if profile.hide:
-        sandbox.hide(profile.hide)
+    allowed = msgspec.convert(order["rules"], Rules)
+    os.chdir("/")
+    if sandbox.enter(allowed, order["backend"], order["bwrap"], [sock.fileno(), 1, 2]):
+        most = int(order["limits"]["processes"])
+        _lower(resource.RLIMIT_NPROC, most)
     os.chdir(repo)
-    sandbox.confine(profile)
+    if copy is not None:
+        layer.lay(copy, scratch)
     state = State(lambda: _fetch(sock))
     if spec.context:
         given[spec.context] = Context(
@@ -132,6 +140,7 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
     returned = spec.function(**given)
     if copy is not None:
         returned = _changed(copy, returned)
+        layer.keep(copy, scratch)
     result = _result(returned)
     if state.touched:
         result["state"] = checked_state(state.value())
@@ -186,16 +195,20 @@ def _limit(limits: Mapping[str, Any]) -> None:
     space = int(limits.get("address_mb", 0)) << 20
     if space:
         _lower(resource.RLIMIT_AS, space)
+    cpu = math.ceil(float(limits.get("cpu_s", 3600)))
+    _lower(resource.RLIMIT_CPU, cpu, cpu + CPU_GRACE_S)
     _lower(resource.RLIMIT_CORE, 0)
     _lower(resource.RLIMIT_FSIZE, int(limits.get("file_mb", 4096)) << 20)
     _lower(resource.RLIMIT_NOFILE, 4096)
 
 
-def _lower(which: int, value: int) -> None:
+def _lower(which: int, soft: int, most: int = 0) -> None:
+    """`most`: the hard limit, where that is not the same."""
+    most = most or soft
     _, hard = resource.getrlimit(which)
     if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(which, (value, value))
+        most = min(most, hard)
+    resource.setrlimit(which, (min(soft, most), most))
 
 
 def _result(returned: Any) -> dict[str, Any]:

@@ -1,12 +1,18 @@
 """The confinement, seen from inside."""
 
 import asyncio
+import dataclasses
 import os
+import shutil
 import socket
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
-from loomd.tools import sandbox
+from loomd.tools import ground, namespaces, places, process, profile, sandbox, scratch
+from loomd.wire.errors import LoomError
 from tests.tools.stand import git_repo, hosting
 
 PROBE = '''
@@ -32,12 +38,6 @@ def put(path: str) -> str:
     return attempt(lambda: Path(path).write_text("x"))
 
 @tool
-def connect(path: str) -> str:
-    """Connects to a Unix socket."""
-    with socket.socket(socket.AF_UNIX) as s:
-        return attempt(lambda: s.connect(path))
-
-@tool
 def dial(port: int) -> str:
     """Connects to a TCP port."""
     with socket.socket() as s:
@@ -49,10 +49,26 @@ def dial_out(port: int) -> str:
     with socket.socket() as s:
         return attempt(lambda: s.connect(("127.0.0.1", port)))
 
-@tool
-def signal_to(pid: int) -> str:
-    """Sends signal 0."""
-    return attempt(lambda: os.kill(pid, 0))
+@tool(access="execute")
+def serve() -> str:
+    """A server on the loopback."""
+    def talk():
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            with socket.create_connection(server.getsockname()) as client:
+                peer, _ = server.accept()
+                with peer:
+                    peer.sendall(b"hello")
+                    return client.recv(5).decode()
+    return attempt(talk)
+
+@tool(access="execute")
+def terminal() -> str:
+    """A terminal."""
+    def talk():
+        master, slave = os.openpty()
+        os.write(slave, b"hi")
+        return os.read(master, 2).decode()
+    return attempt(talk)
 
 @tool(access="execute")
 def run_it(path: str) -> str:
@@ -61,9 +77,13 @@ def run_it(path: str) -> str:
 '''
 
 
+LANDLOCK = {"mode": "on-request", "sandbox_backend": "landlock"}
+FACTS = sandbox.Facts(bwrap="/usr/bin/bwrap", landlock=7, namespaces=True, seccomp=True)
+
+
 @pytest.fixture
 def repo(instance):
-    return git_repo(instance.base / "repo", {"a.txt": "one\n"})
+    return git_repo(instance.base / "repo", {"a.txt": "one\n", ".envrc": "one\n", "b/c.txt": ""})
 
 
 @pytest.fixture
@@ -73,88 +93,192 @@ def inside(instance, repo):
     (folder / "probe.py").write_text(PROBE)
     instance.places.runtime.mkdir()
 
-    def call(name, settings=None, **args):
+    def every(name, all_args, permissions=None, settings=None):
+        settings = {"permissions": {**LANDLOCK, **(permissions or {})}, **(settings or {})}
+
         async def main():
-            async with hosting(instance.places, repo, **(settings or {})) as host:
+            async with hosting(instance.places, repo, settings=settings) as host:
                 await host.ready()
-                return await host.result(name, **args)
+                return [(await host.result(name, **args)).text for args in all_args]
 
-        return asyncio.run(main()).text
+        return asyncio.run(main())
 
+    def call(name, permissions=None, settings=None, **args):
+        return every(name, [args], permissions, settings)[0]
+
+    call.every = every
     return call
 
 
 def test_the_checkout_can_be_read_and_not_written(inside, repo):
     assert inside("look", path=str(repo / "a.txt")) == "yes one\n"
-    assert inside("put", path=str(repo / "a.txt")) == "no PermissionError"
-    assert inside("put", path=str(repo / "new")) == "no PermissionError"
+    said = inside.every("put", [{"path": str(repo / name)} for name in ("a.txt", "new")])
+    assert all(text.startswith("no ") for text in said), said
     assert (repo / "a.txt").read_text() == "one\n"
 
 
-def test_home_state_and_config_cannot_be_read(inside, instance, tmp_path):
-    instance.places.state.mkdir(exist_ok=True)
-    (instance.places.state / "secret").write_text("x")
-    instance.config.write_text("[models]\n")
-    for path in (
-        os.path.expanduser("~"),
-        instance.places.state,
-        instance.places.state / "secret",
-        instance.config,
-        tmp_path,
-        "/tmp",
-    ):
-        assert inside("look", path=str(path)) == "no PermissionError"
+def test_with_landlock_alone_only_what_is_listed_can_be_read(inside, instance, tmp_path):
+    secret = instance.places.state / "secret"
+    secret.parent.mkdir(exist_ok=True)
+    secret.write_text("x")
+    paths = (os.path.expanduser("~"), secret, instance.config, "/", "/var/lib")
+    said = inside.every("look", [{"path": str(path)} for path in paths])
+    assert all(text.startswith("no ") for text in said), said
 
 
-def test_nothing_is_written_anywhere_else(inside, tmp_path):
-    for path in (tmp_path / "x", "/etc/loom-x", "/usr/loom-x", "/var/tmp/loom-x"):
-        assert inside("put", path=str(path)) == "no PermissionError"
+def test_the_profile_may_list_more(inside, tmp_path):
+    more = Path(tempfile.mkdtemp(dir=os.path.dirname(os.path.dirname(sys.executable))))
+    try:
+        told = {"sandbox_write": [str(more)], "sandbox_read": ["/var/lib"]}
+        assert inside("look", path="/var/lib", permissions=told).startswith("yes ")
+        assert inside("put", path=str(more / "new")).startswith("no ")
+        assert inside("put", path=str(more / "new"), permissions=told) == "yes 1"
+        told["sandbox"] = "read-only"
+        assert inside("put", path=str(more / "new"), permissions=told).startswith("no ")
+    finally:
+        shutil.rmtree(more)
 
 
-def test_the_runtime_directory_is_hidden_with_its_sockets(inside, instance):
-    (instance.places.runtime / "token").write_text("secret")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(instance.places.runtime / "actors"))
-        listener.listen()
-        assert inside("look", path=str(instance.places.runtime)) == "no PermissionError"
-        token = inside("look", path=str(instance.places.runtime / "token"))
-        assert token in ("no PermissionError", "no FileNotFoundError")
-        assert inside("connect", path=str(instance.places.runtime / "actors")).startswith("no ")
-    (instance.places.runtime / "actors").unlink()
+def test_tmp_is_a_folder_of_the_calls_own(inside, repo):
+    outside = f"/tmp/{repo.parent.name}-seen"
+    Path(outside).write_text("outside")
+    try:
+        assert inside("look", path=outside) == "no FileNotFoundError"
+        assert inside("put", path=outside) == "yes 1"
+        assert Path(outside).read_text() == "outside"
+    finally:
+        os.unlink(outside)
 
 
-def test_other_processes_secrets_cannot_be_read(inside):
-    assert inside("look", path=f"/proc/{os.getpid()}/environ") == "no PermissionError"
+def test_nothing_is_written_anywhere_else(inside):
+    said = inside.every("put", [{"path": f"{p}/loom-x"} for p in ("/etc", "/usr", "/opt")])
+    assert set(said) == {"no PermissionError"}
 
 
-@pytest.mark.skipif(sandbox.abi() < 6, reason="this kernel's Landlock does not scope signals")
-def test_other_processes_cannot_be_signalled(inside):
-    assert inside("signal_to", pid=os.getpid()) == "no PermissionError"
-
-
-@pytest.mark.skipif(sandbox.abi() < 4, reason="this kernel's Landlock knows no network")
-def test_the_network_is_there_only_for_tools_that_ask_for_it(inside):
+def test_the_network_is_there_only_for_those_who_may(inside):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         port = listener.getsockname()[1]
-        assert inside("dial", port=port) == "no PermissionError"
+        assert inside("dial", port=port).startswith("no ")
+        assert inside("dial", port=port, permissions={"network": True}).startswith("yes")
         assert inside("dial_out", port=port).startswith("yes")
 
 
+@pytest.mark.parametrize("backend", ["landlock", "auto"])
+def test_a_server_and_its_client_inside_find_each_other(inside, backend):
+    assert inside("serve", permissions={"sandbox_backend": backend}) == "yes hello"
+
+
+@pytest.mark.parametrize("backend", ["landlock", "auto"])
+def test_a_new_terminal_can_be_had(inside, backend):
+    assert inside("terminal", permissions={"sandbox_backend": backend}) == "yes hi"
+
+
 def test_a_tool_that_executes_works_on_the_copy_while_review_is_required(inside, repo):
-    assert inside("run_it", path=str(repo / "a.txt")) == "no PermissionError"
+    assert inside("run_it", path=str(repo / "a.txt")).startswith("no ")
 
 
-def test_a_tool_that_executes_writes_the_checkout_when_it_is_not(inside, repo):
-    assert inside("run_it", {"review": False}, path=str(repo / "a.txt")) == "yes 1"
-    assert (repo / "a.txt").read_text() == "x"
+@pytest.mark.parametrize("backend", ["landlock", "auto"])
+def test_without_review_it_writes_the_checkout_but_not_what_others_run(inside, repo, backend):
+    kept = (".git/hooks/pre-commit", ".git/config", ".git/commondir", ".envrc", ".git/new")
+    said = inside.every(
+        "run_it",
+        [{"path": str(repo / name)} for name in ("a.txt", "b/new", *kept)],
+        permissions={"sandbox_backend": backend},
+        settings={"review": {"required": False}},
+    )
+    assert said[:2] == ["yes 1", "yes 1"] and (repo / "a.txt").read_text() == "x"
+    assert all(text.startswith("no ") for text in said[2:]), said
+    assert not (repo / ".git/commondir").exists() and (repo / ".envrc").read_text() == "one\n"
 
 
-def test_without_landlock_no_call_is_made(inside, repo, monkeypatch):
-    monkeypatch.setattr(sandbox, "abi", lambda: 0)
-    said = inside("look", path=str(repo / "a.txt"))
-    assert "cannot confine" in said and "lsm=" in said
+def test_in_read_only_nothing_is_changed_by_anybody(inside, repo):
+    read_only = {"sandbox": "read-only"}
+    free = {"review": {"required": False}}
+    told = inside("run_it", path=str(repo / "a.txt"), permissions=read_only, settings=free)
+    assert told.startswith("no ")
+    told = inside("write", path="a.txt", content="x", permissions=read_only)
+    assert "read-only" in told and "sandbox =" in told
+    assert (repo / "a.txt").read_text() == "one\n"
+
+
+def test_full_confines_nothing(inside, tmp_path):
+    assert inside("put", path=str(tmp_path / "x"), permissions={"sandbox": "full"}) == "yes 1"
+    assert (tmp_path / "x").read_text() == "x"
+
+
+@pytest.mark.parametrize("wanted", ["auto", "bubblewrap", "landlock"])
+def test_where_nothing_can_confine_no_call_is_made(inside, repo, monkeypatch, wanted):
+    monkeypatch.setattr(process, "facts", lambda at: sandbox.Facts(bwrap_error="broken"))
+    told = {"sandbox_backend": wanted}
+    said = inside("look", path=str(repo / "a.txt"), permissions=told)
+    assert "doctor" in said and 'sandbox = "full"' in said
+    told["sandbox"] = "full"
+    assert inside("look", path=str(repo / "a.txt"), permissions=told) == "yes one\n"
+
+
+def test_a_sandbox_that_cannot_be_built_refuses_the_call(inside, repo, monkeypatch):
+    facts = dataclasses.replace(FACTS, bwrap="/bin/false")
+    monkeypatch.setattr(process, "facts", lambda at: facts)
+    said = inside("look", path=str(repo / "a.txt"), permissions={"sandbox_backend": "auto"})
+    assert said.startswith("the sandbox could not be built") and "apparmor" in said
+
+
+@pytest.mark.parametrize(
+    ("wanted", "facts", "chosen"),
+    [
+        ("auto", {}, "bubblewrap"),
+        ("auto", {"landlock": 0}, "bubblewrap"),
+        ("auto", {"bwrap": ""}, "landlock"),
+        ("auto", {"bwrap_error": "no permission"}, "landlock"),
+        ("landlock", {}, "landlock"),
+        ("bubblewrap", {}, "bubblewrap"),
+        ("bubblewrap", {"bwrap_error": "no permission"}, None),
+        ("bubblewrap", {"bwrap": ""}, None),
+        ("landlock", {"landlock": 0}, None),
+        ("auto", {"landlock": 0, "bwrap": ""}, None),
+    ],
+)
+def test_the_back_end_is_chosen_by_what_works(wanted, facts, chosen):
+    facts = dataclasses.replace(FACTS, **facts)
+    if chosen is None:
+        with pytest.raises(LoomError, match=r"cannot confine|no sandbox|no Landlock"):
+            sandbox.choose(wanted, facts)
+    else:
+        assert sandbox.choose(wanted, facts) == chosen
+
+
+@pytest.mark.parametrize(
+    ("backend", "facts", "lacks"),
+    [
+        ("bubblewrap", {}, []),
+        ("bubblewrap", {"landlock": 0}, ["one wall"]),
+        ("landlock", {}, ["command lines"]),
+        ("landlock", {"landlock": 5}, ["signalled", "command lines"]),
+        ("landlock", {"namespaces": False}, ["root of a checkout", "/dev/shm", "command lines"]),
+        (
+            "landlock",
+            {"namespaces": False, "seccomp": False, "landlock": 2},
+            ["UDP", "TCP", "root of", "/dev/shm", "signalled", "cut", "command lines", "rare"],
+        ),
+    ],
+)
+def test_what_a_kernel_cannot_do_is_said(backend, facts, lacks):
+    said = sandbox.lacking(backend, dataclasses.replace(FACTS, **facts))
+    assert len(said) == len(lacks)
+    assert all(part in text for part, text in zip(lacks, said, strict=True))
+
+
+def test_the_probe_is_made_once(instance, monkeypatch):
+    instance.places.state.mkdir()
+    asked = []
+    monkeypatch.setattr(sandbox, "probe", lambda: asked.append(1) or FACTS)
+    assert places.facts(instance.places) == places.facts(instance.places) == FACTS
+    assert len(asked) == 1
+    monkeypatch.setattr(places, "_circumstances", lambda: "another kernel")
+    assert places.facts(instance.places) == FACTS
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize(
@@ -166,4 +290,27 @@ def test_without_landlock_no_call_is_made(inside, repo, monkeypatch):
     ],
 )
 def test_a_folder_that_contains_what_is_hidden_is_never_allowed(folders, never, kept):
-    assert sandbox.without(folders, never) == kept
+    assert ground.without(folders, never) == kept
+
+
+def test_a_mount_left_in_the_scratch_folder_is_not_emptied(tmp_path):
+    (tmp_path / "scratch/tmp").mkdir(parents=True)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/x").write_text("x")
+    source = profile.Mount("write", str(tmp_path / "scratch/tmp"), str(tmp_path / "precious"))
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            if not namespaces.enter([source], network=False):
+                os._exit(77)
+            assert (tmp_path / "scratch/tmp/x").exists()
+            scratch.remove(tmp_path / "scratch")
+            status = 0 if not (tmp_path / "scratch").exists() else 2
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    if os.waitstatus_to_exitcode(status) == 77:
+        pytest.skip("this user may make no namespaces here")
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert (tmp_path / "precious/x").read_text() == "x"

@@ -1,0 +1,205 @@
+"""The ground that the rules of a session's calls stand on: looked up on the disk, once for each
+host; what may have changed, before each call."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from loomd.tools import profile
+from loomd.tools.profile import Ground
+from loomd.wire.endpoints import Instance
+
+
+def interpreter_folders(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Installations that the session's programs come from: this interpreter's, the session's
+    virtual environment with the Python under it, and every prefix on the session's PATH."""
+    found: list[str] = [sys.prefix, sys.base_prefix, sys.exec_prefix]
+    venv = env.get("VIRTUAL_ENV", "")
+    if venv:
+        found += [venv, *_under_venv(venv)]
+    for entry in env.get("PATH", "").split(":"):
+        if not os.path.isabs(entry) or not os.path.isdir(entry):
+            continue
+        found.append(entry)
+        prefix = os.path.dirname(entry.rstrip("/"))
+        name = os.path.basename(entry.rstrip("/"))
+        if name == "shims":
+            found.append(prefix)
+        elif name in ("bin", "sbin"):
+            found.append(prefix)
+            found += [os.path.join(prefix, part) for part in ("lib", "lib64", "libexec", "share")]
+            found += _under_venv(prefix)
+        for program in ("python3", "python"):
+            real = os.path.realpath(os.path.join(entry, program))
+            if os.path.isfile(real) and os.path.basename(os.path.dirname(real)) == "bin":
+                found.append(os.path.dirname(os.path.dirname(real)))
+    return tuple(dict.fromkeys(found))
+
+
+def _under_venv(prefix: str) -> list[str]:
+    """The installation that a virtual environment was made from."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in Path(prefix, "pyvenv.cfg").read_text().splitlines():
+            key, _, value = line.partition("=")
+            if key.strip() == "home" and os.path.isabs(value.strip()):
+                return [os.path.dirname(os.path.realpath(value.strip()))]
+    return []
+
+
+def package_folders() -> tuple[str, ...]:
+    """Where this package and what it imports lie (an editable install lies anywhere)."""
+    here = str(Path(__file__).resolve().parent.parent)
+    return (here, *(p for p in sys.path if p and os.path.basename(p) == "site-packages"))
+
+
+def without(folders: Iterable[str], never: Iterable[str]) -> tuple[str, ...]:
+    """The folders, without links in their paths, that neither contain nor are one of `never`: home,
+    state, runtime, root."""
+    barred = {os.path.realpath(path) for path in never if path} | {"/"}
+    kept = []
+    for folder in dict.fromkeys(folders):
+        real = os.path.realpath(folder)
+        if not any(bar == real or bar.startswith(real.rstrip("/") + "/") for bar in barred):
+            kept.append(real)
+    return tuple(dict.fromkeys(kept))
+
+
+_HOST_KEY: Final = re.compile(r"ssh_host_.*_key")
+
+
+@cache
+def home_of_user() -> str:
+    """As the user data base has it: HOME may be anything."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return os.path.expanduser("~")
+
+
+def hidden(at: Instance, settings: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """(folders, files) that no call sees: real paths, each of them there."""
+    homes = {os.path.realpath(home) for home in (home_of_user(), os.path.expanduser("~"))}
+    wanted = [str(at.state), str(at.runtime), str(at.config), str(at.config.parent / "environment")]
+    wanted += [f"{home}/{name}" for home in homes for name in profile.SECRETS]
+    wanted += profile.SYSTEM_SECRETS
+    with contextlib.suppress(OSError):
+        keys = [name for name in os.listdir("/etc/ssh") if _HOST_KEY.fullmatch(name)]
+        wanted += [f"/etc/ssh/{name}" for name in keys]
+    wanted += _other_homes(homes)
+    for provider in (settings.get("providers") or {}).values():
+        if provider.get("api_key_file"):
+            wanted.append(os.path.expanduser(provider["api_key_file"]))
+    folders, files = [], []
+    there = [os.path.realpath(path) for path in dict.fromkeys(wanted) if os.path.lexists(path)]
+    for path in dict.fromkeys(there):
+        if os.path.isdir(path):
+            # A home inside of another is no other's, and nobody's checkout is taken from him.
+            if path != "/" and path not in homes:
+                folders.append(path)
+        elif os.path.lexists(path):
+            files.append(path)
+    return folders, files
+
+
+def _other_homes(own: set[str]) -> list[str]:
+    found = ["/root"]
+    with contextlib.suppress(OSError), os.scandir("/home") as entries:
+        found += [entry.path for entry in entries if entry.is_dir()]
+    real = [os.path.realpath(path) for path in found]
+    return [p for p in real if not any(profile.below(home, p) for home in own)]
+
+
+def git_folders(repo: Path) -> list[str]:
+    """The real folders of the repository: `.git`, or what a linked worktree's `.git` file names."""
+    marker = repo / ".git"
+    if marker.is_dir():
+        return [os.path.realpath(marker)]
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        key, _, value = marker.read_text().partition(":")
+        if key == "gitdir":
+            folder = (repo / value.strip()).resolve()
+            parent = folder.parent.parent
+            return [str(folder), str(parent)] if parent.name == ".git" else [str(folder)]
+    return []
+
+
+def protected(repo: str, git: Iterable[str]) -> list[str]:
+    """What of the protected names there is now."""
+    found = [f"{repo}/{name}" for name in profile.PROTECTED]
+    found += [f"{folder}/{name}" for folder in git for name in profile.GIT_PROTECTED]
+    return [os.path.realpath(path) for path in found if os.path.lexists(path)]
+
+
+def absent(repo: Path) -> list[str]:
+    """Protected names that there are not: a cover needs something to lie upon, so that they can be
+    made where the checkout itself is writable."""
+    return [name for name in profile.PROTECTED if not os.path.lexists(repo / name)]
+
+
+def take_away(repo: Path, names: Iterable[str], aside: Path) -> list[str]:
+    """Moves what a call has made under `names` to the folder `aside`; what that was."""
+    taken = []
+    for name in names:
+        if os.path.lexists(repo / name):
+            place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_made(aside)))
+            shutil.move(repo / name, place / name)
+            taken.append(name)
+    return taken
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def ground(
+    repo: Path,
+    scratch: Path,
+    programs: Iterable[str],
+    code: Iterable[str],
+    hide: tuple[list[str], list[str]],
+    permissions: Mapping[str, Any],
+    *,
+    writes: bool,
+) -> Ground:
+    """Of one call. writes: it works in the checkout itself."""
+    git = git_folders(repo)
+    return Ground(
+        repo=str(repo),
+        scratch=str(scratch),
+        programs=tuple(programs),
+        code=tuple(code),
+        git=tuple(git),
+        hidden_folders=tuple(hide[0]),
+        hidden_files=tuple(hide[1]),
+        protected=tuple(protected(str(repo), git)) if writes else (),
+        read=_there(permissions.get("sandbox_read") or ()),
+        write=_there(permissions.get("sandbox_write") or ()),
+        network=bool(permissions.get("network")),
+    )
+
+
+def _there(paths: Iterable[str]) -> tuple[str, ...]:
+    real = [os.path.realpath(os.path.expanduser(path)) for path in paths]
+    return tuple(path for path in real if os.path.exists(path))
+
+
+def outside(path: str, mode: str) -> bool:
+    """Without the sandbox: can `path` be `read`, be written or made (`write`), is it there
+    (`seen`)?"""
+    if mode == "read":
+        return os.access(path, os.R_OK)
+    if mode == "write":
+        there = path if os.path.lexists(path) else os.path.dirname(path)
+        return os.access(there, os.W_OK)
+    return os.path.lexists(path)
