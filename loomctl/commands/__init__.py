@@ -6,6 +6,7 @@
 `daemons`    daemon start stop restart upgrade status logs `code`       reload, tools, models
 `children`   child start terminate restart delete ...     `output`     logs
 `demo`       the main job with a crash on the way          `bench`      figures on this machine
+`doctor`     what this machine lacks, and the repair
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from loomctl.commands import (
     code,
     daemons,
     demo,
+    doctor,
     jobs,
     output,
     processes,
@@ -52,6 +54,7 @@ VERBS: list[click.Command] = [
     questions.answer,
     accounts.usage,
     accounts.dead,
+    doctor.doctor,
     daemons.daemon,
     bench.bench,
     demo.demo,
@@ -66,7 +69,6 @@ NOT_YET: dict[str, str] = {
     "web": "meanwhile: loomctl events SESSION --follow",
     "trust": "",
     "config": "meanwhile: edit config.toml; the daemon checks it when it starts",
-    "doctor": "",
     "completion": "",
 }
 """Verbs of the contract that are still to come, with what to do until then."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loomd.bench import endurance, floors
+from loomd.bench import calls, endurance, floors
 from loomd.bench.instance import Bench
 from loomd.bench.report import Figure
 from loomd.wire.errors import LoomError
@@ -244,30 +244,7 @@ def tool_call(bench: Bench, agents: int) -> Iterator[Figure]:
     A real session's host, with the sandbox on: a process per call, and one durable commit between
     the two steps.
     """
-    repo = bench.places.state.parent / "repo"
-    repo.mkdir(exist_ok=True)
-    (repo / "a.txt").write_text("one\n")
-    opened = bench.client.request(
-        "open_session", repo=str(repo), goal="", yes=True, env={"PATH": os.environ["PATH"]}
-    )
-    session = opened["session"]
-    host = f"{session}/tools"
-    name = bench.spawn(session, "caller")
-    # The first call waits until the generation is formed.
-    for n in (1, 200):
-        bench.tell(name, op="call", to=host, name="list", args={"path": "."}, n=n)
-        while len(done := bench.saved(name).get("done", ())) < (1 if n == 1 else 2):
-            time.sleep(0.01)
-    if done[-1] != "call":
-        raise LoomError("failed", done[-1])
-    times = bench.times(host)[-400:]
-    samples = [
-        (after - before) * MS
-        for (kind, before), (then, after) in itertools.pairwise(times)
-        if (kind, then) == ("mail", "effect")
-    ]
-    bench.clear()
-    bench.client.request("control", session=session, op="stop")
+    samples = calls.samples(bench, "list", {"path": "."})
     yield Figure(
         "tool_call",
         "ms",
@@ -322,6 +299,11 @@ FIGURES: dict[str, Measure] = {
 
 LONG: dict[str, Measure] = {
     measure.__name__: measure
-    for measure in (endurance.crashes, endurance.root_idle, endurance.restarts_10000)
+    for measure in (
+        calls.sandboxes,
+        endurance.crashes,
+        endurance.root_idle,
+        endurance.restarts_10000,
+    )
 }
-"""Those that take minutes."""
+"""Those that take minutes, or daemons of their own."""

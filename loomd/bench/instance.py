@@ -130,8 +130,8 @@ class Bench:
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Bench]:
-    """A daemon in temporary folders, gone afterwards."""
+def running(more: str = "") -> Iterator[Bench]:
+    """A daemon in temporary folders, gone afterwards. more: of its configuration."""
     base = Path(tempfile.mkdtemp(prefix="loom-bench-"))
     env = {
         **{k: v for k, v in os.environ.items() if not k.startswith("LOOM_")},
@@ -139,7 +139,7 @@ def running() -> Iterator[Bench]:
         "LOOM_RUNTIME_DIR": str(base / "run"),
         "LOOM_CONFIG": str(base / "config.toml"),
     }
-    (base / "config.toml").write_text(CONFIG)
+    (base / "config.toml").write_text(CONFIG + more)
     places = endpoints.instance(env)
     with open(base / "log", "wb") as log:
         process = subprocess.Popen(
