@@ -12,7 +12,9 @@ import pytest
 
 from tests.openai_server import Answer, OpenAIServer
 from tests.support import Daemon, eventually
-from tests.system.mainjob import Job, make_repo
+from tests.system.mainjob import JOB_S, Job, make_repo
+
+pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
 
 KEY = "sk-secret-of-this-test"
 
@@ -124,7 +126,7 @@ def test_a_provider_key_is_in_no_environment(server: OpenAIServer, made: Made) -
     server.say(stalled)
     daemon, job = made()
     job.open("say hello")
-    assert stalled.stalled.wait(30)
+    assert stalled.stalled.wait(JOB_S)
     for process in [psutil.Process(daemon.pid), *daemon.children()]:
         raw = Path(f"/proc/{process.pid}/environ").read_bytes()
         assert KEY.encode() not in raw, f"{process.pid} {process.cmdline()}"
@@ -140,7 +142,7 @@ def test_whoever_dies_during_a_call_it_is_paid_once(
     server.say(stalled)
     _, job = made()
     job.open("say something")
-    assert stalled.stalled.wait(30)
+    assert stalled.stalled.wait(JOB_S)
     name = f"{job.session}/{victim}" if victim in ("lead", "team") else victim
     before = job.pid(name)
     assert job.kill(name)
@@ -160,7 +162,7 @@ def test_a_killed_gateway_asks_once_more_and_its_lost_call_is_in_the_ledger(
     server.say(stalled, Answer(text="the second answer"))
     _, job = made()
     job.open("say something")
-    assert stalled.stalled.wait(30)
+    assert stalled.stalled.wait(JOB_S)
     assert job.kill("gateway-1")
     job.follow()
     assert job.row()["answer"] == "the second answer", job.story()
@@ -225,9 +227,9 @@ def test_a_stopped_session_closes_its_connection_and_stays_stopped(
     server.say(stalled)
     _, job = made()
     job.open("say something")
-    assert stalled.stalled.wait(30)
+    assert stalled.stalled.wait(JOB_S)
     job.client.request("control", session=job.session, op=op)
-    assert stalled.gone.wait(30), job.story()
+    assert stalled.gone.wait(JOB_S), job.story()
     job.follow()
     assert job.row()["state"] in ("stopped", "failed"), job.row()
     eventually(lambda: job.pid(f"{job.session}/lead") is None, what="the lead asleep")
