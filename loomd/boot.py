@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -384,7 +385,8 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def clean_runtime(places: Instance, listen_fd: int) -> None:
-    """Removes sockets and token: nobody serves them any more. Only the holder of the lock may.
+    """Removes sockets, token and the slots of tool calls: nobody serves or holds them any more.
+    Only the holder of the lock may.
 
     The clients' socket stays where systemd listens on it.
     """
@@ -392,6 +394,7 @@ def clean_runtime(places: Instance, listen_fd: int) -> None:
     for path in (places.runtime / name for name in names):
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
+    shutil.rmtree(places.runtime / "slots", ignore_errors=True)
 
 
 # --- what holds processes together ---------------------------------------------------------------

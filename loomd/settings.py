@@ -53,7 +53,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one agent's task. None: no limit."""
+    """Of one agent's task; None: no limit. session_calls, daemon_calls: how many tool calls run at
+    once in a session and in all of them; further ones wait."""
 
     iterations: int = 30
     tokens: int | None = None
@@ -61,6 +62,8 @@ class Limits:
     repeats: int = 3
     view_tokens: int = 24000
     call_s: float = 120
+    session_calls: int = 16
+    daemon_calls: int = 64
     import_s: float = 10  # of one tool file
     memory_mb: int = 4096
     processes: int = 512
@@ -416,6 +419,8 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "repeats": _count(1, 1000),
         "view_tokens": _count(500, 10**8),
         "call_s": _number(0.1, 1e6, "a time in seconds"),
+        "session_calls": _count(1, 1000),
+        "daemon_calls": _count(1, 1000),
         "import_s": _number(0.1, 600, "a time in seconds"),
         "memory_mb": _count(16, 1 << 24),
         "processes": _count(2, 1 << 20),

@@ -50,6 +50,8 @@ def test_without_a_file_everything_has_its_default(tmp_path):
             "repeats": 3,
             "view_tokens": 24000,
             "call_s": 120,
+            "session_calls": 16,
+            "daemon_calls": 64,
             "import_s": 10,
             "memory_mb": 4096,
             "processes": 512,

@@ -2,6 +2,7 @@
 
 `loop`     the machine: idle -> thinking -> acting -> thinking ... -> done | failed
 `state`    what is saved of it; small, because everything that is said lies in the log
+`order`    which calls of a turn wait for which, because they write the same file
 `view`     which entries of the log the model sees, in which order, and what leaves for a keeper
 `prompt`   roles, and the pinned blocks that stand before the conversation
 `recovery` what it runs with on a rung of its recovery ladder

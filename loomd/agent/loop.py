@@ -19,6 +19,7 @@ import msgspec
 
 from loomd.actor import behaviour as act
 from loomd.agent import limits as lim
+from loomd.agent import order
 from loomd.agent import recovery as rec
 from loomd.agent import view as vw
 from loomd.agent.limits import Exceeded, Limits
@@ -30,6 +31,7 @@ from loomd.wire.bodies import (
     Assign,
     Body,
     Call,
+    CallEnded,
     CancelCall,
     CancelModel,
     Control,
@@ -286,6 +288,8 @@ class Step:
         if call is None:
             return  # cancelled meanwhile, or answered twice
         self._close(call, body)
+        if call.awaited:  # an edit ends with the team: the tool host would not hear of it
+            self.out.append(act.Send(self.agent.tools, CallEnded(id=call.id)))
         self._all_returned()
 
     def _kept(self, ready: KeeperReady) -> None:
@@ -495,11 +499,14 @@ class Step:
             if not rec.climb(self, repeated.kind, repeated.text):
                 self._exceeded(repeated)
             return
+        after = order.after(calls, str(self.agent.spec.args.get("repo") or ""))
+        for one in s.calls:
+            one.awaited = any(one.id in before for before in after.values())
         for call, one in zip(calls, s.calls, strict=True):
-            self._call(call, one)
+            self._call(call, one, after.get(call.id, ()))
         self._all_returned()
 
-    def _call(self, call: Call, one: OpenCall) -> None:
+    def _call(self, call: Call, one: OpenCall, after: tuple[str, ...] = ()) -> None:
         task = self.s.task.id if self.s.task else ""
         if call.error:
             self._close(one, ToolResult(id=call.id, ok=False, error="bad_args", text=call.error))
@@ -521,6 +528,7 @@ class Step:
                         args=call.args,
                         task=task,
                         reply_to=self.agent.spec.name,
+                        after=after,
                     ),
                 )
             )

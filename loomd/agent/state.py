@@ -62,6 +62,7 @@ class OpenCall(msgspec.Struct, omit_defaults=True):
     name: str
     to: str  # team | tools | "": answered at once
     about: str = ""  # review: the edit
+    awaited: bool = False  # others of the turn write the same file, and begin when it has ended
     result: Arrived | None = None
 
 

@@ -8,6 +8,8 @@
 `generations`  the generations it holds: which is in force, and how the next one gets there
 `snapshots`    the tool files as they were, by the hash of their content, as long as they are needed
 `compatible`   may new code replace a tool while a person is asked about a call of it (pure)
+`queue`        which of the calls that wait may start (pure)
+`slots`        how many run at once on this daemon: locks that end with their process
 `calls`        the calls under way: the order to each, and what is said with it until its end
 `results`      what came of a call: what its agent, or the team, is told
 `nursery`      forked before the actor opens a socket: parent and undertaker of everything below it

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from loomd.tools.places import MAX_CALL_S, ROOM_S, Places
 from loomd.tools.profile import Need, Rules, rules
 from loomd.tools.results import Ending, Results, killed
 from loomd.tools.scratch import remove
+from loomd.tools.slots import Slots
 from loomd.wire import codec
 from loomd.wire.bodies import Body, Note, Propose, ToolCall, ToolResult
 from loomd.wire.errors import LoomError
@@ -55,14 +57,18 @@ _READ_ONLY: Final = (
 
 @dataclass(eq=False)
 class Running:
-    """A call under way. `cancelled` is what it is told when its guard is not there yet."""
+    """A call under way. `cancelled` is what it is told when its guard is not there yet; `slot`: a
+    descriptor of loomd.tools.slots; `waiting`: for one, after a restart."""
 
+    slot: int | None = None
+    waiting: asyncio.Task[int] | None = None
     writer: asyncio.StreamWriter | None = None
     cancelled: bool = False
 
 
 class Calls:
-    """All that are under way. `under_way`: effect id -> its call."""
+    """All that are under way. `under_way`: effect id -> its call; `hand`: slots that were waited
+    for, each for the next call that starts; `lines`: effect id -> a wait for one."""
 
     def __init__(
         self, stage: Stage, places: Places, generations: Generations, results: Results
@@ -71,30 +77,68 @@ class Calls:
         self.places = places
         self.generations = generations
         self.results = results
+        self.slots = Slots(places.runtime / "slots", places.daemon_calls)
+        self.hand: list[int] = []
+        self.lines: dict[str, asyncio.Task[int]] = {}
         self.under_way: dict[str, Running] = {}
         self._states: dict[str, dict[str, Any]] = {}
         self._state_locks: dict[str, asyncio.Lock] = {}
-        self._exclusive: dict[str, asyncio.Lock] = {}
         self._rooms: set[int] = set()
 
-    def begin(self, id: str) -> None:
-        """Known from now on: it may be cancelled before its task has run."""
-        self.under_way[id] = Running()
+    def begin(self, effect: OpenEffect) -> bool:
+        """Known from now on: it may be cancelled before its task has run. False if the daemon has
+        no slot for it; one that has begun before waits for its slot in `make`."""
+        slot = self.hand.pop(0) if self.hand else self.slots.take_nowait()
+        if slot is None and effect.attempt == 1:
+            return False
+        self.under_way[effect.id] = Running(slot)
+        return True
 
     def cancel(self, id: str) -> None:
+        if (line := self.lines.get(id)) is not None:
+            line.cancel()
         running = self.under_way.get(id)
         if running is None:
             return
         running.cancelled = True
+        if running.waiting is not None:
+            running.waiting.cancel()
         if running.writer is not None:
             running.writer.write(frame({"cancel": True}))
+
+    async def line_up(self, effect: OpenEffect, report: Report) -> None:
+        """Waits for a slot and keeps it in hand, or (`give_back`) gives back what is there."""
+        if isinstance(effect.body, Note) and effect.body.data:
+            self.empty_hand()
+            report(Note(data={}))
+            return
+        line = self.lines[effect.id] = asyncio.ensure_future(self.slots.take())
+        try:
+            self.hand.append(await _unless_cancelled(line))
+        except _Cancelled:
+            report(Note(data={}))
+        else:
+            report(Note(data={"slot": True}))
+        finally:
+            del self.lines[effect.id]
+
+    def empty_hand(self) -> None:
+        while self.hand:
+            os.close(self.hand.pop())
 
     async def make(self, effect: OpenEffect, call: ToolCall, report: Report) -> None:
         running = self.under_way[effect.id]
         try:
+            if running.slot is None:
+                running.waiting = asyncio.ensure_future(self.slots.take())
+                with contextlib.suppress(_Cancelled):  # said below, with the result
+                    running.slot = await _unless_cancelled(running.waiting)
+                running.waiting = None
             body, state = await self._perform(effect, call, running)
         finally:
             self.under_way.pop(effect.id, None)
+            if running.slot is not None:
+                os.close(running.slot)
         data: dict[str, Any] = {"body": codec.encode(body)}
         if state is not None:
             data["state"] = {"tool": call.name, "value": state}
@@ -121,9 +165,6 @@ class Calls:
         if row["access"] == "write" and self.places.profile == "read-only":
             return ToolResult(id=call.id, ok=False, error="denied", text=_READ_ONLY), None
         async with contextlib.AsyncExitStack() as held:
-            if row.get("exclusive"):
-                lock = self._exclusive.setdefault(call.name, asyncio.Lock())
-                await held.enter_async_context(lock)
             scratch = held.enter_context(self._room())
             ending, limits = Ending(), self.places.limits
             order: dict[str, Any] = {}
@@ -332,6 +373,22 @@ class Calls:
             row = self.stage.reader.row("tool_state", key)
             self._states[tool] = row if isinstance(row, dict) else {}
         return self._states[tool]
+
+
+class _Cancelled(Exception):
+    """A wait for a slot was called off."""
+
+
+async def _unless_cancelled(line: asyncio.Task[int]) -> int:
+    """The slot. _Cancelled if the wait was called off; if this task is, the wait is too."""
+    try:
+        return await line
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            line.cancel()
+            raise
+        raise _Cancelled from None
 
 
 def _harmless(row: Mapping[str, Any]) -> bool:

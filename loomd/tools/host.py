@@ -37,6 +37,7 @@ from loomd.actor.behaviour import (
     TimerDue,
 )
 from loomd.store.schema import name_key, text_key
+from loomd.tools import queue
 from loomd.tools.compatible import clash, wrong
 from loomd.tools.permissions import decide
 from loomd.wire import codec
@@ -45,6 +46,7 @@ from loomd.wire.bodies import (
     Applied,
     Apply,
     Body,
+    CallEnded,
     CancelCall,
     Decision,
     Discard,
@@ -61,13 +63,20 @@ from loomd.wire.errors import LoomError
 FIRST: Final = "generation-0"
 """The effect that forms the first generation, from a fresh snapshot."""
 
+SLOT: Final = "slot-"
+"""Effects that wait for a slot of the daemon: they end with one in the performer's hand."""
+
 SHOWN: Final = 2_000
 """Characters of a call's arguments in a question."""
 
 
 @dataclass
 class Waiting:
-    """A row of table `calls`. stage: asking | early | queued; n: the order in which they came."""
+    """A row of table `calls`. n: the order in which they came.
+
+    stage: asking (a person) | early (the first generation) | lined (a call: its turn, or room) |
+    queued (an order to apply: its predecessor)
+    """
 
     n: int
     stage: str
@@ -77,8 +86,9 @@ class Waiting:
 
 @dataclass
 class State:
-    """waiting: key in table `calls` -> what waits; open: call id -> tool name; applying: the edit
-    that is being applied, "" for none."""
+    """waiting: key in table `calls` -> what waits; open: call id -> tool name; running: the same
+    calls as `queue` sees them; applying: the edit that is being applied, "" for none; slot: the
+    effect that waits for a slot of the daemon, "" for none; room: how many calls run at once."""
 
     name: str
     session: str
@@ -95,7 +105,10 @@ class State:
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     waiting: dict[str, Waiting] = field(default_factory=dict)
     open: dict[str, str] = field(default_factory=dict)
+    running: dict[str, queue.Running] = field(default_factory=dict)
     applying: str = ""
+    slot: str = ""
+    room: int = queue.SESSION_CALLS
 
     @property
     def team(self) -> str:
@@ -113,12 +126,14 @@ class ToolsBehaviour:
     def init(self, birth: Birth) -> State:
         args, settings = birth.spec.args, birth.settings
         permissions = {**(settings.get("permissions") or {}), **(args.get("permissions") or {})}
+        limits = {**(settings.get("limits") or {}), **(args.get("limits") or {})}
         session = birth.spec.session or birth.spec.name.partition("/")[0]
         state = State(
             name=birth.spec.name,
             session=session,
             mode=str(permissions.get("mode", "on-request")),
             yes=bool(args.get("yes")),
+            room=int(limits.get("session_calls") or queue.SESSION_CALLS),
         )
         if birth.saved is not None:
             state.generation = birth.saved["generation"]
@@ -139,7 +154,11 @@ class ToolsBehaviour:
                 state.waiting[id] = Waiting(value["n"], value["stage"], body, value["question"])
         for effect in birth.effects:
             if isinstance(effect.body, ToolCall):
-                state.open[effect.body.id] = effect.body.name
+                call = effect.body
+                state.open[call.id] = call.name
+                state.running[call.id] = queue.Running(call.agent, call.name)
+            elif effect.id.startswith(SLOT):
+                state.slot = effect.id
             elif isinstance(effect.body, Apply):
                 state.applying = effect.body.edit
         return state
@@ -183,7 +202,7 @@ class ToolsBehaviour:
             case Mailed():
                 step.mailed(input.body, input.sender)
             case EffectEnded():
-                step.ended(input.request, input.result)
+                step.ended(input.effect, input.request, input.result)
             case TimerDue():
                 pass  # none is ever set
         step.end()
@@ -199,6 +218,7 @@ class _Step:
         self.now = now
         self.out: list[Change] = []
         self.decided = False  # somebody is asked no more
+        self.fresh: set[str] = set()  # calls that have come into the line in this step
 
     def born(self) -> None:
         self.out.append(Put("toolsets", name_key(self.s.session), self._toolset(self.builtin, [])))
@@ -209,6 +229,8 @@ class _Step:
             case ToolCall():
                 reply_to = body.reply_to or sender
                 self._call(msgspec.structs.replace(body, reply_to=reply_to))
+            case CallEnded():
+                self._succeeds(body.id)
             case CancelCall():
                 self._cancel(body)
             case Decision():
@@ -230,6 +252,7 @@ class _Step:
         match codec.body(lost.body):
             case ToolCall() as call:
                 self.s.open.pop(call.id, None)
+                self.s.running.pop(call.id, None)
                 self._refuse(call, "crashed", text)
             case Apply() as order:
                 ended = Applied(edit=order.edit, state="failed", detail=text)
@@ -240,7 +263,10 @@ class _Step:
             case _:
                 pass
 
-    def ended(self, request: Body, result: Body) -> None:
+    def ended(self, effect: str, request: Body, result: Body) -> None:
+        if effect.startswith(SLOT):
+            self._granted(effect, result)
+            return
         match request:
             case ToolCall():
                 self._returned(request, result)
@@ -253,6 +279,7 @@ class _Step:
 
     def end(self) -> None:
         """After every input."""
+        self._fill()
         self._try_again()
         self._show()
 
@@ -261,7 +288,9 @@ class _Step:
         if asking:
             self.out.append(Show("waiting", f"permission {asking[0]}"))
         elif self.s.open or self.s.applying:
-            self.out.append(Show("acting"))
+            self.out.append(Show("acting", self._line()))
+        elif line := self._line():
+            self.out.append(Show("waiting", line))
         else:
             self.out.append(Show("idle"))
 
@@ -301,8 +330,8 @@ class _Step:
         return f"there is no tool {name!r}{hint}"
 
     def _open(self, call: ToolCall) -> None:
-        self.s.open[call.id] = call.name
-        self.out.append(Open(f"call-{call.id}", call))
+        """What is allowed: it starts in this step, or as soon as `queue` lets it."""
+        self._wait(f"call-{call.id}", "lined", call)
 
     def _refuse(self, call: ToolCall, error: str, text: str) -> None:
         self._answer(call, ToolResult(id=call.id, ok=False, error=error, text=text))
@@ -314,7 +343,11 @@ class _Step:
         """The end of a call's effect: Note {body, state: {tool, value} | absent}."""
         s = self.s
         s.open.pop(call.id, None)
+        was = s.running.pop(call.id, None)
         body: Body = result
+        if isinstance(result, Note) and result.data.get("crowded"):
+            self._back_in_line(call, was.n if was is not None else 0)
+            return
         if isinstance(result, Note):
             body = codec.body(result.data["body"])
             if kept := result.data.get("state"):
@@ -329,25 +362,138 @@ class _Step:
                 self._refuse(call, "failed", "the call ended without a result")
 
     def _cancel(self, cancel: CancelCall) -> None:
-        id = f"call-{cancel.id}"
-        if cancel.id in self.s.open:
+        s = self.s
+        if not cancel.agent:
+            self._cancel_one(cancel.id, cancel.reason)
+            return
+        theirs = [id for id, one in s.running.items() if one.agent == cancel.agent]
+        theirs += [
+            one.body.id
+            for one in s.waiting.values()
+            if isinstance(one.body, ToolCall) and one.body.agent == cancel.agent
+        ]
+        for id in theirs:
+            self._cancel_one(id, cancel.reason)
+
+    def _cancel_one(self, call_id: str, reason: str) -> None:
+        id = f"call-{call_id}"
+        if call_id in self.s.open:
             self.out.append(Cancel(id))
         elif (waiting := self.s.waiting.get(id)) is not None:
             call = waiting.body
             assert isinstance(call, ToolCall)
             self._close_question(waiting)
             self._forget(id)
-            text = cancel.reason or "cancelled before it began"
-            self._refuse(call, "cancelled", text)
+            self._refuse(call, "cancelled", reason or "cancelled before it began")
+
+    # --- the line ------------------------------------------------------------------------------
+
+    def _queue(self) -> list[queue.Queued]:
+        """The calls that are allowed and wait, in the order in which they came."""
+        found = [
+            queue.Queued(id, one.n, one.body.agent, one.body.name, one.body.after)
+            for id, one in self.s.waiting.items()
+            if one.stage == "lined" and isinstance(one.body, ToolCall)
+        ]
+        return sorted(found, key=lambda call: call.n)
+
+    def _startable(self, crowded: bool) -> list[str]:
+        s = self.s
+        return queue.startable(self._queue(), s.running.values(), s.tools, s.room, crowded)
+
+    def _behind(self, call: queue.Queued, earlier: Sequence[queue.Queued]) -> str:
+        s = self.s
+        running = s.running.values()
+        return queue.obstacle(call, earlier, running, s.tools, s.room, bool(s.slot))
+
+    def _fill(self) -> None:
+        """Starts what may start, and says of what has just come why it waits."""
+        s = self.s
+        for id in self._startable(bool(s.slot)):
+            self._make(id)
+        left = self._queue()
+        for i, call in enumerate(left):
+            if call.id in self.fresh:
+                waits = {"call": call.id.removeprefix("call-"), "agent": call.agent}
+                behind = self._behind(call, left[:i])
+                self.out.append(Emit("call_queued", {**waits, "tool": call.tool, "behind": behind}))
+        if s.slot and not self._startable(False):
+            self.out.append(Cancel(s.slot))  # nobody could use it now
+
+    def _make(self, id: str) -> None:
+        waiting = self.s.waiting[id]
+        call = waiting.body
+        assert isinstance(call, ToolCall)
+        if id in self.fresh:  # its row was never stored
+            self.fresh.remove(id)
+            del self.s.waiting[id]
+            key = text_key(self.s.session, id)
+            self.out = [one for one in self.out if not (isinstance(one, Put) and one.key == key)]
+        else:
+            self._forget(id)
+            self.out.append(Emit("call_started", {"call": call.id, "agent": call.agent}))
+        self.s.open[call.id] = call.name
+        self.s.running[call.id] = queue.Running(call.agent, call.name, waiting.n)
+        self.out.append(Open(id, call))
+
+    def _line(self) -> str:
+        """For people: how many wait, and the first one's reason."""
+        line = self._queue()
+        if not line:
+            return ""
+        return f"{len(line)} queued: {self._behind(line[0], ())}"
+
+    def _succeeds(self, ended: str) -> None:
+        """A call has its result: those that come after it wait for it no more."""
+        s = self.s
+        for id, one in s.waiting.items():
+            if isinstance(one.body, ToolCall) and ended in one.body.after:
+                after = tuple(other for other in one.body.after if other != ended)
+                one.body = msgspec.structs.replace(one.body, after=after)
+                self.out.append(Put("calls", text_key(s.session, id), _waiting_row(one)))
+
+    def _back_in_line(self, call: ToolCall, n: int) -> None:
+        """The daemon had no slot for it: nothing has happened yet. It gets its old place."""
+        self._wait(f"call-{call.id}", "lined", call, n=n)
+        if not self.s.slot:
+            self._want_slot()
+
+    def _want_slot(self) -> None:
+        self.s.slot = self._number(SLOT)
+        self.out.append(Open(self.s.slot, Note()))
+
+    def _number(self, prefix: str) -> str:
+        """A name for an effect that was never used."""
+        self.s.count += 1
+        return f"{prefix}{self.s.count}"
+
+    def _granted(self, effect: str, result: Body) -> None:
+        """A slot is in the performer's hand, for the first call that starts in this step. If there
+        are more, the next slot is waited for."""
+        if effect != self.s.slot:
+            return  # one that was given back
+        self.s.slot = ""
+        startable = self._startable(False)
+        if isinstance(result, Note) and result.data.get("slot"):
+            if startable:
+                self._make(startable[0])
+                startable = self._startable(False)
+            else:
+                self.out.append(Open(self._number(SLOT), Note(data={"give_back": True})))
+        if startable:
+            self._want_slot()
 
     # --- waiting -------------------------------------------------------------------------------
 
-    def _wait(self, id: str, stage: str, body: ToolCall | Apply, question: str = "") -> None:
+    def _wait(
+        self, id: str, stage: str, body: ToolCall | Apply, question: str = "", n: int = 0
+    ) -> None:
         s = self.s
         s.count += 1
-        s.waiting[id] = Waiting(s.count, stage, body, question)
-        row = {"n": s.count, "stage": stage, "body": codec.encode(body), "question": question}
-        self.out.append(Put("calls", text_key(s.session, id), row))
+        s.waiting[id] = one = Waiting(n or s.count, stage, body, question)
+        if stage == "lined":
+            self.fresh.add(id)
+        self.out.append(Put("calls", text_key(s.session, id), _waiting_row(one)))
 
     def _forget(self, id: str) -> None:
         if (forgotten := self.s.waiting.pop(id, None)) is not None:
@@ -546,6 +692,15 @@ class _Step:
             "tools": [dict(row) for row in rows],
             "errors": errors,
         }
+
+
+def _waiting_row(one: Waiting) -> dict[str, Any]:
+    return {
+        "n": one.n,
+        "stage": one.stage,
+        "body": codec.encode(one.body),
+        "question": one.question,
+    }
 
 
 def _bare(file: FileChange) -> FileChange:

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeVar
 from loomd.actor.behaviour import Stage
 from loomd.tools import ground, sandbox
 from loomd.tools.profile import Ground
+from loomd.tools.queue import DAEMON_CALLS
 from loomd.trust import trusted
 from loomd.wire.endpoints import Instance
 
@@ -61,6 +62,7 @@ class Places:
     env: dict[str, str]
     limits: dict[str, Any]
     review: bool
+    daemon_calls: int
     trusted: Callable[[], bool]
     permissions: Mapping[str, Any]
     facts: sandbox.Facts = field(default_factory=sandbox.Facts)
@@ -120,6 +122,7 @@ def places(stage: Stage) -> Places:
         env=env,
         limits=limits,
         review=bool(review),
+        daemon_calls=int((settings.get("limits") or {}).get("daemon_calls") or DAEMON_CALLS),
         trusted=lambda: trusted(at, repo),
         permissions=settings.get("permissions") or {},
     )

@@ -19,11 +19,11 @@ from loomd.tools import generation, nursery
 from loomd.tools.apply import apply
 from loomd.tools.calls import Calls
 from loomd.tools.generations import Generations
-from loomd.tools.host import ToolsBehaviour
+from loomd.tools.host import SLOT, ToolsBehaviour
 from loomd.tools.places import Places, facts, places
 from loomd.tools.results import Results
 from loomd.tools.scratch import remove
-from loomd.wire.bodies import Applied, Apply, Body, Reload, ToolCall
+from loomd.wire.bodies import Applied, Apply, Body, Note, Reload, ToolCall
 
 if TYPE_CHECKING:
     from loomd.supervise.link import ProcessBirth
@@ -77,8 +77,12 @@ class ToolsPerformer:
     def start(self, effect: OpenEffect, report: Report) -> None:
         body = effect.body
         if isinstance(body, ToolCall):
-            self.calls.begin(effect.id)
-            self._spawn(self.calls.make(effect, body, report))
+            if self.calls.begin(effect):
+                self._spawn(self.calls.make(effect, body, report))
+            else:
+                self.loop.call_soon(report, Note(data={"crowded": True}))
+        elif effect.id.startswith(SLOT):
+            self._spawn(self.calls.line_up(effect, report))
         elif isinstance(body, Apply):
             self._spawn(self._apply(body, report))
         elif isinstance(body, Reload):
@@ -103,6 +107,7 @@ class ToolsPerformer:
         for task in list(self.tasks):
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.calls.empty_hand()
         self.generations.close()
         ended: asyncio.Future[None] = self.loop.create_future()
         pidfd = os.pidfd_open(self.pid)

@@ -8,9 +8,9 @@ team -> agent       Assign, Say, ReviewRequest, Control, KeeperReady,
 agent -> team       TeamCall, Report, Offload
 agent -> models     ModelRequest, CancelModel          models -> agent    ModelOutcome
 models -> gateway   Perform, CancelModel               gateway -> models  Performed
-agent -> tools      ToolCall, CancelCall               tools -> agent     ToolResult
+agent -> tools      ToolCall, CallEnded, CancelCall    tools -> agent     ToolResult
 tools -> team       Propose, Applied                   team -> tools      Apply, Discard
-team -> tools       ToolCall (mechanical checks)
+team -> tools       ToolCall (mechanical checks), CancelCall
 team -> keeper      Recall (also as an ask)            keeper -> anyone   Recalled
 hub -> anyone       Undelivered, Ended                 hub -> agent       Restarted, Recover
 hub -> tools        Reload (as an ask), answered Reloaded
@@ -180,7 +180,8 @@ class Performed(Part, frozen=True, kw_only=True, tag="performed"):
 
 
 class ToolCall(Part, frozen=True, kw_only=True, tag="tool_call"):
-    """`reply_to` gets the ToolResult ("": the sender)."""
+    """`reply_to` gets the ToolResult ("": the sender). `after`: calls of the same turn that write
+    the same file; this one begins when a CallEnded has come for each of them."""
 
     id: str
     agent: str
@@ -188,11 +189,21 @@ class ToolCall(Part, frozen=True, kw_only=True, tag="tool_call"):
     args: dict[str, Any] = {}
     task: str = ""
     reply_to: str = ""
+    after: tuple[str, ...] = ()
+
+
+class CallEnded(Part, frozen=True, kw_only=True, tag="call_ended"):
+    """agent -> tools: this call has its result; those that come after it may begin."""
+
+    id: str
 
 
 class CancelCall(Part, frozen=True, kw_only=True, tag="cancel_call"):
-    id: str
+    """One call, or with `agent` all calls of an agent that has ended."""
+
+    id: str = ""
     reason: str = ""
+    agent: str = ""
 
 
 class ToolResult(Part, frozen=True, kw_only=True, tag="tool_result"):
@@ -436,6 +447,7 @@ Body = (
     | Perform
     | Performed
     | ToolCall
+    | CallEnded
     | CancelCall
     | ToolResult
     | Propose

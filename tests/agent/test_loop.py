@@ -12,6 +12,7 @@ from loomd.agent.loop import AgentBehaviour
 from loomd.wire import codec
 from loomd.wire.bodies import (
     Call,
+    CallEnded,
     CancelCall,
     CancelModel,
     Control,
@@ -638,3 +639,26 @@ def test_an_agent_that_ends_or_rests_after_a_restart_asks_nothing_more():
     assert len(talk.requests) == 1
     talk.assigned("u", "t-2")
     assert [text for text in talk.read() if "restarted at" in text]
+
+
+# --- calls that write the same file ------------------------------------------------------------
+
+
+def test_calls_of_one_file_say_whom_they_follow_and_their_ends_are_told():
+    talk = Talk()
+    talk.assigned()
+    edits = [Call(id=i, name="edit", args={"path": p}) for i, p in enumerate("aba")]
+    talk.calls(*edits)
+    first, other, second = talk.sent(ToolCall)
+    assert (first.after, other.after, second.after) == ((), (), (first.id,))
+    talk.crash()
+    talk.result(other.id)
+    assert talk.sent(CallEnded) == []
+    talk.result(first.id, "conflict", ok=False, error="conflict")
+    assert talk.sent(CallEnded) == [CallEnded(id=first.id)], "also one that has failed"
+    talk.result(second.id)
+    assert [entry.call for entry in talk.seen() if entry.role == "tool"] == [
+        first.id,
+        other.id,
+        second.id,
+    ]
