@@ -38,6 +38,7 @@ from loomd.wire.bodies import (
     Entry,
     Failed,
     FinalAnswer,
+    Inquiry,
     KeeperReady,
     ModelOutcome,
     ModelRequest,
@@ -77,13 +78,22 @@ MAX_QUEUED: Final = 3
 MAX_CALLS: Final = 128
 MAX_ASIDE: Final = 8
 MAX_SHRINKS: Final = 3
+MAX_INQUIRIES: Final = 32
+
+KEPT: Final = 6
+"""Messages and turns that stay in view after `offload`, unless it says otherwise."""
 
 LONG_CALLS: Final = frozenset({"spawn", "ask"})
 """Calls that wait for another agent or a person: the status says `waiting`, not `acting`."""
 
+ACTORS: Final = frozenset({"team", "tools"})
+
 UNUSABLE: Final = frozenset({"empty", "malformed"})
 """Outcomes that are tried once more with a word to the model."""
 
+
+ABOUT: Final = {"review": "edit", "answer": "question"}
+"""Calls that settle what was asked, and the argument that names it."""
 
 UNSAID: Final = frozenset({"bad_args", "cancelled", "interrupted", "timeout"})
 """Errors of a `review` call after which the edit still awaits its verdict; any other says that
@@ -212,6 +222,8 @@ class Step:
                 self._said(body, sender)
             case ReviewRequest():
                 self._review_asked(body)
+            case Inquiry():
+                self._asked(body)
             case ModelOutcome():
                 self._answered(body)
             case ToolResult():
@@ -252,6 +264,16 @@ class Step:
         entry = self.append(Entry(role="user", text=review_text(body), sender=self.agent.team))
         self.s.arrived.append(entry)
         self.s.reviews[body.edit] = entry.n
+        if self.s.phase in AT_REST:
+            self._rise()
+
+    def _asked(self, body: Inquiry) -> None:
+        entry = self.append(Entry(role="user", text=body.text, sender=body.sender))
+        self.s.arrived.append(entry)
+        if not body.optional:
+            self.s.inquiries[body.id] = entry.n
+            while len(self.s.inquiries) > MAX_INQUIRIES:  # what was said of it stays in the log
+                del self.s.inquiries[min(self.s.inquiries, key=self.s.inquiries.__getitem__)]
         if self.s.phase in AT_REST:
             self._rise()
 
@@ -297,6 +319,26 @@ class Step:
         vw.leave(view, self.agent.spec.name, ready.span, ready.line)
         if self.s.phase == "shrinking" and view.leaving is None:
             self.think()
+        mine = f"{ready.span.first}-{ready.span.last}"
+        if (call := self._offloading(mine)) is not None:
+            keeper = ready.keeper.rpartition("/")[2]
+            text = (
+                f"entries {mine} have left your view; {keeper} holds them. "
+                f'recall("{keeper}:{mine}") gives them word for word, recall(query) searches'
+            )
+            self._close(call, ToolResult(id=call.id, text=text))
+            self._all_returned()
+
+    def _offloading(self, about: str = "") -> OpenCall | None:
+        """The call that waits for a keeper to take a stretch over."""
+        return next(
+            (
+                call
+                for call in self.s.calls
+                if call.to == "keeper" and call.result is None and about in ("", call.about)
+            ),
+            None,
+        )
 
     def _timer(self, timer: act.TimerDue) -> None:
         if timer.key == WALL and timer.due == self.s.wall:
@@ -366,6 +408,9 @@ class Step:
                 self._returned(ToolResult(id=refused.id, ok=False, error="failed", text=detail))
             case Offload():
                 self.s.view.leaving = None
+                if (call := self._offloading()) is not None:
+                    text = f"no keeper: {detail}"
+                    self._returned(ToolResult(id=call.id, ok=False, error="failed", text=text))
                 if self.s.phase == "shrinking":
                     self._fail("context_overflow", f"no keeper: {detail}")
             case _:
@@ -443,7 +488,7 @@ class Step:
             model=rec.model(usual, self.agent.fallback, with_),
             view=View(
                 pinned=pinned(role, spec.name, spec.args, task, vw.lines(s.view)),
-                spans=vw.spans(s.view, spec.name, limit, needed=min(s.reviews.values(), default=0)),
+                spans=vw.spans(s.view, spec.name, limit, needed=self._needed()),
             ),
             tools=role.tools,
             temperature=rec.temperature(role.temperature, with_),
@@ -455,18 +500,43 @@ class Step:
         with_ = rec.parameters_of(self.agent.spec, self.s)
         return rec.view_tokens(self.agent.limits.view_tokens, with_)
 
+    def _needed(self) -> int:
+        """The oldest entry that must stay in view: what awaits a verdict or an answer."""
+        return min([*self.s.reviews.values(), *self.s.inquiries.values()], default=0)
+
+    def _offload_asked(self, call: Call, one: OpenCall) -> None:
+        """The tool `offload(title, keep)`: answered when a keeper has the stretch."""
+        title, keep = call.args.get("title", ""), call.args.get("keep", KEPT)
+        wrong = bool(set(call.args) - {"title", "keep"})
+        error, text = "", ""
+        if wrong or not isinstance(title, str) or type(keep) is not int or keep < 1:
+            error, text = "bad_args", "offload(title, keep): title is text, keep a number from 1"
+        elif self.s.view.leaving is not None:
+            error, text = "conflict", "a stretch is on its way to a keeper already; go on"
+        elif (stretch := vw.stretch(self.s.view, keep, self._needed())) is None:
+            text = f"your view has no more than what stays: {len(self.s.view.blocks)} messages"
+            error = "not_found"
+        else:
+            one.about = f"{stretch.first}-{stretch.last}"
+            self._offer(stretch, " ".join(title.split())[:80])
+            return
+        self._close(one, ToolResult(id=call.id, ok=False, error=error, text=text))
+
+    def _offer(self, stretch: vw.Range, title: str) -> None:
+        self.s.view.leaving = stretch
+        self.out.append(
+            act.Send(self.agent.team, Offload(first=stretch.first, last=stretch.last, title=title))
+        )
+
     def _offload(self, threshold: int) -> None:
         """Offers the oldest stretch to a keeper; it stays in the view until one has it."""
         s = self.s
         # What awaits a verdict must stay before the reviewer's eyes.
-        stretch = vw.oldest(s.view, threshold, needed=min(s.reviews.values(), default=0))
+        stretch = vw.oldest(s.view, threshold, needed=self._needed())
         if stretch is None:
             return
-        s.view.leaving = stretch
         title = " ".join(s.task.text.split())[:80] if s.task else self.agent.spec.role
-        self.out.append(
-            act.Send(self.agent.team, Offload(first=stretch.first, last=stretch.last, title=title))
-        )
+        self._offer(stretch, title)
 
     def _act(self, outcome: ToolCalls, body: ModelOutcome) -> None:
         """The model called tools: each call goes to who answers it, in order."""
@@ -510,6 +580,8 @@ class Step:
         task = self.s.task.id if self.s.task else ""
         if call.error:
             self._close(one, ToolResult(id=call.id, ok=False, error="bad_args", text=call.error))
+        elif one.to == "keeper":
+            self._offload_asked(call, one)
         elif one.to == "team":
             self.out.append(
                 act.Send(
@@ -545,13 +617,15 @@ class Step:
                 ok=result.ok,
                 error=result.error[:100],
                 blob=result.blob,
-                sender=f"{self.agent.spec.session}/{call.to}" if call.to else "",
+                sender=f"{self.agent.spec.session}/{call.to}" if call.to in ACTORS else "",
             )
         )
         if call.about in self.s.reviews and (result.ok or result.error not in UNSAID):
             del self.s.reviews[call.about]
             self.s.counters.iterations = 0  # a verdict is a task done
             self.s.counters.reminded = False
+        if call.about in self.s.inquiries and (result.ok or result.error not in UNSAID):
+            del self.s.inquiries[call.about]
         self.emit(
             "tool_result",
             {
@@ -579,7 +653,7 @@ class Step:
 
     def _conclude(self, outcome: FinalAnswer, body: ModelOutcome) -> None:
         """The model ended with words. It goes on if something was said meanwhile, or if edits
-        still await its verdict (said once)."""
+        still await its verdict, or questions its answer (said once)."""
         s = self.s
         entry = self.append(
             Entry(
@@ -591,19 +665,34 @@ class Step:
         )
         vw.add(s.view, [entry.n], entry.tokens)
         s.counters.retries = 0
-        if s.reviews and not s.arrived and not s.counters.reminded:
+        if (s.reviews or s.inquiries) and not s.arrived and not s.counters.reminded:
             s.counters.reminded = True
-            edits = ", ".join(s.reviews)
-            self.tell(
-                f"These review requests have no verdict yet: {edits}. "
-                "Answer each with review(edit, verdict, reason)."
-            )
+            if s.reviews:
+                edits = ", ".join(s.reviews)
+                self.tell(
+                    f"These review requests have no verdict yet: {edits}. "
+                    "Answer each with review(edit, verdict, reason)."
+                )
+            if s.inquiries:
+                self.tell(
+                    f"These questions have no answer of yours yet: {', '.join(s.inquiries)}. "
+                    "Answer each with answer(text, question)."
+                )
         if s.arrived:
             self.think()
         elif s.reviews:
             self._fail("no_verdict", f"no verdict on {', '.join(s.reviews)}: {outcome.text}")
         else:
+            self._answer_with(outcome.text)
             self._rest("done", outcome.text)
+
+    def _answer_with(self, text: str) -> None:
+        """Who ends without a word to what it was asked has answered with its last one."""
+        for i, question in enumerate(self.s.inquiries, 1):
+            args = {"question": question, "text": text}
+            id = f"{self.agent.spec.name}:{self.s.turn}.said.{i}"  # no call of ours waits for it
+            self.out.append(act.Send(self.agent.team, TeamCall(id=id, name="answer", args=args)))
+        self.s.inquiries.clear()
 
     def _model_failed(self, failed: Failed) -> None:
         s = self.s
@@ -631,10 +720,11 @@ class Step:
         """Ends what is out and reports the failure with its kind."""
         self.abandon(kind)
         self.s.kind = kind
-        if self.s.task is None and (self.s.reviews or kind == "stopped"):
-            # Reviews have no task: the team must hear that no verdict will come.
+        if self.s.task is None and (self.s.reviews or self.s.inquiries or kind == "stopped"):
+            # Reviews have no task: the team must hear that no verdict (or answer) will come.
             self._report("", "failed", text, kind=kind, hint=hint)
         self.s.reviews.clear()
+        self.s.inquiries.clear()
         self._rest("failed", text, kind, hint)
 
     def abandon(self, why: str) -> None:
@@ -732,7 +822,9 @@ class Step:
 
 def _open(call: Call) -> OpenCall:
     to = "" if call.error else "team" if call.name in TEAM_TOOLS else "tools"
-    about = str(call.args.get("edit") or "") if call.name == "review" else ""
+    if to and call.name == "offload":
+        to = "keeper"
+    about = str(call.args.get(ABOUT.get(call.name, "")) or "")[:200]
     return OpenCall(call.id, call.name, to, about)
 
 

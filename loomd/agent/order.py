@@ -13,7 +13,7 @@ from typing import Final
 from loomd.wire.bodies import Call
 
 _ONE_PATH: Final = frozenset({"write", "edit"})
-_PATCHES: Final = frozenset({"apply_patch", "propose"})
+_PATCHES: Final = frozenset({"apply_patch"})
 _HEADS: Final = re.compile(
     r"^\*\*\* (?:(?:Add|Update|Delete) File|Move to):[ \t]*(.+?)[ \t]*$", re.MULTILINE
 )
@@ -30,6 +30,14 @@ def written(call: Call, repo: str) -> frozenset[str]:
         patch = call.args.get("patch")
         found = _HEADS.findall(patch) if isinstance(patch, str) else []
         return frozenset(_plain(path, repo) for path in found)
+    if call.name == "propose":
+        changes = call.args.get("changes")
+        paths = [
+            one.get("path")
+            for one in (changes if isinstance(changes, list) else ())
+            if isinstance(one, dict)
+        ]
+        return frozenset(_plain(path, repo) for path in paths if isinstance(path, str) and path)
     return frozenset()
 
 

@@ -60,8 +60,8 @@ class OpenCall(msgspec.Struct, omit_defaults=True):
 
     id: str
     name: str
-    to: str  # team | tools | "": answered at once
-    about: str = ""  # review: the edit
+    to: str  # team | tools | keeper | "": answered at once
+    about: str = ""  # review: the edit; answer: the question
     awaited: bool = False  # others of the turn write the same file, and begin when it has ended
     result: Arrived | None = None
 
@@ -94,6 +94,7 @@ class AgentState(msgspec.Struct, omit_defaults=True):
     task: Task | None = None
     tasks: list[Task] = msgspec.field(default_factory=list)  # assigned meanwhile
     reviews: dict[str, int] = msgspec.field(default_factory=dict)  # edit without a verdict: entry
+    inquiries: dict[str, int] = msgspec.field(default_factory=dict)  # question: entry
     counters: Counters = msgspec.field(default_factory=Counters)
     usage: Usage = Usage()
     wall: float = 0.0  # due time of the wall timer; 0: not armed

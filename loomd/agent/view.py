@@ -150,6 +150,26 @@ def oldest(view: ViewState, threshold: int, needed: int = 0) -> Range | None:
     return found
 
 
+def stretch(view: ViewState, keep: int, needed: int = 0) -> Range | None:
+    """The longest complete stretch of the oldest blocks that leaves the last `keep` blocks (at
+    least one) and everything from entry `needed` on (0: nothing more); None if there is none, or
+    if one is leaving already."""
+    if view.leaving is not None:
+        return None
+    found: Range | None = None
+    first, last, count = 0, 0, 0
+    for block in view.blocks[: len(view.blocks) - max(keep, 1)]:
+        numbers = list(block.numbers())
+        if needed and max(numbers) >= needed:
+            break
+        first = min([first or numbers[0], *numbers])
+        last = max(last, *numbers)
+        count += len(numbers)
+        if last - first + 1 == count:
+            found = Range(first, last)
+    return found
+
+
 def leave(view: ViewState, log: str, span: Span, line: str) -> bool:
     """A keeper holds `span`: its blocks leave, one line stays. False if nothing left the view.
 

@@ -32,6 +32,31 @@ class AskFor(Arguments, frozen=True, kw_only=True):
     to: str = "user"
 
 
+class Assign(Arguments, frozen=True, kw_only=True):
+    task: str
+    to: str
+
+
+class Answer(Arguments, frozen=True, kw_only=True):
+    text: str
+    question: str = ""
+
+
+class CastVote(Arguments, frozen=True, kw_only=True):
+    title: str = ""
+    options: tuple[str, ...] = ()
+    choice: str = ""
+    vote: str = ""
+    quorum: int = 0
+    close_s: float = 300.0
+
+
+class RevisePlan(Arguments, frozen=True, kw_only=True):
+    steps: tuple[str, ...]
+    reason: str
+    version: int = 0
+
+
 class Share(Arguments, frozen=True, kw_only=True):
     text: str
 
@@ -64,21 +89,37 @@ class Review(Arguments, frozen=True, kw_only=True):
     reason: str = ""
 
 
-Parsed = Spawn | SendTo | AskFor | Share | ClaimRegion | Decide | RecallFor | Review
+Parsed = (
+    Spawn
+    | Assign
+    | SendTo
+    | AskFor
+    | Answer
+    | Share
+    | ClaimRegion
+    | Decide
+    | CastVote
+    | RevisePlan
+    | RecallFor
+    | Review
+)
 
 SHAPES: Final[dict[str, type[Parsed]]] = {
     "spawn": Spawn,
+    "assign": Assign,
     "send": SendTo,
     "ask": AskFor,
+    "answer": Answer,
     "share": Share,
     "claim": ClaimRegion,
     "decide": Decide,
+    "vote": CastVote,
+    "revise_plan": RevisePlan,
     "recall": RecallFor,
     "review": Review,
 }
 
-_LISTS: Final = frozenset({"options", "requires", "blocks", "enables", "supersedes"})
-_MAY_BE_EMPTY: Final = frozenset({"region", "reason", "text", "chosen", "because"})
+_LISTS: Final = frozenset({"options", "requires", "blocks", "enables", "supersedes", "steps"})
 
 
 class BadArguments(ValueError):
@@ -100,14 +141,13 @@ def parse(name: str, args: Mapping[str, Any]) -> Parsed:
         parsed = msgspec.convert(given, shape)
     except msgspec.ValidationError as error:
         raise BadArguments(f"{name}({', '.join(shape.__struct_fields__)}): {error}") from None
-    required = set(shape.__struct_fields__) - _LISTS
-    for field in required - (_MAY_BE_EMPTY if not isinstance(parsed, SendTo | Share) else set()):
-        value = getattr(parsed, field)
-        if isinstance(value, str) and not value.strip():
-            raise BadArguments(f"{name}: {field} is empty")
-    for field in required:
-        if len(getattr(parsed, field)) > TEXT_LIMIT:
-            raise BadArguments(f"{name}: {field} is longer than {TEXT_LIMIT} characters")
+    for field in msgspec.structs.fields(shape):
+        value = getattr(parsed, field.name)
+        texts = (value,) if isinstance(value, str) else value if isinstance(value, tuple) else ()
+        if isinstance(value, str) and not value.strip() and field.default != "":
+            raise BadArguments(f"{name}: {field.name} is empty")
+        if sum(map(len, texts)) > TEXT_LIMIT:
+            raise BadArguments(f"{name}: {field.name} is longer than {TEXT_LIMIT} characters")
     return parsed
 
 

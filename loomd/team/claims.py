@@ -280,6 +280,11 @@ class Claims:
         return changed
 
 
+def reaches(edges: Mapping[str, Iterable[str]], agent: str, other: str) -> bool:
+    """Does `agent` wait, directly or through others, for `other`?"""
+    return agent != other and other in _reachable(edges, agent)
+
+
 def waits_for_itself(edges: Mapping[str, Iterable[str]], agent: str) -> bool:
     """Is there a way from `agent` back to it? For tests: it must never happen."""
     return any(agent in _reachable(edges, other) for other in edges.get(agent, ()))

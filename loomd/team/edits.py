@@ -60,6 +60,7 @@ class Edit(msgspec.Struct, kw_only=True):
     detail: str = ""  # how it ended
     spans: dict[str, list[Span]] = msgspec.field(default_factory=dict)
     failures: int = 0
+    review: bool = False  # asked for by its author
     created: float = 0.0
     ended: float | None = None
 
@@ -105,6 +106,7 @@ def from_proposal(number: int, proposal: Propose, now: float) -> Edit:
         note=cut(proposal.note, NOTE_LIMIT),
         diff=cut(diff, DIFF_LIMIT),
         spans={change.path: list(spans_of(change)) for change in proposal.files},
+        review=proposal.review,
         created=now,
     )
 

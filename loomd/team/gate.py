@@ -67,7 +67,7 @@ def _advance(turn: Turn, edit: Edit) -> None:
     """On from `proposed`: parked, to a reviewer, or straight to the disk."""
     if ed.in_the_way(edit, turn.team.edits.values()) is not None:
         return
-    if turn.team.review:
+    if turn.team.review or edit.review:
         _send_to_review(turn, edit)
     else:
         _approve(turn, edit)

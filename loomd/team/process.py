@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, assert_never
 
 from loomd.actor import behaviour as act
-from loomd.team import board, gate, memory, session
+from loomd.team import board, council, gate, memory, planning, session
 from loomd.team.state import Saved, Team, load
 from loomd.team.turn import Turn
 from loomd.wire import codec
@@ -17,6 +17,7 @@ from loomd.wire.bodies import (
     Control,
     Decision,
     Ended,
+    Inquiry,
     KeeperReady,
     Note,
     Offload,
@@ -59,6 +60,7 @@ class TeamBehaviour:
                 assert_never(input)
         board.grant(turn)
         board.fill(turn)
+        planning.settle(turn)
         gate.settle(turn)
         session.settle(turn)
         _show(turn)
@@ -87,6 +89,9 @@ class TeamBehaviour:
                 "edits": {edit.id: edit.state for edit in state.edits.values()},
                 "claims": {claim.id: claim.state for claim in state.claims.items.values()},
                 "questions": list(state.questions),
+                "inquiries": {one.id: one.to for one in state.inquiries.values()},
+                "votes": {vote.id: vote.ballots for vote in s.votes},
+                "plan": {"version": s.plan_version, "tasks": s.plan},
                 "recalls": len(s.recalls),
             }
         )
@@ -105,7 +110,7 @@ def _mailed(turn: Turn, sender: str, body: Body) -> None:
         case TeamCall():
             board.call(turn, sender, body)
         case Decision():
-            board.decided(turn, sender, body)
+            council.decided(turn, sender, body)
         case Propose():
             gate.propose(turn, sender, body)
         case Applied():
@@ -132,6 +137,8 @@ def _due(turn: Turn, key: str) -> None:
             session.again(turn)
         case memory.TIMER:
             memory.due(turn)
+        case _ if key.startswith(council.VOTE):
+            council.due(turn, key)
         case _:
             turn.ignored("timer", key, "unknown")
 
@@ -151,7 +158,7 @@ def _undelivered(turn: Turn, body: Undelivered) -> None:
             edit = turn.team.edits.get(refused.edit)
             if edit is not None and edit.state == "applying":
                 gate.finish(turn, edit, Applied(edit=refused.edit, state="failed", detail=why))
-        case Assign() | ReviewRequest() | ToolResult() if agent is not None:
+        case Assign() | Inquiry() | ReviewRequest() | ToolResult() if agent is not None:
             # It would wait for ever, or nobody would do the work.
             turn.out.append(act.Stop(agent.name, reason=body.reason))
             session.lost(turn, agent, why)

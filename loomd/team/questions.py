@@ -1,4 +1,5 @@
-"""What agents ask a person. The hub takes the answer and writes it into the row. Pure."""
+"""What agents ask. A person's answer the hub takes and writes into the row; one of another agent
+(`to`) comes through its tool `answer`. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +11,11 @@ TEXT_LIMIT: Final = 8_000
 
 
 class Question(msgspec.Struct, kw_only=True):
-    """A row of `questions`, as clients see it. `id` is unique among all sessions."""
+    """A row of `questions`, as clients see it. `id` is unique among all sessions.
+
+    kind   question: a person's to answer; state open, then answered or closed
+           inquiry: the agent `to`'s; state asked, then answered or closed
+    """
 
     id: str
     session: str
@@ -25,6 +30,7 @@ class Question(msgspec.Struct, kw_only=True):
     asked: float = 0.0
     by: str = ""
     allow: bool | None = None
+    to: str = ""
 
 
 def question_id(session: str, number: int) -> str:

@@ -8,12 +8,12 @@ nothing wakes it afterwards.
 from __future__ import annotations
 
 from loomd.actor import behaviour as act
-from loomd.team import board, gate, memory, roster
+from loomd.team import board, council, gate, memory, planning, roster
 from loomd.team.roster import Agent
 from loomd.team.state import Outcome
 from loomd.team.tasks import Task, TaskState, title_of
 from loomd.team.turn import Turn
-from loomd.wire.bodies import Control, Report, Say
+from loomd.wire.bodies import CancelCall, Control, Report, Say
 from loomd.wire.messages import CONTROL
 
 DEADLINE = "deadline"
@@ -103,6 +103,9 @@ def report(turn: Turn, sender: str, body: Report) -> None:
     if task is None or task.owner != sender or agent.task != body.task:
         turn.ignored("report", sender, f"{body.task!r} is not its task")
         return
+    through = body.state == "done" and turn.s.phase == "running"
+    if sender == turn.s.lead and through and planning.rest(turn, body.text):
+        return
     agent.task, agent.stopping = "", False
     if sender == turn.s.lead:
         stopped = turn.s.outcome is not None and turn.s.outcome.state == "stopped"
@@ -112,6 +115,11 @@ def report(turn: Turn, sender: str, body: Report) -> None:
         return
     text = body.text or body.kind
     error = "" if body.state == "done" else body.kind or "failed"
+    if turn.s.phase == "running" and body.kind not in ("stopped", "cancelled"):
+        _end_task(turn, task, body.state, text, error)
+        board.release(turn, agent.name, task.id)
+        if planning.next_task(turn, agent):
+            return
     _end_agent(turn, agent, body.state, text, error, stop=True)
 
 
@@ -185,29 +193,32 @@ def _end_agent(
     turn: Turn, agent: Agent, state: TaskState, text: str, error: str, stop: bool = False
 ) -> None:
     """A spawned agent is through: its task ends, who spawned it gets the answer."""
-    tasks = turn.team.tasks.values()
-    task = next((one for one in tasks if one.owner == agent.name and one.open), None)
     if stop:
         turn.out.append(act.Stop(agent.name, reason=state))
-    _gone(turn, agent, error or state)
-    if task is not None:
-        turn.end_task(task, state, error)
-        turn.answer(
-            task.asker,
-            task.call,
-            text,
-            error,
-            agent=agent.name,
-            task=task.id,
-        )
+    _gone(turn, agent, error or state, text)
+    for task in list(turn.team.tasks.values()):
+        if task.owner == agent.name and task.open:
+            _end_task(turn, task, state, text, error)
 
 
-def _gone(turn: Turn, agent: Agent, reason: str) -> None:
-    """What an agent held and awaited ends with it; whom it had spawned is told to stop."""
+def _end_task(turn: Turn, task: Task, state: TaskState, text: str, error: str) -> None:
+    """Who has spawned an agent for it gets the answer, who has assigned it a message."""
+    turn.end_task(task, state, error)
+    turn.answer(task.asker, task.call, text, error, agent=task.owner, task=task.id)
+    planning.told(turn, task, text)
+
+
+def _gone(turn: Turn, agent: Agent, reason: str, last: str = "") -> None:
+    """What an agent held and awaited ends with it; whom it had spawned is told to stop. `last`:
+    its report, for who waits for another word of it."""
     turn.s.agents.pop(agent.name, None)
+    turn.out.append(
+        act.Send(turn.team.tools, CancelCall(agent=agent.name, reason="its agent has ended"))
+    )
     turn.emit("agent_ended", name=agent.name, role=agent.role, reason=reason)
     board.release(turn, agent.name)
-    board.close_questions(turn, agent.name)
+    council.close_questions(turn, agent.name, last)
+    council.voter_ended(turn, agent.name)
     memory.forget(turn, agent.name)
     gate.author_ended(turn, agent.name)
     board.drop_queued(turn, agent.name)
@@ -265,7 +276,9 @@ def end(turn: Turn, outcome: Outcome) -> None:
     for agent in list(s.agents.values()):
         if agent.task or agent.gate:
             stop(turn, agent, f"the session is {outcome.state}")
-    board.close_questions(turn)
+    council.close_questions(turn)
+    council.withdraw_votes(turn)
+    s.resting = False
     board.drop_queued(turn)
     gate.withdraw(turn, "the session has ended")
     memory.forget(turn)
@@ -296,13 +309,14 @@ def settle(turn: Turn) -> None:
             _gone(turn, agent, outcome.state)
         agent.task, agent.stopping = "", False
     for task in team.tasks.values():
-        if task.open and task.id not in s.later:
+        if task.unfinished and task.id not in s.later:
             failed = outcome.state == "failed" or outcome.kept
             state: TaskState = "failed" if failed else "cancelled"
             turn.end_task(task, state, outcome.kind)
     _draw(turn, outcome)
     turn.out.append(act.CancelTimer(CLOSING))
     s.phase, s.task, s.goal = "over", "", ""
+    s.plan, s.plan_version, s.plan_node = [], 0, ""
     s.before = Outcome(state=outcome.state, kind=outcome.kind)
     s.outcome, s.forced = None, False
     turn.emit(

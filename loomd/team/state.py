@@ -23,6 +23,7 @@ from loomd.team.edits import Edit
 from loomd.team.questions import Question
 from loomd.team.roster import Agent
 from loomd.team.tasks import Task
+from loomd.team.votes import Vote
 from loomd.wire import codec
 
 Phase = Literal["new", "running", "ending", "over"]
@@ -88,7 +89,13 @@ class Saved(msgspec.Struct, omit_defaults=True):
     outcome: Outcome | None = None
     before: Outcome | None = None  # of the last task; its answer lies in the session's row
     forced: bool = False  # the end waits for nobody any more, but for what is being applied
-    asks: list[str] = msgspec.field(default_factory=list)  # questions without an answer
+    asks: list[str] = msgspec.field(default_factory=list)  # of a person, without an answer
+    inquiries: list[str] = msgspec.field(default_factory=list)  # the same of agents
+    votes: list[Vote] = msgspec.field(default_factory=list)  # open ones
+    plan: list[str] = msgspec.field(default_factory=list)  # tasks in their order
+    plan_version: int = 0
+    plan_node: str = ""  # of the decision graph
+    resting: bool = False  # the lead has reported; assigned tasks have not ended
     recalls: list[Recalling] = msgspec.field(default_factory=list)
     shown: str = ""  # the session's state as last told
     status: tuple[str, str] = ("", "")
@@ -96,7 +103,8 @@ class Saved(msgspec.Struct, omit_defaults=True):
 
 @dataclass
 class Team:
-    """In memory. `edits` and `questions`: the open ones; `ended`: the fate of late edits."""
+    """In memory. `edits`, `questions` (of a person) and `inquiries` (of agents): the open ones;
+    `ended`: the fate of late edits."""
 
     name: str
     session: str
@@ -109,6 +117,7 @@ class Team:
     edits: dict[str, Edit] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
     questions: dict[str, Question] = field(default_factory=dict)
+    inquiries: dict[str, Question] = field(default_factory=dict)
     keepers: dict[str, Keeper] = field(default_factory=dict)
     nodes: set[str] = field(default_factory=set)
 
@@ -153,6 +162,8 @@ def validate(team: Team) -> None:
     edges = team.claims.waits(team.related)
     for name, others in roster.waits(agents).items():
         edges.setdefault(name, set()).update(others)
+    for inquiry in team.inquiries.values():
+        edges.setdefault(inquiry.agent, set()).add(inquiry.to)
     for name in edges:
         assert not cl.waits_for_itself(edges, name), f"a deadlock: {edges}"
 
@@ -174,9 +185,19 @@ def validate(team: Team) -> None:
         assert not agent.task or agent.task in open_tasks, f"works on nothing: {agent}"
         assert not agent.parent or agent.parent in agents or agent.stopping, f"orphan: {agent}"
     for task in open_tasks.values():
-        waits = task.state == "queued" and (task.asker in agents or task.id in s.later)
+        waits = task.state == "queued" and (task.asker in agents or task.by or task.id in s.later)
         assert task.owner in agents or waits, f"nobody does {task}"
         assert bool(task.call) == bool(task.asker), task
+
+    for task in team.tasks.values():
+        assert task.state != "planned" or (task.id in s.plan and not task.owner), task
+    assert not s.resting or any(task.by for task in open_tasks.values()), "rests for nothing"
+    assert list(team.inquiries) == s.inquiries, (team.inquiries, s.inquiries)
+    for inquiry in team.inquiries.values():
+        assert inquiry.agent in agents and inquiry.to in agents, f"nobody waits for {inquiry}"
+    for vote in s.votes:
+        assert set(vote.voters) <= set(agents), f"waits for nobody: {vote}"
+        assert not set(vote.voters) <= set(vote.ballots), f"is complete: {vote}"
 
     assert list(team.questions) == s.asks, (team.questions, s.asks)
     for question in team.questions.values():
@@ -192,6 +213,7 @@ def validate(team: Team) -> None:
     if s.phase in ("new", "over"):
         assert not team.claims.items and not team.edits and not team.questions, s.phase
         assert not s.recalls and set(open_tasks) == set(s.later), s
+        assert not team.inquiries and not s.votes and not s.plan and not s.resting, s
     assert len(codec.encode(s)) < codec.BLOB_LIMIT
 
 
@@ -231,7 +253,10 @@ def load(birth: Birth) -> Team:
             # By what we saved, not by the row: the Decision of an answered one may still be mail.
             if question.id in team.saved.asks:
                 team.questions[question.id] = question
+            elif question.id in team.saved.inquiries:
+                team.inquiries[question.id] = question
     team.questions = {id: team.questions[id] for id in team.saved.asks if id in team.questions}
+    team.inquiries = {id: team.inquiries[id] for id in team.saved.inquiries}
     keepers = [msgspec.convert(value, Keeper) for value in _rows(reader, "keepers", team.session)]
     team.keepers = {one.id: one for one in sorted(keepers, key=lambda one: _number(one.id))}
     team.nodes = {

@@ -11,12 +11,13 @@ TEXT_LIMIT: Final = 100_000
 
 TITLE_LIMIT: Final = 100
 
-TaskState = Literal["queued", "running", "done", "failed", "cancelled"]
+TaskState = Literal["planned", "queued", "running", "done", "failed", "cancelled"]
 
 
 class Task(msgspec.Struct, kw_only=True):
     """`owner`: the agent that does it; `parent`: the task it is part of; `call`: the `spawn` of
-    `asker` that is answered when it ends ("" for a person's)."""
+    `asker` that is answered when it ends ("" for a person's). `by`: who has assigned it, and is
+    told of its end by a message. `planned`: a step of the plan that nobody was given yet."""
 
     id: str
     title: str
@@ -29,11 +30,16 @@ class Task(msgspec.Struct, kw_only=True):
     call: str = ""
     asker: str = ""
     kind: str = ""  # of a failure
-    role: str = ""  # of the agent that a queued `spawn` will start
+    role: str = ""  # of the agent that a queued `spawn` or `assign` will start
+    by: str = ""
 
     @property
     def open(self) -> bool:
         return self.state in ("queued", "running")
+
+    @property
+    def unfinished(self) -> bool:
+        return self.open or self.state == "planned"
 
 
 def title_of(text: str) -> str:
@@ -48,8 +54,8 @@ def new_task(number: int, text: str, now: float, **more: Any) -> Task:
 
 
 def close(task: Task, state: TaskState, now: float, kind: str = "") -> None:
-    """Ends an open task; one that has ended stays as it is."""
-    if task.open:
+    """Ends a task; one that has ended stays as it is."""
+    if task.unfinished:
         task.state, task.ended, task.kind = state, now, kind
 
 

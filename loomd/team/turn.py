@@ -24,6 +24,9 @@ from loomd.team.tasks import Task, TaskState
 from loomd.wire.bodies import Assign, Control, Report, Span, ToolResult
 from loomd.wire.messages import CONTROL
 
+EVENT_TEXT = 2_000
+"""Characters of a text in an event."""
+
 
 @dataclass
 class Turn:
@@ -91,6 +94,55 @@ class Turn:
                 if say and row["type"] != "option":
                     self.emit("decision", id=row["id"], type=row["type"], title=row["title"])
 
+    # --- who is there --------------------------------------------------------------------------
+
+    def resolve(self, agent: Agent, to: str) -> str | None:
+        """The full name of another agent at work, or None."""
+        to = to.strip()
+        name = self.s.lead if to == "lead" else to if "/" in to else f"{self.team.session}/{to}"
+        return name if name in self.s.agents and name != agent.name else None
+
+    def others(self, agent: Agent) -> tuple[str, ...]:
+        return tuple(one.name for one in self.s.agents.values() if one.name != agent.name)
+
+    def others_listed(self, agent: Agent) -> str:
+        return ", ".join(roster.short(name) for name in self.others(agent)) or "nobody else"
+
+    def waits(self) -> dict[str, set[str]]:
+        """Who waits for whom, because of reports and questions."""
+        edges = roster.waits(self.s.agents)
+        for question in self.team.inquiries.values():
+            edges.setdefault(question.agent, set()).add(question.to)
+        return edges
+
+    def all_waits(self) -> dict[str, set[str]]:
+        """The same, and because of claims."""
+        edges = self.waits()
+        for name, others in self.team.claims.waits(self.team.related).items():
+            edges.setdefault(name, set()).update(others)
+        return edges
+
+    def queued(self) -> list[Task]:
+        """Tasks that wait for a new agent to be started."""
+        return [
+            task
+            for task in self.team.tasks.values()
+            if task.state == "queued" and not task.owner and (task.call or task.by)
+        ]
+
+    def full(self, agent: Agent) -> str:
+        """Why `agent` cannot have another one started or queued; "" if it can."""
+        size, queued = roster.team_size(self.team.args), len(self.queued())
+        deep = roster.depth(self.s.agents, agent.name) >= roster.DEPTH
+        if not deep and len(self.s.agents) + queued < size + roster.SPARE:
+            return ""
+        there = roster.listed(self.s.agents)
+        return (
+            f"the team is full: {size} agents may work beside each other, a chain of those that "
+            f"wait for each other is at most {roster.DEPTH} long, and {queued} spawns wait for a "
+            f"place. There are: {there}. Wait for a report, or do it yourself"
+        )
+
     # --- agents --------------------------------------------------------------------------------
 
     def agent(self, role: str, *, parent: str = "", task: str = "", gate: bool = False) -> Agent:
@@ -128,7 +180,7 @@ class Turn:
         self.out.append(act.Send(agent.name, Assign(task=task.id, text=text, sender=sender)))
 
     def end_task(self, task: Task, state: TaskState, kind: str = "") -> None:
-        if task.open:
+        if task.unfinished:
             ta.close(task, state, self.now, kind)
             self.put_task(task)
             self.emit("task_ended", task=task.id, state=state, kind=kind, owner=task.owner)

@@ -31,7 +31,7 @@ from loomd.wire import codec
 from loomd.wire.bodies import Body, Note, Propose, ToolCall, ToolResult
 from loomd.wire.errors import LoomError
 
-SAFE_TO_REPEAT: Final = frozenset({"write", "edit"})
+SAFE_TO_REPEAT: Final = frozenset({"write", "edit", "propose"})
 """Built-in tools that only compute a proposal: after a crash they run again like reads."""
 
 STARTS: Final = 5

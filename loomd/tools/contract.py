@@ -120,12 +120,14 @@ class NewFile:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What a tool wants the checkout to become. It writes nothing: the team's gate decides."""
+    """What a tool wants the checkout to become. It writes nothing: the team's gate decides.
+    review: another agent is to judge it, also where the policy needs none."""
 
     files: tuple[NewFile, ...]
     reason: str = ""
     note: str = ""
     output: bytes = b""
+    review: bool = False
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ class Results:
             files=tuple(msgspec.convert(file, FileChange) for file in result["files"]),
             task=call.task,
             note=note.encode()[:NOTE].decode("utf-8", "ignore"),
+            review=bool(result.get("review")),
         )
 
     async def _blob(self, content: bytes) -> str:

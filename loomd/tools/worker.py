@@ -251,6 +251,7 @@ def _proposal(proposal: Proposal) -> dict[str, Any]:
         "reason": proposal.reason,
         "note": proposal.note,
         "output": proposal.output,
+        "review": proposal.review,
     }
 
 

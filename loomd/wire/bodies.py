@@ -3,7 +3,7 @@
 Bodies travel inside mails, asks and effects; the hub never looks inside. Who says what to whom:
 
 user -> team        Say, Control, Decision (an answer to a question row)
-team -> agent       Assign, Say, ReviewRequest, Control, KeeperReady,
+team -> agent       Assign, Say, Inquiry, ReviewRequest, Control, KeeperReady,
                     ToolResult (for TEAM_TOOLS and for edits)
 agent -> team       TeamCall, Report, Offload
 agent -> models     ModelRequest, CancelModel          models -> agent    ModelOutcome
@@ -24,8 +24,14 @@ from typing import Any, Literal
 
 import msgspec
 
-TEAM_TOOLS = frozenset({"spawn", "send", "ask", "share", "claim", "decide", "recall", "review"})
-"""Tools that the team actor answers; every other name goes to the session's tool host."""
+TEAM_TOOLS = frozenset(
+    {
+        *("spawn", "assign", "send", "ask", "answer", "share", "claim", "decide", "vote"),
+        *("revise_plan", "recall", "review", "offload"),
+    }
+)
+"""Tools that the team actor answers (`offload`: the agent itself, once a keeper has taken over);
+every other name goes to the session's tool host."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="t"):
@@ -247,6 +253,7 @@ class Propose(Part, frozen=True, kw_only=True, tag="propose"):
     files: tuple[FileChange, ...]
     task: str = ""
     note: str = ""  # shell: the command's own output, to be told with the result
+    review: bool = False  # asked for, also where the policy needs none
 
 
 class Apply(Part, frozen=True, kw_only=True, tag="apply"):
@@ -286,6 +293,16 @@ class Say(Part, frozen=True, kw_only=True, tag="say"):
     text: str
     sender: str = ""
     to: str = ""
+
+
+class Inquiry(Part, frozen=True, kw_only=True, tag="inquiry"):
+    """Something that an agent is asked and is to answer: it wakes one at rest, and one that ends
+    without `answer` is reminded. `optional` (a vote): it may also say nothing."""
+
+    id: str
+    text: str
+    sender: str = ""
+    optional: bool = False
 
 
 class Assign(Part, frozen=True, kw_only=True, tag="assign"):
@@ -457,6 +474,7 @@ Body = (
     | Reload
     | Reloaded
     | Say
+    | Inquiry
     | Assign
     | Report
     | TeamCall

@@ -19,6 +19,7 @@ from loomd.wire.bodies import (
     Decision,
     Failed,
     FinalAnswer,
+    Inquiry,
     KeeperReady,
     ModelOutcome,
     ModelRequest,
@@ -662,3 +663,97 @@ def test_calls_of_one_file_say_whom_they_follow_and_their_ends_are_told():
         other.id,
         second.id,
     ]
+
+
+# --- questions of others -----------------------------------------------------------------------
+
+
+ASKED = Inquiry(id="ask-1", text="Question ask-1 by coder-2: where?", sender="s-1/coder-2")
+
+
+def test_a_question_wakes_an_agent_and_its_last_word_is_an_answer_if_it_gives_none():
+    talk = Talk("reviewer", "s-1/reviewer")
+    talk.hears(ASKED)
+    assert talk.requests and talk.seen()[-1].text == ASKED.text
+    talk.crash()
+    talk.final("in a.py")
+    assert "no answer of yours yet: ask-1" in talk.seen()[-1].text, "reminded once"
+    talk.final("I told you: in a.py")
+    (said,) = talk.sent(TeamCall)
+    assert said.name == "answer"
+    assert said.args == {"question": "ask-1", "text": "I told you: in a.py"}
+    talk.result(said.id)
+    assert talk.state.saved.inquiries == {} and talk.shown() is None, "nothing waits for it"
+
+
+def test_a_question_is_settled_by_its_answer():
+    talk = Talk()
+    talk.assigned()
+    talk.hears(ASKED)
+    talk.calls(Call(id="x", name="answer", args={"question": "ask-1", "text": "there"}))
+    (call,) = talk.sent(TeamCall)
+    talk.result(call.id)
+    talk.final("done")
+    assert [body.name for body in talk.told(TeamCall)] == ["answer"]
+    assert talk.told(Report)[-1].state == "done"
+
+
+def test_a_vote_may_be_ignored():
+    talk = Talk("reviewer", "s-1/reviewer")
+    talk.hears(Inquiry(id="v-1", text="Vote v-1: a or b?", sender="s-1/lead", optional=True))
+    talk.final("no opinion")
+    assert talk.told(TeamCall) == [] and talk.shown() == ("idle", "")
+
+
+# --- offload on its own wish -------------------------------------------------------------------
+
+
+def six_files():
+    talk = Talk()
+    talk.assigned()
+    for i in range(6):
+        talk.calls(A[i])
+        talk.result(talk.sent(ToolCall)[0].id, f"content {i}")
+    return talk
+
+
+def test_an_agent_may_offload_what_it_has_seen_and_hears_where_it_is():
+    talk = six_files()
+    before = len(talk.state.saved.view.blocks)
+    talk.calls(Call(id="x", name="offload", args={"title": "six files", "keep": 2}))
+    (offer,) = talk.sent(Offload)
+    assert (offer.first, offer.title) == (1, "six files") and talk.sent(TeamCall) == []
+    talk.crash()
+    span = Span(log="s-1/coder-1", first=offer.first, last=offer.last)
+    talk.hears(KeeperReady(keeper="s-1/keeper-3", span=span, line="keeper-3: six files"))
+    (result,) = [entry for entry in talk.seen() if entry.name == "offload"]
+    assert result.ok and f'recall("keeper-3:1-{offer.last}")' in result.text
+    assert before > 4 and len(talk.state.saved.view.blocks) == 3, "two, and the turn itself"
+    assert "keeper-3: six files" in talk.requests[-1].view.pinned[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        ({"keep": 0}, "bad_args"),
+        ({"keep": "two"}, "bad_args"),
+        ({"what": "all"}, "bad_args"),
+        ({"title": 7}, "bad_args"),
+        ({"keep": 50}, "not_found"),
+    ],
+)
+def test_what_cannot_be_offloaded_says_why(args, error):
+    talk = six_files()
+    talk.calls(Call(id="x", name="offload", args=args))
+    (result,) = [entry for entry in talk.seen() if entry.name == "offload"]
+    assert result.error == error and talk.told(Offload) == []
+
+
+def test_an_offload_that_nobody_takes_has_failed():
+    talk = six_files()
+    talk.calls(Call(id="x", name="offload", args={}), Call(id="y", name="offload", args={}))
+    offer = talk.sent(Offload)[0]
+    lost = Undelivered(id="m", to="s-1/team", reason="full", body=codec.encode(offer))
+    talk.hears(lost)
+    first, second = [entry for entry in talk.seen() if entry.name == "offload"]
+    assert (first.error, second.error) == ("failed", "conflict")

@@ -65,6 +65,7 @@ def remembered(team: Team) -> Any:
         team.edits,
         team.ended,
         team.questions,
+        team.inquiries,
         team.keepers,
         team.nodes,
     )
@@ -102,7 +103,7 @@ class Script:
                 self.rows.put(change.table, change.key, change.value)
         again = self._born()
         assert remembered(again) == remembered(self.team)
-        for kept in ("tasks", "edits", "questions", "keepers"):
+        for kept in ("tasks", "edits", "questions", "inquiries", "keepers"):
             assert list(getattr(again, kept)) == list(getattr(self.team, kept)), "in order"
         assert list(again.claims.items) == list(self.team.claims.items)
         return self.changes

@@ -145,12 +145,6 @@ def test_a_denied_question_is_an_error_and_one_of_an_ended_agent_is_closed() -> 
     assert script.told() == [("running", None)]
 
 
-def test_an_agent_may_ask_an_agent() -> None:
-    script = with_coders()
-    script.call(CODER1, "q1", "ask", question="where?", to="lead")
-    assert script.sent(b.Say)[0][0] == LEAD and script.result("q1").ok
-
-
 def test_a_claim_is_answered_when_it_is_granted() -> None:
     script = with_coders()
     script.call(CODER1, "k1", "claim", path="a.py", region="1-9")

@@ -133,6 +133,46 @@ class Sessions(RuleBasedStateMachine):
     def ask(self, data: st.DataObject) -> None:
         self.call(self.one(data), "ask", question="well?")
 
+    @busy
+    @rule(data=st.data(), to=st.sampled_from(["lead", "coder-1", "coder-2", "reviewer"]))
+    def ask_another(self, data: st.DataObject, to: str) -> None:
+        self.call(self.one(data), "ask", question="well?", to=to)
+
+    @precondition(lambda self: self.script.team.inquiries)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        question = data.draw(st.sampled_from(list(self.script.team.inquiries.values())))
+        self.call(question.to, "answer", question=question.id, text="so")
+
+    @busy
+    @rule(data=st.data(), to=st.sampled_from(["coder", "researcher", "coder-1", "coder-2", "lead"]))
+    def assign(self, data: st.DataObject, to: str) -> None:
+        plan = self.script.team.saved.plan
+        task = data.draw(st.sampled_from([*plan, "do it"]))
+        self.call(self.one(data), "assign", task=task, to=to)
+
+    @busy
+    @rule(data=st.data(), new=st.booleans())
+    def revise_plan(self, data: st.DataObject, new: bool) -> None:
+        plan = self.script.team.saved.plan
+        kept = data.draw(st.lists(st.sampled_from(plan), unique=True)) if plan else []
+        steps = [*kept, "something new"] if new else kept
+        self.call(self.one(data), "revise_plan", steps=steps, reason="so")
+
+    @busy
+    @rule(data=st.data(), choice=st.sampled_from(["", "a", "b"]))
+    def vote(self, data: st.DataObject, choice: str) -> None:
+        votes = self.script.team.saved.votes
+        args: dict[str, Any] = {"title": "which?", "options": ["a", "b"]}
+        if votes and choice:
+            args = {"vote": data.draw(st.sampled_from(votes)).id}
+        self.call(self.one(data), "vote", choice=choice, **args)
+
+    @precondition(lambda self: self.script.team.saved.votes)
+    @rule()
+    def vote_closes(self) -> None:
+        self.do(self.script.due(f"vote:{self.script.team.saved.votes[0].id}"))
+
     @rule(allow=st.booleans())
     def decide(self, allow: bool) -> None:
         for id in list(self.script.team.questions)[:1]:
