@@ -3,6 +3,8 @@
 `instance`  a daemon of its own in temporary folders, and a small client
 `figures`   one function per figure: drives echo actors, yields samples
 `calls`     calls of tools: what one costs, confined in each way
+`turns`     those of whole turns of an agent, on a daemon of their own with ...
+`model`     ... a model that says what the bench wants
 `endurance` those that take minutes, and run only when named: crashes, growth, an idle root
 `floors`    what the bare mechanism costs here, measured in the same run
 `report`    samples -> {name, unit, n, p50, p95, p99, max, goal, missed, floor, note}

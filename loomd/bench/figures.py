@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loomd.bench import calls, endurance, floors
+from loomd.bench import calls, endurance, floors, turns
 from loomd.bench.instance import Bench
 from loomd.bench.report import Figure
 from loomd.wire.errors import LoomError
@@ -292,6 +292,8 @@ FIGURES: dict[str, Measure] = {
         memory_agent,
         commits,
         tool_call,
+        turns.calls_8,
+        turns.cancel,
         starvation,
     )
 }

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from loomd.wire.errors import LoomError
 START_S = 60.0
 CONFIG = "[supervision]\nintensity = 10000\nperiod_s = 1\nheartbeat_s = 30\n"
 """Kills are part of the figures and must not make a supervisor give up."""
+
+KEY_FILE = "KEY-FILE"
+"""In a configuration: the path of the file with the key."""
 
 
 class Client:
@@ -130,8 +133,11 @@ class Bench:
 
 
 @contextlib.contextmanager
-def running(more: str = "") -> Iterator[Bench]:
-    """A daemon in temporary folders, gone afterwards. more: of its configuration."""
+def running(
+    more: str = "", key: str = "", tools: Mapping[str, str] | None = None
+) -> Iterator[Bench]:
+    """A daemon in temporary folders, gone afterwards. `more`: of its configuration; `key`: the content of a file `key` beside its
+    configuration; `tools`: file name -> content of the user's tools."""
     base = Path(tempfile.mkdtemp(prefix="loom-bench-"))
     env = {
         **{k: v for k, v in os.environ.items() if not k.startswith("LOOM_")},
@@ -139,7 +145,12 @@ def running(more: str = "") -> Iterator[Bench]:
         "LOOM_RUNTIME_DIR": str(base / "run"),
         "LOOM_CONFIG": str(base / "config.toml"),
     }
-    (base / "config.toml").write_text(CONFIG + more)
+    (base / "config.toml").write_text((CONFIG + more).replace(KEY_FILE, str(base / "key")))
+    if key:
+        (base / "key").write_text(key)
+    for name, content in (tools or {}).items():
+        (base / "tools").mkdir(exist_ok=True)
+        (base / "tools" / name).write_text(content)
     places = endpoints.instance(env)
     with open(base / "log", "wb") as log:
         process = subprocess.Popen(
