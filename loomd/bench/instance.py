@@ -136,8 +136,11 @@ class Bench:
 def running(
     more: str = "", key: str = "", tools: Mapping[str, str] | None = None
 ) -> Iterator[Bench]:
-    """A daemon in temporary folders, gone afterwards. `more`: of its configuration; `key`: the content of a file `key` beside its
-    configuration; `tools`: file name -> content of the user's tools."""
+    """A daemon in temporary folders, gone afterwards.
+
+    more   of its configuration; KEY_FILE in it becomes the path of a file with the content `key`
+    tools  file name -> content of the user's tools
+    """
     base = Path(tempfile.mkdtemp(prefix="loom-bench-"))
     env = {
         **{k: v for k, v in os.environ.items() if not k.startswith("LOOM_")},

@@ -77,7 +77,7 @@ class Calls:
         self.places = places
         self.generations = generations
         self.results = results
-        self.slots = Slots(places.runtime / "slots", places.daemon_calls)
+        self.slots = Slots(stage.directories.runtime / "slots", places.daemon_calls)
         self.hand: list[int] = []
         self.lines: dict[str, asyncio.Task[int]] = {}
         self.under_way: dict[str, Running] = {}

@@ -180,7 +180,9 @@ def test_real_calls_run_at_once_and_exclusive_ones_alone(instance):
     folder.mkdir()
     (folder / "sleepy.py").write_text(SLEEPY)
     repo = git_repo(instance.base / "repo", {"together/.keep": "", "alone/.keep": ""})
-    settings = {"permissions": {"mode": "on-request"}, "review": {"required": False}}
+    # Without a sandbox, so that they see each other's files.
+    permissions = {"mode": "on-request", "sandbox": "full"}
+    settings = {"permissions": permissions, "review": {"required": False}}
 
     async def main():
         async with hosting(instance.places, repo, settings=settings) as host:
