@@ -292,7 +292,7 @@ def test_without_the_sandbox_every_one_of_them_does(instance, world):
     if os.geteuid() != 0:
         wanted = {name: code for name, code in wanted.items() if name not in OF_ROOT}
     for name in MAY_BE_FORBIDDEN:
-        del wanted[name]
+        wanted.pop(name, None)
     answers = attempts(instance, world, wanted, {"sandbox": "full"}, review=False)
     kept = {name: text for name, text in answers.items() if not text.startswith("yes")}
     assert kept == {}

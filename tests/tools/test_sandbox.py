@@ -5,7 +5,6 @@ import dataclasses
 import os
 import shutil
 import socket
-import sys
 import tempfile
 from pathlib import Path
 
@@ -127,7 +126,7 @@ def test_with_landlock_alone_only_what_is_listed_can_be_read(inside, instance, t
 
 
 def test_the_profile_may_list_more(inside, tmp_path):
-    more = Path(tempfile.mkdtemp(dir=os.path.dirname(os.path.dirname(sys.executable))))
+    more = Path(tempfile.mkdtemp(dir=ground.home_of_user()))
     try:
         told = {"sandbox_write": [str(more)], "sandbox_read": ["/var/lib"]}
         assert inside("look", path="/var/lib", permissions=told).startswith("yes ")
