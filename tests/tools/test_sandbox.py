@@ -48,6 +48,12 @@ def dial_out(port: int) -> str:
     with socket.socket() as s:
         return attempt(lambda: s.connect(("127.0.0.1", port)))
 
+@tool
+def burn() -> str:
+    """Never ends."""
+    while True:
+        pass
+
 @tool(access="execute")
 def serve() -> str:
     """A server on the loopback."""
@@ -190,6 +196,49 @@ def test_without_review_it_writes_the_checkout_but_not_what_others_run(inside, r
     assert said[:2] == ["yes 1", "yes 1"] and (repo / "a.txt").read_text() == "x"
     assert all(text.startswith("no ") for text in said[2:]), said
     assert not (repo / ".git/commondir").exists() and (repo / ".envrc").read_text() == "one\n"
+
+
+@pytest.mark.parametrize("backend", ["landlock", "auto"])
+def test_what_others_would_run_is_taken_away_again(inside, repo, backend):
+    told = inside(
+        "shell",
+        command="echo x > .bashrc; mkdir .vscode; echo x > .vscode/tasks.json; echo x > fine",
+        permissions={"sandbox_backend": backend},
+        settings={"review": {"required": False}},
+    )
+    assert "taken away again: .vscode, .bashrc" in told
+    assert not (repo / ".bashrc").exists() and not (repo / ".vscode").exists()
+    assert (repo / "fine").read_text() == "x\n"
+
+
+@pytest.mark.parametrize("backend", ["landlock", "auto"])
+def test_a_command_that_fails_at_the_sandbox_is_told_so(inside, backend):
+    seen = f"{ground.home_of_user()}/.ssh"
+    commands = [
+        "touch /usr/loom-x",
+        'python3 -c \'open("/usr/loom-x", "w")\'',
+        "getent hosts loom.invalid || echo 'curl: (6) Could not resolve host: x'; exit 1",
+        f"test -e {seen} || echo 'cat: /run/nothing: No such file or directory'; exit 1",
+    ]
+    said = inside.every(
+        "shell",
+        [{"command": command} for command in commands],
+        permissions={"sandbox_backend": backend},
+    )
+    for text in said[:2]:
+        assert '`sandbox_write = ["/usr/loom-x"]`' in text, text
+    assert "`network = true`" in said[2]
+    assert "in the way" not in said[3]
+
+
+@pytest.mark.parametrize("backend", ["landlock", "auto"])
+def test_processor_time_is_limited(inside, backend):
+    told = {"sandbox_backend": backend}
+    limits = {"limits": {"cpu_s": 1}}
+    assert "limits.cpu_s" in inside("burn", permissions=told, settings=limits)
+    shell = "sh -c 'while :; do :; done'; echo status $?"
+    told = inside("shell", command=shell, permissions=told, settings=limits)
+    assert "status 152" in told  # of SIGXCPU
 
 
 def test_in_read_only_nothing_is_changed_by_anybody(inside, repo):
