@@ -27,6 +27,7 @@ COLOURS = {
     "refused": "red",
     "conflict": "red",
     "stopped": "magenta",
+    "undone": "magenta",
 }
 
 CONTROLS = {
@@ -120,6 +121,14 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             )
         case "edit_applied":
             style, text = "green", f"applied {data.get('edit')}: {short(', '.join(_paths(data)))}"
+        case "undo_asked":
+            which = data.get("edit") or data.get("task") or ("all" if data.get("all") else "last")
+            who, style, text = "you", "bold", f"undo: {which}"
+        case "undone":
+            which = short(", ".join(map(str, data.get("edits") or ())))
+            style, text = "green", f"took back {which} as {data.get('edit')}"
+        case "undo_refused":
+            style, text = "red", f"not undone: {short(data.get('reason', ''), 200)}"
         case "permission_asked":
             style = "bold yellow"
             text = f"loomctl approve {data.get('id')} ?  {short(data.get('text', ''))}"

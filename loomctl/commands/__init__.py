@@ -5,6 +5,7 @@
 `questions`  waiting approve deny answer                   `accounts`   usage, dead
 `daemons`    daemon start stop restart upgrade status logs `code`       reload, tools, models
 `children`   child start terminate restart delete ...     `output`     logs
+`undo`       taking back what a session has changed
 `demo`       the main job with a crash on the way          `bench`      figures on this machine
 `doctor`     what this machine lacks, and the repair
 """
@@ -27,6 +28,7 @@ from loomctl.commands import (
     processes,
     questions,
     sessions,
+    undo,
 )
 
 VERBS: list[click.Command] = [
@@ -48,6 +50,7 @@ VERBS: list[click.Command] = [
     *boards.BOARDS,
     boards.recall,
     boards.diff,
+    undo.undo,
     questions.waiting,
     questions.approve,
     questions.deny,
@@ -62,7 +65,6 @@ VERBS: list[click.Command] = [
 
 NOT_YET: dict[str, str] = {
     "attach": "meanwhile: loomctl events SESSION --follow",
-    "undo": "meanwhile: loomctl diff SESSION | git apply -R",
     "models": "meanwhile: the [models] table of the configuration",
     "tools": "meanwhile: loomctl reload tools --json lists what is loaded",
     "roles": "",

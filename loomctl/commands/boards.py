@@ -126,9 +126,10 @@ def recall(context: Context, session: str, query: str, exact: str, as_ask: bool)
 
 @click.command()
 @click.argument("session")
+@click.option("--edit", default="", metavar="ID", help="Only what this edit changed, or would.")
 @pass_context
-def diff(context: Context, session: str) -> None:
+def diff(context: Context, session: str, edit: str) -> None:
     """What a session has changed, as one unified diff."""
     with context.client() as client:
-        changes = client.request("diff", session=session)
+        changes = client.request("diff", session=session, edit=edit)
     context.show(changes, lambda: render.diff(context.out, str(changes["diff"])))

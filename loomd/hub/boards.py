@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from loomd.store import standing
 from loomd.store.journal import PAGE_BYTES, PAGE_ROWS
 from loomd.store.schema import name_key
 from loomd.store.tables import SessionRow, Transaction
@@ -16,7 +17,6 @@ from loomd.wire import codec
 from loomd.wire.errors import LoomError
 
 TABLES: Final = ("tasks", "claims", "edits", "decisions", "keepers", "questions")
-APPLIED: Final = ("applied",)
 DIFF_BYTES: Final = 768 << 10
 FILE_BYTES: Final = 4 << 20
 
@@ -51,6 +51,8 @@ def board(txn: Transaction, session: SessionRow, table: str) -> list[dict[str, A
     """tasks | claims | edits | decisions | keepers | questions of a session."""
     if table not in TABLES:
         raise LoomError("usage", f"no board {table!r}", f"one of: {', '.join(TABLES)}")
+    if table == "edits":
+        return edits(txn, session.session)
     if table != "decisions":
         return sorted(rows(txn, table, name_key(session.session)), key=_by_number)
     # The graph belongs to the project: its key begins with whatever names the project.
@@ -66,6 +68,17 @@ def board(txn: Transaction, session: SessionRow, table: str) -> list[dict[str, A
             if len(graph) >= PAGE_ROWS:
                 break
     return sorted(graph, key=lambda row: (row.get("ts") or 0.0, _by_number(row)))
+
+
+def edits(txn: Transaction, session: str) -> list[dict[str, Any]]:
+    """The edits of a session; those that were taken back are `undone`, with `undone_by`."""
+    found = sorted(rows(txn, "edits", name_key(session)), key=_by_number)
+    every = [codec.unpack(raw) for _, raw in txn.scan("edits", name_key(session))]
+    gone = standing.undone(every)
+    for row in found:
+        if row["id"] in gone:
+            row |= {"state": "undone", "undone_by": gone[row["id"]]}
+    return found
 
 
 def _by_number(row: dict[str, Any]) -> list[tuple[int, str]]:
@@ -151,23 +164,44 @@ def usage(lines: Iterable[Mapping[str, Any]], by: str, session: str = "") -> lis
 # --- what a session changed ----------------------------------------------------------------------
 
 
-def changes(edits: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
-    """path -> (first base blob, last after blob) over all applied edits, oldest first."""
+def changes(edits: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """path -> (first base blob, last after blob) over all applied edits, oldest first. A file of
+    which no edit is in effect any more is not changed, whatever others have made of it."""
     found: dict[str, tuple[str, str]] = {}
-    applied = [edit for edit in edits if edit.get("state") in APPLIED]
-    applied.sort(key=lambda edit: float(edit.get("ended") or edit.get("created") or 0.0))
-    for edit in applied:
+    gone = standing.undone(edits)
+    in_effect: set[str] = set()
+    for edit in standing.in_order(edits):
         for file in edit.get("files") or ():
             path = str(file.get("path"))
             base, after = str(file.get("base") or ""), str(file.get("after") or "")
             first = found[path][0] if path in found else base
             found[path] = (first, after)
-    return {path: pair for path, pair in sorted(found.items()) if pair[0] != pair[1]}
+            if edit.get("id") not in gone and not edit.get("undoes"):
+                in_effect.add(path)
+    return {
+        path: pair
+        for path, pair in sorted(found.items())
+        if pair[0] != pair[1] and path in in_effect
+    }
 
 
-def diff(edits: Iterable[Mapping[str, Any]], blob: Callable[[str], bytes]) -> dict[str, Any]:
+def diff_of(edit: Mapping[str, Any], blob: Callable[[str], bytes]) -> dict[str, Any]:
+    """{files_changed, diff} of one edit."""
+    files = edit.get("files") or ()
+    made = _diff({str(f["path"]): (str(f["base"]), str(f["after"])) for f in files}, blob)
+    modes = [f for f in files if f["base"] == f["after"] and f.get("was") not in (0, f.get("mode"))]
+    for file in modes:
+        path, was, mode = file["path"], int(file["was"]), int(file["mode"])
+        made["diff"] += f"diff --git a/{path} b/{path}\nold mode 100{was:o}\nnew mode 100{mode:o}\n"
+    return made
+
+
+def diff(edits: Sequence[Mapping[str, Any]], blob: Callable[[str], bytes]) -> dict[str, Any]:
     """{files_changed, diff}: one unified diff from before the session to after it."""
-    found = changes(edits)
+    return _diff(changes(edits), blob)
+
+
+def _diff(found: Mapping[str, tuple[str, str]], blob: Callable[[str], bytes]) -> dict[str, Any]:
     parts: list[str] = []
     size = 0
     for path, (base, after) in found.items():

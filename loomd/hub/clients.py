@@ -386,11 +386,18 @@ class Clients:
             found = [dead_row.decode(raw) for _, raw in txn.scan("dead", b"")]
         return [requests.dead_json(row) for row in found[:500]]
 
-    def diff(self, session: str) -> dict[str, Any]:
+    def diff(self, session: str, edit: str = "") -> dict[str, Any]:
+        """What a session changed, or what one edit of it did or would."""
         self._session(session)
         with self.hub.store.reading() as txn:
             edits = [codec.unpack(raw) for _, raw in txn.scan("edits", name_key(session))]
-        return boards.diff(edits, self.hub.store.blob)
+        if not edit:
+            return boards.diff(edits, self.hub.store.blob)
+        one = next((row for row in edits if row.get("id") == edit), None)
+        if one is None:
+            hint = f"see: loomctl edits {session}"
+            raise LoomError("not_found", f"{session} has no edit {edit}", hint)
+        return boards.diff_of(one, self.hub.store.blob)
 
     def fetch_state(self, name: str) -> dict[str, Any]:
         row = self.hub.rules.actors.get(name)

@@ -93,6 +93,8 @@ ANSWERS: Final = frozenset(
         "report",
         "recalled",
         "applied",
+        "changed",
+        "undo_plan",
         "decision",
         "undelivered",
         "ended",
@@ -100,6 +102,9 @@ ANSWERS: Final = frozenset(
     }
 )
 """Bodies that answer something: never refused for a full mailbox, or the asker would hang."""
+
+OF_EDITS: Final = frozenset({"apply", "applied", "changed", "plan_undo", "undo_plan"})
+"""Bodies that wake whoever they are for: what a session that is over has changed can be undone."""
 
 NOT_BY_SESSION: Final = frozenset({"ledger", "queue", "decisions"})
 """Tables with an owner whose keys do not begin with a session."""
@@ -554,7 +559,8 @@ class Batch:
         """Puts one mail into a mailbox: "" or why not (`full`, `no_such_actor`).
 
         `shared`: the body is stored in table `bodies` under this key. `force`: wakes the recipient
-        even if its session is over; never one that is halted.
+        even if its session is over, as does what a team and its tool host say to each other about
+        an edit; never one that is halted.
         """
         held = self.peek(to)
         if held is None or held.wanted == "ended":
@@ -592,8 +598,10 @@ class Batch:
             )
         self.txn.put("mail", mail_key(to, lane, seq), stored)
         self._result.mails.append((to, lane, seq, frame))
-        if row.wanted == "asleep" and not row.halted and (force or self.live(session_of(to))):
-            self.awaken(to)
+        if row.wanted == "asleep" and not row.halted:
+            force = force or tag_of(body) in OF_EDITS
+            if force or self.live(session_of(to)):
+                self.awaken(to)
         return ""
 
     def event(

@@ -26,7 +26,7 @@ from loomd.store.tables import (
     stored_mail,
 )
 from loomd.wire import codec
-from loomd.wire.bodies import Body, Control, Decision, Say
+from loomd.wire.bodies import Body, Control, Decision, Say, Undo
 from loomd.wire.errors import LoomError
 from loomd.wire.messages import CONTROL, WORK, Failure, Reply, Request
 
@@ -204,6 +204,28 @@ def control(batch: Batch, id: str, *, session: str, op: str) -> dict[str, Any]:
     if op == "resume" and row.state != "paused":  # it starts, runs, or waits for a person
         return {"session": session, "state": row.state}
     return {"session": session, "state": SHOWN.get(op, row.state)}
+
+
+def undo(
+    batch: Batch, id: str, *, session: str, edit: str = "", task: str = "", all: bool = False
+) -> dict[str, Any]:
+    """That something is to be taken back: one edit, a task's, all, or the last one in effect. What
+    comes of it is said by the event `undone` or `undo_refused` that names it."""
+    row = _session(batch, session)
+    if bool(edit) + bool(task) + all > 1:
+        raise LoomError("usage", "one of an edit, a task and all is taken back, not several")
+    _reachable(batch, f"{session}/team")
+    _reachable(batch, f"{session}/tools")
+    if supervision.failed(row):
+        raise LoomError(
+            "bad_state",
+            f"the supervisor of {session} gave up: nobody is there to take anything back",
+            f"first: loomctl resume {session}",
+        )
+    asked = {"undo": id, "edit": edit, "task": task, "all": all}
+    seq = batch.event(session, "undo_asked", "user", asked, id)
+    _mail(batch, f"{session}/team", WORK, id, Undo(id=id, edit=edit, task=task, all=all))
+    return {"undo": id, "seq": seq}
 
 
 def remove(batch: Batch, id: str, *, session: str) -> dict[str, Any]:
@@ -408,6 +430,7 @@ OPS: Final[dict[str, Op]] = {
     "open_session": open_session,
     "say": say,
     "control": control,
+    "undo": undo,
     "remove": remove,
     "decide": decide,
     "dead": dead,

@@ -4,6 +4,8 @@
     proposed: parked while another edit of the same file is about to be applied
     reviewing -> revise | refused | conflict (the file was changed under it)
 
+An applied edit that was taken back stays `applied` in its row: see `loomd.store.standing`.
+
 One edit is `applying` at a time. The author's call is answered once, when the edit has ended.
 """
 
@@ -17,6 +19,9 @@ import msgspec
 from loomd.team.claims import Span, spans_of
 from loomd.wire import codec
 from loomd.wire.bodies import FileChange, Propose
+
+SHOWN: Final = 200
+"""Ids or paths in one event."""
 
 DIFF_LIMIT: Final = 128_000
 NOTE_LIMIT: Final = 48_000
@@ -35,7 +40,6 @@ EditState = Literal[
     "revise",
     "conflict",
     "refused",
-    "undone",
 ]
 
 OPEN: Final = frozenset({"proposed", "reviewing", "approved", "applying"})
@@ -44,7 +48,8 @@ COMING: Final = frozenset({"approved", "applying"})
 
 class Edit(msgspec.Struct, kw_only=True):
     """`spans`: path -> extents of its hunks, kept even where the hunks are too long to keep.
-    `failures`: reviewers that ended without a verdict; `reminded`: asked twice."""
+    `failures`: reviewers that ended without a verdict. `place`: the how-manieth applied one it is;
+    `undoes`: the edits that this one, an undo, takes back."""
 
     id: str
     state: EditState
@@ -61,6 +66,8 @@ class Edit(msgspec.Struct, kw_only=True):
     spans: dict[str, list[Span]] = msgspec.field(default_factory=dict)
     failures: int = 0
     review: bool = False  # asked for by its author
+    place: int = 0
+    undoes: list[str] = msgspec.field(default_factory=list)
     created: float = 0.0
     ended: float | None = None
 
@@ -86,6 +93,12 @@ def slim(files: Iterable[FileChange]) -> tuple[FileChange, ...]:
     if len(codec.encode(bare)) <= HUNKS_LIMIT:
         return bare
     return tuple(msgspec.structs.replace(change, hunks=()) for change in bare)
+
+
+def journaled(edit: Edit) -> Edit:
+    """What taking it back needs of an applied edit: no text, no hunks."""
+    bare = tuple(msgspec.structs.replace(change, diff="", hunks=()) for change in edit.files)
+    return msgspec.structs.replace(edit, files=bare, diff="", note="", spans={})
 
 
 def from_proposal(number: int, proposal: Propose, now: float) -> Edit:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from loomd.actor import behaviour as act
+from loomd.store.standing import UNDO
 from loomd.team import edits as ed
 from loomd.team import review
-from loomd.team.claims import BadRegion, clean_path
+from loomd.team.claims import BadRegion, Claim, clean_path
 from loomd.team.edits import Edit, EditState
 from loomd.team.roster import Agent, short
 from loomd.team.turn import Turn
-from loomd.wire.bodies import Applied, Apply, Propose
+from loomd.wire.bodies import Applied, Apply, Changed, Propose
 
 
 def propose(turn: Turn, sender: str, body: Propose) -> None:
@@ -29,14 +30,7 @@ def propose(turn: Turn, sender: str, body: Propose) -> None:
         return
     edit = ed.from_proposal(turn.number("edit"), body, turn.now)
     team.edits[edit.id] = edit
-    turn.emit(
-        "edit_proposed",
-        edit=edit.id,
-        author=edit.author,
-        files=list(edit.paths),
-        reason=edit.reason,
-        diff=ed.cut(edit.diff, ed.EVENT_DIFF),
-    )
+    _said(turn, edit)
     for change in body.files:
         try:
             clean = clean_path(change.path)
@@ -50,17 +44,46 @@ def propose(turn: Turn, sender: str, body: Propose) -> None:
         turn.put_edit(edit)  # `settle` takes it on
 
 
+def _said(turn: Turn, edit: Edit) -> None:
+    turn.emit(
+        "edit_proposed",
+        edit=edit.id,
+        author=edit.author,
+        files=list(edit.paths),
+        reason=edit.reason,
+        diff=ed.cut(edit.diff, ed.EVENT_DIFF),
+    )
+
+
 def _guarded(turn: Turn, edit: Edit) -> bool:
     """Refuses an edit that would break into another's claim."""
+    held = guard(turn, edit)
+    if held is not None:
+        why = f"{held.place} is claimed by {short(held.agent)} ({held.id})"
+        _end(turn, edit, "refused", why)
+    return held is not None
+
+
+def guard(turn: Turn, edit: Edit) -> Claim | None:
+    """The claim of another that an edit would break into."""
     team = turn.team
     for change in edit.files:
         spans = edit.spans.get(change.path, [])
         held = team.claims.guarding(edit.author, change, spans, team.related)
         if held is not None:
-            why = f"{held.place} is claimed by {short(held.agent)} ({held.id})"
-            _end(turn, edit, "refused", why)
-            return True
-    return False
+            return held
+    return None
+
+
+def admit(turn: Turn, edit: Edit) -> None:
+    """An undo: a person has asked for it, so nobody reviews it. One that has nothing left to do is
+    applied here and now."""
+    turn.team.edits[edit.id] = edit
+    _said(turn, edit)
+    if edit.files:
+        _pass(turn, edit)
+    else:
+        _end(turn, edit, "applied", "the files stood as before already")
 
 
 def _advance(turn: Turn, edit: Edit) -> None:
@@ -111,8 +134,11 @@ def verdict(turn: Turn, reviewer: str, call: str, id: str, said: str, reason: st
 
 
 def _approve(turn: Turn, edit: Edit) -> None:
-    if _guarded(turn, edit):  # claimed by another while it was judged
-        return
+    if not _guarded(turn, edit):  # claimed by another while it was judged
+        _pass(turn, edit)
+
+
+def _pass(turn: Turn, edit: Edit) -> None:
     edit.state = "approved"
     turn.put_edit(edit)
     turn.emit("edit_approved", edit=edit.id, author=edit.author, reviewer=edit.reviewer)
@@ -129,7 +155,8 @@ def settle(turn: Turn) -> None:
         if next_ is not None:
             next_.state = "applying"
             turn.put_edit(next_)
-            turn.out.append(act.Send(turn.team.tools, Apply(edit=next_.id, files=next_.files)))
+            order = Apply(edit=next_.id, files=next_.files, exact=next_.tool == UNDO)
+            turn.out.append(act.Send(turn.team.tools, order))
 
 
 def applied(turn: Turn, sender: str, body: Applied) -> None:
@@ -143,9 +170,7 @@ def applied(turn: Turn, sender: str, body: Applied) -> None:
 
 def finish(turn: Turn, edit: Edit, body: Applied) -> None:
     if body.state == "applied":
-        for path, spans in edit.spans.items():
-            for claim in turn.team.claims.moved(edit.author, path, spans):
-                turn.put_claim(claim)
+        _moved(turn, edit)
         _draw(turn, edit)
         _end(turn, edit, "applied", edit.detail)
         _overtake(turn, edit)
@@ -153,6 +178,42 @@ def finish(turn: Turn, edit: Edit, body: Applied) -> None:
         _end(turn, edit, "conflict", body.detail or "the file has changed; read it again")
     else:
         _end(turn, edit, "refused", body.detail or "it could not be written", error="failed")
+
+
+def changed(turn: Turn, sender: str, body: Changed) -> None:
+    """What a call has changed in the checkout itself: an edit that is applied already."""
+    if sender != turn.team.tools:
+        turn.ignored("changed", sender, "only the tool host sees that")
+        return
+    if any(edit.call == body.call for edit in turn.team.journal.values()):
+        turn.ignored("changed", body.agent, f"{body.call} has been journaled already")
+        return
+    if body.left:
+        left = list(body.left)
+        turn.emit("not_covered", agent=body.agent, call=body.call, reason=body.reason, files=left)
+    if not body.files:
+        return
+    proposal = Propose(
+        call=body.call,
+        agent=body.agent,
+        tool=body.tool,
+        reason=f"{body.reason} (interrupted)" if body.interrupted else body.reason,
+        files=body.files,
+        task=body.task,
+        note="".join(f"not covered: {line}\n" for line in body.left),
+    )
+    edit = ed.from_proposal(turn.number("edit"), proposal, turn.now)
+    turn.team.edits[edit.id] = edit
+    _moved(turn, edit)
+    _draw(turn, edit)
+    _end(turn, edit, "applied", "interrupted" if body.interrupted else "", tell=False)
+    _overtake(turn, edit)
+
+
+def _moved(turn: Turn, edit: Edit) -> None:
+    for path, spans in edit.spans.items():
+        for claim in turn.team.claims.moved(edit.author, path, spans):
+            turn.put_claim(claim)
 
 
 def _draw(turn: Turn, edit: Edit) -> None:
@@ -184,9 +245,14 @@ def _overtake(turn: Turn, edit: Edit) -> None:
             )
 
 
-def _end(turn: Turn, edit: Edit, state: EditState, detail: str, error: str = "") -> None:
+def _end(
+    turn: Turn, edit: Edit, state: EditState, detail: str, error: str = "", *, tell: bool = True
+) -> None:
     """The fate of an edit: row, event, and the answer to its author, once."""
     edit.state, edit.detail, edit.ended = state, detail, turn.now
+    if state == "applied":
+        edit.place = turn.number("applied")
+    turn.fates[edit.id] = edit
     turn.put_edit(edit)
     turn.team.forget(edit)
     turn.emit(
@@ -198,7 +264,8 @@ def _end(turn: Turn, edit: Edit, state: EditState, detail: str, error: str = "")
         reason=detail,
     )
     wrong = "" if state == "applied" else error or str(state)
-    turn.answer(edit.author, edit.call, ed.answer_text(edit), wrong, edit=edit.id)
+    if tell:  # of a call that has changed the checkout itself the tool host tells the rest
+        turn.answer(edit.author, edit.call, ed.answer_text(edit), wrong, edit=edit.id)
 
 
 # --- ends --------------------------------------------------------------------------------------
@@ -231,7 +298,7 @@ def tools_ended(turn: Turn, reason: str) -> None:
 
 
 def withdraw(turn: Turn, why: str) -> None:
-    """The session ends: only what is being applied goes on."""
+    """The session ends: only what is being applied goes on, and what a person takes back."""
     for edit in list(turn.team.edits.values()):
-        if edit.state != "applying":
+        if edit.state != "applying" and edit.tool != UNDO:
             _end(turn, edit, "refused", why, error="cancelled")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, assert_never
 
 from loomd.actor import behaviour as act
-from loomd.team import board, council, gate, memory, planning, session
+from loomd.team import board, council, gate, memory, planning, session, undo
 from loomd.team.state import Saved, Team, load
 from loomd.team.turn import Turn
 from loomd.wire import codec
@@ -14,6 +14,7 @@ from loomd.wire.bodies import (
     Apply,
     Assign,
     Body,
+    Changed,
     Control,
     Decision,
     Ended,
@@ -21,6 +22,7 @@ from loomd.wire.bodies import (
     KeeperReady,
     Note,
     Offload,
+    PlanUndo,
     Propose,
     Recall,
     Recalled,
@@ -30,6 +32,8 @@ from loomd.wire.bodies import (
     TeamCall,
     ToolResult,
     Undelivered,
+    Undo,
+    UndoPlan,
 )
 from loomd.wire.errors import LoomError
 
@@ -61,6 +65,7 @@ class TeamBehaviour:
         board.grant(turn)
         board.fill(turn)
         planning.settle(turn)
+        undo.settle(turn)
         gate.settle(turn)
         session.settle(turn)
         _show(turn)
@@ -115,6 +120,12 @@ def _mailed(turn: Turn, sender: str, body: Body) -> None:
             gate.propose(turn, sender, body)
         case Applied():
             gate.applied(turn, sender, body)
+        case Changed():
+            gate.changed(turn, sender, body)
+        case Undo():
+            undo.asked(turn, sender, body)
+        case UndoPlan():
+            undo.planned(turn, sender, body)
         case Offload():
             memory.offload(turn, sender, body)
         case KeeperReady():
@@ -158,6 +169,8 @@ def _undelivered(turn: Turn, body: Undelivered) -> None:
             edit = turn.team.edits.get(refused.edit)
             if edit is not None and edit.state == "applying":
                 gate.finish(turn, edit, Applied(edit=refused.edit, state="failed", detail=why))
+        case PlanUndo():
+            undo.undelivered(turn, refused, why)
         case Assign() | Inquiry() | ReviewRequest() | ToolResult() if agent is not None:
             # It would wait for ever, or nobody would do the work.
             turn.out.append(act.Stop(agent.name, reason=body.reason))

@@ -8,7 +8,7 @@ nothing wakes it afterwards.
 from __future__ import annotations
 
 from loomd.actor import behaviour as act
-from loomd.team import board, council, gate, memory, planning, roster
+from loomd.team import board, council, gate, memory, planning, roster, undo
 from loomd.team.roster import Agent
 from loomd.team.state import Outcome
 from loomd.team.tasks import Task, TaskState, title_of
@@ -157,6 +157,7 @@ def ended(turn: Turn, name: str, reason: str) -> None:
     """The hub says that an actor has ended for good."""
     if name == turn.team.tools:
         gate.tools_ended(turn, reason)
+        undo.tools_ended(turn, reason)
         if turn.s.phase == "running":
             text = f"the tool host has ended: {reason}"
             end(turn, Outcome(state="failed", kind="supervision", answer=text))
@@ -296,6 +297,8 @@ def settle(turn: Turn) -> None:
     """After every step of an ending session: is there anything left to wait for?"""
     s, team = turn.s, turn.team
     if s.phase != "ending" or any(edit.state == "applying" for edit in team.edits.values()):
+        return
+    if s.undos:  # nobody would be there to go on with it
         return
     at_work = [agent for agent in s.agents.values() if agent.stopping]
     starting = [keeper for keeper in team.keepers.values() if keeper.state == "starting"]

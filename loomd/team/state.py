@@ -74,6 +74,20 @@ class Recalling(msgspec.Struct, kw_only=True, omit_defaults=True):
     error: str = ""
 
 
+class Undoing(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """Something to be taken back (`Undo`). `targets`: the edits that these are; `made`: the edit
+    that it has become; `tries`: how often somebody wrote one of the files meanwhile."""
+
+    id: str
+    edit: str = ""
+    task: str = ""
+    all: bool = False
+    state: Literal["asked", "planning", "applying"] = "asked"
+    targets: list[str] = msgspec.field(default_factory=list)
+    made: str = ""
+    tries: int = 0
+
+
 class Saved(msgspec.Struct, omit_defaults=True):
     """`task`: the session's own; `goal`: its node in the graph; `later`: tasks that a person gave
     while the last one was ending. `counters`: last number given out, per kind of id and role."""
@@ -97,6 +111,7 @@ class Saved(msgspec.Struct, omit_defaults=True):
     plan_node: str = ""  # of the decision graph
     resting: bool = False  # the lead has reported; assigned tasks have not ended
     recalls: list[Recalling] = msgspec.field(default_factory=list)
+    undos: list[Undoing] = msgspec.field(default_factory=list)
     shown: str = ""  # the session's state as last told
     status: tuple[str, str] = ("", "")
 
@@ -104,7 +119,7 @@ class Saved(msgspec.Struct, omit_defaults=True):
 @dataclass
 class Team:
     """In memory. `edits`, `questions` (of a person) and `inquiries` (of agents): the open ones;
-    `ended`: the fate of late edits."""
+    `ended`: the fate of late edits; `journal`: the applied ones, without their texts."""
 
     name: str
     session: str
@@ -116,6 +131,7 @@ class Team:
     claims: Claims = field(default_factory=Claims)
     edits: dict[str, Edit] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
+    journal: dict[str, Edit] = field(default_factory=dict)
     questions: dict[str, Question] = field(default_factory=dict)
     inquiries: dict[str, Question] = field(default_factory=dict)
     keepers: dict[str, Keeper] = field(default_factory=dict)
@@ -138,8 +154,11 @@ class Team:
         return roster.descends(self.saved.agents, agent, other)
 
     def forget(self, edit: Edit) -> None:
-        """An edit that has ended: only its fate is kept, for who asks too late."""
+        """An edit that has ended: its fate is kept, for who asks too late, and what can be taken
+        back of it."""
         self.edits.pop(edit.id, None)
+        if edit.state == "applied":
+            self.journal[edit.id] = ed.journaled(edit)
         self.ended[edit.id] = edit.state
         while len(self.ended) > ENDED_EDITS:
             del self.ended[min(self.ended, key=_number)]
@@ -171,7 +190,8 @@ def validate(team: Team) -> None:
     assert len(applying) <= 1, f"more than one is being applied: {applying}"
     for edit in team.edits.values():
         assert edit.state in ed.OPEN, f"has ended: {edit}"
-        assert edit.author in agents or edit.state == "applying", f"of nobody: {edit}"
+        of_undo = any(one.made == edit.id for one in s.undos)
+        assert edit.author in agents or edit.state == "applying" or of_undo, f"of nobody: {edit}"
         if edit.state == "reviewing":
             reviewer = agents.get(edit.reviewer)
             assert reviewer is not None and reviewer.gate, f"nobody reviews {edit}"
@@ -207,11 +227,17 @@ def validate(team: Team) -> None:
         assert one.asked == (place == 0), "one recall at a time"
         assert bool(one.waiting) == one.asked, one
 
+    for place, undoing in enumerate(s.undos):
+        assert (undoing.state == "asked") == (place > 0), "one undo at a time, and that at once"
+        assert (undoing.made in team.edits) == (undoing.state == "applying"), undoing
+
     assert (s.phase == "ending") == (s.outcome is not None), s
     if s.phase == "running":
         assert s.lead in agents and s.task in open_tasks, s
     if s.phase in ("new", "over"):
-        assert not team.claims.items and not team.edits and not team.questions, s.phase
+        of_undos = {one.made for one in s.undos}
+        assert not team.claims.items and not team.questions, s.phase
+        assert set(team.edits) <= of_undos, s.phase
         assert not s.recalls and set(open_tasks) == set(s.later), s
         assert not team.inquiries and not s.votes and not s.plan and not s.resting, s
     assert len(codec.encode(s)) < codec.BLOB_LIMIT

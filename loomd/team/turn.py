@@ -35,6 +35,7 @@ class Turn:
     team: Team
     now: float
     out: list[act.Change] = field(default_factory=list)
+    fates: dict[str, Edit] = field(default_factory=dict)  # edits that have ended in this step
 
     @property
     def s(self) -> Saved:

@@ -28,14 +28,20 @@
 `scratch`      removes what calls have worked in, and nothing else
 `propose`      two contents of a file -> hunks and a unified diff (pure)
 `apply`        a proposal onto the disk: planned first, then temp file, fsync, rename
+`merge`        three-way merge of lines (pure)
+`reversal`     edits taken back: what the checkout would be without them (pure)
+`undo`         what stands in the checkout for that, and what it would become, as blobs
 `copy`         the private copy of a checkout that commands run in, and what they changed there
 `layer`        what builds and caches leave in that copy, for the session's next one
+`snapshot`     what calls change in the checkout itself, where no review is required
+`witness`      its waiting half: looks before and after each such call
 `builtin`      the tools that ship with loomd, a file per tool
 
     tools (actor) -> nursery -> generation N -> guard of a call -> worker
 
 A tool never writes the checkout: `edit` and `write` compute proposals, commands work on a copy, and
-only `apply` touches the disk. This package's `__init__` loads the contract alone.
+only `apply` touches the disk. Where no review is required commands do write it; what they changed
+is journaled as an edit that is applied already. This package's `__init__` loads the contract alone.
 """
 
 from loomd.tools.contract import Context, Proposal, Result, ToolError, tool

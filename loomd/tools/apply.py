@@ -3,6 +3,9 @@
 After a crash the same proposal is applied again: a file whose content is `after` is done, one whose
 content is `base` is written, anything else is a conflict and nothing (more) is written. No path may
 leave the checkout, neither by `..` nor through a symbolic link.
+
+If somebody has written one of the files between a crash and the second application, those that the
+first had written are made as they were: an edit has happened or it has not, never half of it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -41,7 +44,9 @@ class Step:
     detail: str = ""
 
 
-def plan(files: Sequence[FileChange], disk: Callable[[str], OnDisk]) -> list[Step]:
+def plan(
+    files: Sequence[FileChange], disk: Callable[[str], OnDisk], *, exact: bool = False
+) -> list[Step]:
     """What is to be done for each file. Pure, given what stands on the disk."""
     steps = []
     for file in files:
@@ -49,6 +54,8 @@ def plan(files: Sequence[FileChange], disk: Callable[[str], OnDisk]) -> list[Ste
         executable = bool(file.mode & 0o100)
         if now.hash == file.after:
             same = not now.hash or bool(now.mode & 0o100) == executable
+            if exact and now.hash and file.base:
+                same = now.mode == file.mode
             steps.append(Step(file, "done" if same else "mode"))
         elif now.hash == file.base:
             steps.append(Step(file, "write" if file.after else "remove"))
@@ -66,31 +73,74 @@ def _conflict(file: FileChange, now: OnDisk) -> str:
 
 
 def apply(
-    repo: Path, edit: str, files: Sequence[FileChange], blob: Callable[[str], bytes], name: str
+    repo: Path,
+    edit: str,
+    files: Sequence[FileChange],
+    blob: Callable[[str], bytes],
+    name: str,
+    *,
+    again: bool = False,
+    exact: bool = False,
 ) -> Applied:
     """Applies all files or, if one of them conflicts, none. `name`: of the actor, for the crash
-    points. Idempotent. Blocks on the disk."""
+    points; `again`: an application of it has died; `exact`: see `Apply`. Idempotent. Blocks on the
+    disk."""
     begun: list[tuple[Path, OnDisk, Step]] = []
     try:
         paths = {file.path: inside(repo, file.path) for file in files}
         before = {file.path: look(paths[file.path]) for file in files}
-        steps = plan(files, before.__getitem__)
+        steps = plan(files, before.__getitem__, exact=exact)
         conflicts = [step.detail for step in steps if step.state == "conflict"]
         if conflicts:
-            return Applied(edit=edit, state="conflict", detail="; ".join(conflicts))
+            said = "; ".join(conflicts)
+            if again and (stands := _take_back(_written(paths, steps), blob, name)):
+                said += f"; {_standing(stands)}"
+            return Applied(edit=edit, state="conflict", detail=said)
         for left in left_over(set(paths.values()), name):
             left.unlink(missing_ok=True)
         for step in steps:
             path = step.change.path
             begun.append((paths[path], before[path], step))
-            _do(paths[path], step, blob, name)
+            _do(paths[path], step, blob, name, exact=exact)
+        if exact:
+            _prune(repo.resolve(), [paths[file.path] for file in files if not file.after])
     except (LoomError, OSError) as error:
         said = error.message if isinstance(error, LoomError) else f"could not be written: {error}"
-        stands = _take_back(begun, blob, name)
-        if stands:
-            said += f"; written all the same, and could not be taken back: {', '.join(stands)}"
+        if stands := _take_back(begun, blob, name):
+            said += f"; {_standing(stands)}"
         return Applied(edit=edit, state="failed", detail=said)
     return Applied(edit=edit, state="applied")
+
+
+def _standing(paths: Sequence[str]) -> str:
+    return f"written all the same, and could not be taken back: {', '.join(paths)}"
+
+
+def _written(paths: Mapping[str, Path], steps: Sequence[Step]) -> list[tuple[Path, OnDisk, Step]]:
+    """What an application that died had written, as if it had just been begun here."""
+    found = []
+    for step in steps:
+        change = step.change
+        if step.state == "done" and change.base != change.after:
+            begun = Step(change, "write" if change.after else "remove")
+            found.append((paths[change.path], OnDisk(change.base, change.was), begun))
+    return found
+
+
+def _prune(root: Path, gone: Sequence[Path]) -> None:
+    """Folders that nothing is in any more, now that these files are gone."""
+    for path in gone:
+        folder = path.parent
+        while folder != root and root in folder.parents:
+            try:
+                folder.rmdir()
+            except FileNotFoundError:
+                pass
+            except OSError:  # something else is in it
+                break
+            else:
+                _sync(folder.parent)
+            folder = folder.parent
 
 
 def _take_back(
@@ -107,7 +157,7 @@ def _take_back(
                 path.chmod(was.mode)
             elif step.state != "done" and look(path).hash == change.after != was.hash:
                 _do(path, Step(back, "write" if was.hash else "remove"), blob, name)
-                if was.hash:
+                if was.hash and was.mode:
                     path.chmod(was.mode)
         except (LoomError, OSError):
             stands.append(change.path)
@@ -130,16 +180,26 @@ def inside(repo: Path, path: str) -> Path:
 
 def look(path: Path) -> OnDisk:
     """What stands at `path`. LoomError if it is neither nothing nor a plain file."""
-    try:
-        found = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
+    found = kind_of(path)
+    if found is None:
         return OnDisk("")
-    if not stat.S_ISREG(found.st_mode):
-        raise LoomError("bad_request", f"{path.name} is no plain file")
     return OnDisk(name_of(path.read_bytes()), stat.S_IMODE(found.st_mode))
 
 
-def _do(path: Path, step: Step, blob: Callable[[str], bytes], name: str) -> None:
+def kind_of(path: Path) -> os.stat_result | None:
+    """Of the plain file at `path`; None: there is nothing. LoomError if it is something else."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        raise LoomError("bad_request", f"{path.name} is no plain file")
+    return found
+
+
+def _do(
+    path: Path, step: Step, blob: Callable[[str], bytes], name: str, *, exact: bool = False
+) -> None:
     change = step.change
     if step.state == "done":
         return
@@ -148,10 +208,10 @@ def _do(path: Path, step: Step, blob: Callable[[str], bytes], name: str) -> None
         path.unlink()
         _sync(path.parent)
     elif step.state == "mode":
-        path.chmod(_mode(path, change))
+        path.chmod(_mode(path, change, exact))
     else:
         _make_folders(path.parent)
-        mode = _mode(path, change)
+        mode = _mode(path, change, exact)
         fd, temporary = tempfile.mkstemp(prefix=_prefix(name), dir=path.parent)
         try:
             with open(fd, "wb") as file:
@@ -168,8 +228,10 @@ def _do(path: Path, step: Step, blob: Callable[[str], bytes], name: str) -> None
     crash_point("apply.after_rename", name)
 
 
-def _mode(path: Path, change: FileChange) -> int:
+def _mode(path: Path, change: FileChange, exact: bool) -> int:
     """The permission bits: those that stand, with the executable ones as proposed."""
+    if exact:
+        return change.mode & 0o777
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:

@@ -27,8 +27,9 @@ from loomd.tools.profile import Need, Rules, rules
 from loomd.tools.results import Ending, Results, killed
 from loomd.tools.scratch import remove
 from loomd.tools.slots import Slots
+from loomd.tools.witness import Witness
 from loomd.wire import codec
-from loomd.wire.bodies import Body, Note, Propose, ToolCall, ToolResult
+from loomd.wire.bodies import Body, Changed, Note, Propose, ToolCall, ToolResult
 from loomd.wire.errors import LoomError
 
 SAFE_TO_REPEAT: Final = frozenset({"write", "edit", "propose"})
@@ -77,6 +78,7 @@ class Calls:
         self.places = places
         self.generations = generations
         self.results = results
+        self.witness = Witness(places.repo, places.snapshots, places.blobs)
         self.slots = Slots(stage.directories.runtime / "slots", places.daemon_calls)
         self.hand: list[int] = []
         self.lines: dict[str, asyncio.Task[int]] = {}
@@ -134,15 +136,46 @@ class Calls:
                 with contextlib.suppress(_Cancelled):  # said below, with the result
                     running.slot = await _unless_cancelled(running.waiting)
                 running.waiting = None
-            body, state = await self._perform(effect, call, running)
+            body, state, changed = await self._witnessed(effect, call, running)
         finally:
             self.under_way.pop(effect.id, None)
             if running.slot is not None:
                 os.close(running.slot)
         data: dict[str, Any] = {"body": codec.encode(body)}
+        if changed is not None:
+            data["changed"] = codec.encode(changed)
         if state is not None:
             data["state"] = {"tool": call.name, "value": state}
         report(Note(data=data))
+
+    async def _witnessed(
+        self, effect: OpenEffect, call: ToolCall, running: Running
+    ) -> tuple[Body, dict[str, Any] | None, Changed | None]:
+        """With what the call has changed in the checkout itself, for the journal."""
+        row = (await self.generations.in_force()).rows.get(call.name)
+        if row is None or not self._direct(row):
+            return *await self._perform(effect, call, running), None
+        try:
+            await self.witness.begin(effect, call)
+        except OSError as error:
+            text = f"not done: what stands in the checkout could not be kept, for undo: {error}"
+            return ToolResult(id=call.id, ok=False, error="failed", text=text), None, None
+        body, state = await self._perform(effect, call, running)
+        try:
+            return body, state, await self.witness.end(effect, call)
+        except OSError as error:
+            if isinstance(body, ToolResult):
+                said = f"{body.text}\n[its changes could not be journaled, for undo: {error}]"
+                body = msgspec.structs.replace(body, text=said)
+            return body, state, None
+
+    def _direct(self, row: Mapping[str, Any]) -> bool:
+        """May a call of this tool write the checkout itself? Where nothing confines it, also from
+        a private copy."""
+        if self.places.review and self.places.profile != "full":
+            return False
+        access = str(row["access"])
+        return access == "execute" or (access == "write" and row["source"] != "builtin")
 
     async def _perform(
         self, effect: OpenEffect, call: ToolCall, running: Running
@@ -236,12 +269,14 @@ class Calls:
 
     def _repeatable(self, row: Mapping[str, Any]) -> bool:
         """May a call that was under way when the host died be made again? What only reads, what
-        only computes a proposal, and a command in a private copy without network."""
+        only computes a proposal, and a command in a private copy, if it cannot leave that."""
         if row["access"] == "read":
             return True
         if row["source"] != "builtin":
             return False
-        return row["name"] in SAFE_TO_REPEAT or (row["access"] == "execute" and self.places.review)
+        if row["name"] in SAFE_TO_REPEAT:
+            return True
+        return row["access"] == "execute" and not self._direct(row)
 
     def _order(
         self, call: ToolCall, row: Mapping[str, Any], scratch: Path, current: Generation

@@ -3,6 +3,7 @@
     ToolCall -> permission -> (question -> Decision) -> effect `call-ID` -> ToolResult to the agent,
                                                         or Propose to the team
     Apply    -> effect `apply-EDIT`, one at a time -> Applied to the team
+    PlanUndo -> effect `undo-ID`, which only reads the checkout -> UndoPlan to the team
     a standing effect `generation-N` ends with generation N + 1 and is opened anew for it; or it
     ends with what is broken, or with what cannot be while a call waits, and N stays
 
@@ -52,11 +53,13 @@ from loomd.wire.bodies import (
     Discard,
     FileChange,
     Note,
+    PlanUndo,
     Propose,
     Reload,
     ToolCall,
     ToolResult,
     Undelivered,
+    UndoPlan,
 )
 from loomd.wire.errors import LoomError
 
@@ -239,6 +242,8 @@ class _Step:
                 self._apply(body)
             case Discard():
                 self._forget(f"apply-{body.edit}")
+            case PlanUndo():
+                self.out.append(Open(f"undo-{body.undo}", body))
             case Undelivered(reason="poison"):
                 self._set_aside(body)
             case _:
@@ -260,6 +265,8 @@ class _Step:
                     self._applied(order, ended)
                 else:
                     self.out.append(Send(self.s.team, ended))
+            case PlanUndo() as order:
+                self._planned(order, UndoPlan(undo=order.undo, error="failed", detail=text))
             case _:
                 pass
 
@@ -272,6 +279,8 @@ class _Step:
                 self._returned(request, result)
             case Apply():
                 self._applied(request, result)
+            case PlanUndo():
+                self._planned(request, result)
             case Reload():
                 pass  # it has ended the standing effect, or there was nothing new
             case _:
@@ -350,6 +359,8 @@ class _Step:
             return
         if isinstance(result, Note):
             body = codec.body(result.data["body"])
+            if changed := result.data.get("changed"):
+                self.out.append(Send(s.team, codec.body(changed)))
             if kept := result.data.get("state"):
                 key = text_key(s.session, kept["tool"])
                 self.out.append(Put("tool_state", key, kept["value"]))
@@ -569,7 +580,8 @@ class _Step:
     def _apply(self, order: Apply) -> None:
         """One at a time, each committed before the next: after a crash the disk shows the only one
         that may be half done."""
-        order = Apply(edit=order.edit, files=tuple(_bare(file) for file in order.files))
+        files = tuple(_bare(file) for file in order.files)
+        order = msgspec.structs.replace(order, files=files)
         if self.s.applying:
             self._wait(f"apply-{order.edit}", "queued", order)
         else:
@@ -591,6 +603,12 @@ class _Step:
             assert isinstance(following, Apply)
             self._forget(id)
             self._start(following)
+
+    def _planned(self, order: PlanUndo, result: Body) -> None:
+        if not isinstance(result, UndoPlan):
+            detail = "ended without a result"
+            result = UndoPlan(undo=order.undo, error="failed", detail=detail)
+        self.out.append(Send(self.s.team, result))
 
     # --- generations ---------------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ class Places:
     tools: Path
     generations: Path
     blobs: Path
+    snapshots: Path
     programs: tuple[str, ...]
     hidden: Callable[[], tuple[list[str], list[str]]]
     env: dict[str, str]
@@ -117,6 +118,7 @@ def places(stage: Stage) -> Places:
         tools=at.config.parent / "tools",
         generations=at.generations,
         blobs=at.blobs,
+        snapshots=at.snapshots / _safe(spec.session),
         programs=ground.without(wanted, never),
         hidden=_remembered(lambda: ground.hidden(at, settings)),
         env=env,

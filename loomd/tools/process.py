@@ -11,11 +11,12 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.blobs import get_blob
-from loomd.tools import generation, nursery
+from loomd.tools import generation, nursery, undo
 from loomd.tools.apply import apply
 from loomd.tools.calls import Calls
 from loomd.tools.generations import Generations
@@ -23,7 +24,7 @@ from loomd.tools.host import SLOT, ToolsBehaviour
 from loomd.tools.places import Places, facts, places
 from loomd.tools.results import Results
 from loomd.tools.scratch import remove
-from loomd.wire.bodies import Applied, Apply, Body, Note, Reload, ToolCall
+from loomd.wire.bodies import Applied, Apply, Body, Note, PlanUndo, Reload, ToolCall
 
 if TYPE_CHECKING:
     from loomd.supervise.link import ProcessBirth
@@ -84,7 +85,9 @@ class ToolsPerformer:
         elif effect.id.startswith(SLOT):
             self._spawn(self.calls.line_up(effect, report))
         elif isinstance(body, Apply):
-            self._spawn(self._apply(body, report))
+            self._spawn(self._apply(body, effect.attempt > 1, report))
+        elif isinstance(body, PlanUndo):
+            self._spawn(self._plan(body, report))
         elif isinstance(body, Reload):
             self._spawn(self._reload(report))
         else:
@@ -120,6 +123,7 @@ class ToolsPerformer:
             self.loop.remove_reader(pidfd)
             os.close(pidfd)
         await asyncio.to_thread(os.waitpid, self.pid, 0)
+        await asyncio.to_thread(self.calls.witness.close)
         await asyncio.to_thread(remove, self.places.scratch)
 
     def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
@@ -145,17 +149,27 @@ class ToolsPerformer:
     async def _reload(self, report: Report) -> None:
         report(await self.generations.reload())
 
-    async def _apply(self, order: Apply, report: Report) -> None:
+    async def _apply(self, order: Apply, again: bool, report: Report) -> None:
         async with self._applying:
-            report(await asyncio.to_thread(self._applied, order))
+            applied = await asyncio.to_thread(self._applied, order, again)
+            await self.calls.witness.wrote([file.path for file in order.files])
+            report(applied)
 
-    def _applied(self, order: Apply) -> Applied:
-        p = self.places
+    def _applied(self, order: Apply, again: bool) -> Applied:
+        return apply(
+            self.places.repo,
+            order.edit,
+            order.files,
+            partial(get_blob, self.places.blobs),
+            self.stage.spec.name,
+            again=again,
+            exact=order.exact,
+        )
 
-        def blob(name: str) -> bytes:
-            return get_blob(p.blobs, name)
-
-        return apply(p.repo, order.edit, order.files, blob, self.stage.spec.name)
+    async def _plan(self, order: PlanUndo, report: Report) -> None:
+        """Not while an edit is being applied: what it would read might be gone a moment later."""
+        async with self._applying:
+            report(await asyncio.to_thread(undo.plan, self.places.repo, self.places.blobs, order))
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

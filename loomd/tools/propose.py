@@ -26,7 +26,9 @@ def name_of(content: bytes | None) -> str:
     return "" if content is None else hashlib.sha256(content).hexdigest()
 
 
-def change(path: str, base: bytes | None, after: bytes | None, mode: int = 0o644) -> FileChange:
+def change(
+    path: str, base: bytes | None, after: bytes | None, mode: int = 0o644, was: int = 0
+) -> FileChange:
     """The change of one file. None: no file. Binary contents have no hunks."""
     one, other = _text(base), _text(after)
     if one is None or other is None:
@@ -37,7 +39,13 @@ def change(path: str, base: bytes | None, after: bytes | None, mode: int = 0o644
         hunks = hunks_of(before, now)
         diff = cut(unified(path, before, now, hunks, base is None, after is None))
     return FileChange(
-        path=path, base=name_of(base), after=name_of(after), mode=mode, hunks=hunks, diff=diff
+        path=path,
+        base=name_of(base),
+        after=name_of(after),
+        mode=mode,
+        was=was,
+        hunks=hunks,
+        diff=diff,
     )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from loomd.store.blobs import put_blob
 from loomd.tools.contract import ToolError
 from loomd.tools.places import Places
+from loomd.tools.undo import with_modes
 from loomd.tools.worker import checked_state
 from loomd.wire import codec
 from loomd.wire.bodies import Body, FileChange, Propose, ToolCall, ToolResult
@@ -99,6 +100,7 @@ class Results:
     async def _propose(self, call: ToolCall, result: dict[str, Any], printed: str) -> Body:
         for content in result["blobs"]:
             await self._blob(content)
+        changes = tuple(msgspec.convert(file, FileChange) for file in result["files"])
         note = result["note"] + (f"\n[printed:]\n{printed}" if printed else "")
         if result["output"]:
             note += f"\n[whole output: blob {await self._blob(result['output'])}]"
@@ -107,7 +109,7 @@ class Results:
             agent=call.agent,
             tool=call.name,
             reason=result["reason"][:2000],
-            files=tuple(msgspec.convert(file, FileChange) for file in result["files"]),
+            files=await asyncio.to_thread(with_modes, self.places.repo, changes),
             task=call.task,
             note=note.encode()[:NOTE].decode("utf-8", "ignore"),
             review=bool(result.get("review")),

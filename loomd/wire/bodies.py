@@ -2,15 +2,15 @@
 
 Bodies travel inside mails, asks and effects; the hub never looks inside. Who says what to whom:
 
-user -> team        Say, Control, Decision (an answer to a question row)
+user -> team        Say, Control, Undo, Decision (an answer to a question row)
 team -> agent       Assign, Say, Inquiry, ReviewRequest, Control, KeeperReady,
                     ToolResult (for TEAM_TOOLS and for edits)
 agent -> team       TeamCall, Report, Offload
 agent -> models     ModelRequest, CancelModel          models -> agent    ModelOutcome
 models -> gateway   Perform, CancelModel               gateway -> models  Performed
 agent -> tools      ToolCall, CallEnded, CancelCall    tools -> agent     ToolResult
-tools -> team       Propose, Applied                   team -> tools      Apply, Discard
-team -> tools       ToolCall (mechanical checks), CancelCall
+tools -> team       Propose, Applied, Changed, UndoPlan
+team -> tools       Apply, Discard, PlanUndo, ToolCall (mechanical checks), CancelCall
 team -> keeper      Recall (also as an ask)            keeper -> anyone   Recalled
 hub -> anyone       Undelivered, Ended                 hub -> agent       Restarted, Recover
 hub -> tools        Reload (as an ask), answered Reloaded
@@ -233,12 +233,14 @@ class Hunk(Part, frozen=True, kw_only=True):
 
 
 class FileChange(Part, frozen=True, kw_only=True):
-    """One file of a proposal. `base` / `after`: blob of the whole content, "" = no file."""
+    """One file of a proposal. `base` / `after`: blob of the whole content, "" = no file.
+    `mode`: the permission bits of what comes, `was`: of what goes; 0: not known."""
 
     path: str  # relative to the checkout
     base: str
     after: str
     mode: int = 0o644
+    was: int = 0
     hunks: tuple[Hunk, ...] = ()
     diff: str = ""  # unified, capped
 
@@ -257,8 +259,12 @@ class Propose(Part, frozen=True, kw_only=True, tag="propose"):
 
 
 class Apply(Part, frozen=True, kw_only=True, tag="apply"):
+    """`exact`: an undo. The files get the very modes that are named, not only their executable
+    bits, and folders that are empty then go."""
+
     edit: str
     files: tuple[FileChange, ...]
+    exact: bool = False
 
 
 class Discard(Part, frozen=True, kw_only=True, tag="discard"):
@@ -270,6 +276,69 @@ class Applied(Part, frozen=True, kw_only=True, tag="applied"):
 
     edit: str
     state: Literal["applied", "conflict", "failed"]
+    detail: str = ""
+
+
+class Changed(Part, frozen=True, kw_only=True, tag="changed"):
+    """tools -> team: what a call has changed in the checkout itself, where no review is required.
+    It stands already: an applied edit. `left`: what of it is not covered, `path: why`;
+    `interrupted`: the tool host was killed while the call was under way."""
+
+    call: str
+    agent: str
+    tool: str
+    reason: str
+    files: tuple[FileChange, ...]
+    task: str = ""
+    left: tuple[str, ...] = ()
+    interrupted: bool = False
+
+
+class Undo(Part, frozen=True, kw_only=True, tag="undo"):
+    """user -> team: take back `edit`; or the edits of `task` and of its parts; or all of them; or,
+    with none of these, the last one in effect. Ends with one event `undone` or `undo_refused` that
+    names `id`."""
+
+    id: str
+    edit: str = ""
+    task: str = ""
+    all: bool = False
+
+
+class Taken(Part, frozen=True, kw_only=True):
+    """An edit that is to be taken back: its files as they were applied, without hunks."""
+
+    edit: str
+    files: tuple[FileChange, ...]
+
+
+class PlanUndo(Part, frozen=True, kw_only=True, tag="plan_undo"):
+    """team -> tools: what the checkout would be without these edits, newest first."""
+
+    undo: str
+    edits: tuple[Taken, ...]
+
+
+class Clash(Part, frozen=True, kw_only=True):
+    """Why a file cannot be taken back. `lines`: [first, last] of what stands there now; of an
+    insertion in between, last is first - 1; [] where it is the whole file. `diff`: from what stands
+    there to the merge, with conflict markers."""
+
+    path: str
+    edits: tuple[str, ...]
+    reason: str
+    lines: tuple[tuple[int, int], ...] = ()
+    diff: str = ""
+
+
+class UndoPlan(Part, frozen=True, kw_only=True, tag="undo_plan"):
+    """tools -> team. With clashes or an `error` (a wire code; `detail`) there are no files: all of
+    an undo, or nothing of it."""
+
+    undo: str
+    files: tuple[FileChange, ...] = ()
+    clashes: tuple[Clash, ...] = ()
+    error: str = ""
     detail: str = ""
 
 
@@ -471,6 +540,10 @@ Body = (
     | Apply
     | Discard
     | Applied
+    | Changed
+    | Undo
+    | PlanUndo
+    | UndoPlan
     | Reload
     | Reloaded
     | Say

@@ -85,6 +85,11 @@ class Instance:
         return self.state / "scratch"
 
     @property
+    def snapshots(self) -> Path:
+        """What stood in checkouts before commands that write them, one folder per session."""
+        return self.state / "snapshots"
+
+    @property
     def output(self) -> Path:
         """stdout and stderr of children, a file per actor."""
         return self.state / "output"

@@ -30,6 +30,7 @@ EXIT_CODES: dict[str, int] = {
     # the world's
     "disk_full": 1,
     "actor_died": 1,
+    "conflict": 1,
     "not_running": 1,
     "failed": 1,
     "internal": 1,

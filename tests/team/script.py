@@ -64,6 +64,7 @@ def remembered(team: Team) -> Any:
         team.claims.items,
         team.edits,
         team.ended,
+        team.journal,
         team.questions,
         team.inquiries,
         team.keepers,

@@ -95,6 +95,21 @@ class Sessions(RuleBasedStateMachine):
     def applied(self, state: str) -> None:
         self.do(self.script.applied(self.applies.pop(), state))
 
+    @rule(which=st.sampled_from([{}, {"all": True}, {"edit": "e-1"}, {"task": "t-1"}]))
+    def undo(self, which: dict[str, Any]) -> None:
+        self.calls += 1
+        self.do(self.script.mail("user", b.Undo(id=f"u-{self.calls}", **which)))
+
+    @rule(path=PATHS, clash=st.integers(0, 3), nothing=st.booleans())
+    def planned(self, path: str, clash: int, nothing: bool) -> None:
+        undos = self.script.team.saved.undos
+        if undos and undos[0].state == "planning":
+            clashes = (b.Clash(path=path, edits=(), reason="so"),) if clash == 0 else ()
+            files = () if clashes or nothing else (change(path, "r", "q"),)
+            self.do(
+                self.script.mail(TOOLS, b.UndoPlan(undo=undos[0].id, files=files, clashes=clashes))
+            )
+
     @busy
     @rule(data=st.data(), state=st.sampled_from(["done", "failed"]), entries=st.integers(0, 9))
     def report(self, data: st.DataObject, state: str, entries: int) -> None:
@@ -232,9 +247,13 @@ class Sessions(RuleBasedStateMachine):
         if script is None:
             return
         script.mail("hub", b.Control(op="stop"))
-        for edit in list(script.team.edits.values()):
-            if edit.state == "applying":
-                script.mail(TOOLS, b.Applied(edit=edit.id, state="applied"))
+        while script.team.saved.undos or script.team.edits:
+            for undo in script.team.saved.undos[:1]:
+                if undo.state == "planning":
+                    script.mail(TOOLS, b.UndoPlan(undo=undo.id))
+            for edit in list(script.team.edits.values()):
+                if edit.state == "applying":
+                    script.mail(TOOLS, b.Applied(edit=edit.id, state="applied"))
         script.due(session.CLOSING)
         assert script.team.saved.phase == "over"
         behaviour = TeamBehaviour()

@@ -137,3 +137,55 @@ def test_an_edit_that_fails_half_way_is_taken_back(repo):
     assert not list((repo / "new").iterdir())
     assert stat.S_IMODE((repo / "a.txt").stat().st_mode) == 0o600
     assert stat.S_IMODE((repo / "script").stat().st_mode) == 0o644
+
+
+# --- undos, and applications that died -----------------------------------------------------------
+
+
+def test_what_a_dead_application_wrote_is_taken_back_if_the_rest_cannot_be_written(repo):
+    (repo / "a.txt").write_bytes(NEW)  # it had come so far
+    (repo / "b.txt").write_bytes(b"somebody's, since")
+    (repo / "new").write_bytes(NEW)
+    files = (
+        change("a.txt", OLD, NEW, 0o644, 0o640),
+        change("new", None, NEW),
+        change("gone", OLD, None, 0o644, 0o600),
+        change("b.txt", OLD, NEW),
+    )
+    blobs = {name_of(content): content for content in (OLD, NEW)}
+    made = apply(repo, "e-1", files, blobs.__getitem__, "s/tools", again=True)
+    assert made.state == "conflict" and "b.txt has changed" in made.detail
+    assert (repo / "a.txt").read_bytes() == OLD
+    assert stat.S_IMODE((repo / "a.txt").stat().st_mode) == 0o640
+    assert not (repo / "new").exists()
+    assert (repo / "gone").read_bytes() == OLD
+    assert (repo / "b.txt").read_bytes() == b"somebody's, since"
+
+
+def test_what_stood_as_wanted_before_the_first_application_is_not_taken_back(repo):
+    (repo / "a.txt").write_bytes(NEW)
+    (repo / "b.txt").write_bytes(b"somebody's")
+    assert run(repo, EDIT, change("b.txt", OLD, NEW)).state == "conflict"
+    assert (repo / "a.txt").read_bytes() == NEW
+
+
+def test_an_undo_sets_the_very_modes_and_takes_empty_folders_along(repo):
+    (repo / "a/b").mkdir(parents=True)
+    (repo / "kept").mkdir()
+    for name in ("a/b/x", "kept/x", "kept/y", "mode"):
+        (repo / name).write_bytes(NEW)
+    (repo / "mode").chmod(0o644)
+    files = (
+        change("a/b/x", NEW, None),
+        change("kept/x", NEW, None),
+        change("mode", NEW, NEW, 0o600, 0o644),
+        change("back", None, OLD, 0o750),
+    )
+    blobs = {name_of(content): content for content in (OLD, NEW)}
+    for _ in range(2):  # again, as after a crash
+        made = apply(repo, "e-1", files, blobs.__getitem__, "s/tools", exact=True)
+        assert made.state == "applied", made
+        assert sorted(os.listdir(repo)) == ["back", "kept", "mode"]
+        assert os.listdir(repo / "kept") == ["y"]
+        assert stat.S_IMODE((repo / "mode").stat().st_mode) == 0o600
+        assert stat.S_IMODE((repo / "back").stat().st_mode) == 0o750
