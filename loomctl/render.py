@@ -158,8 +158,25 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             text = f"keeps entries {data.get('first')}-{data.get('last')} of {log}"
         case "shared":
             style, text = "blue", short(data.get("text", ""))
+        case "tools_broken":
+            kept = f"; generation {data['generation']} stays" if data.get("generation") else ""
+            faults = [
+                f"{one.get('module')}: {one.get('error')}" for one in data.get("errors") or ()
+            ]
+            who, style, text = "tools", "red", "\n".join(["tools are broken" + kept, *faults])
+        case "tools_mended":
+            who, style, text = "tools", "green", "tools: the faulty file is as it was"
+        case "tools_reloaded" | "roles_reloaded" | "config_reloaded":
+            what = str(event["type"]).partition("_")[0]
+            who, style = what, "cyan"
+            changed = ", ".join(map(str, data.get("changed") or ())) or "nothing else"
+            text = f"generation {data.get('generation')} in force: {changed}"
         case "role_broken":
-            style, text = "red", f"role {data.get('role')} left out: {data.get('error', '')}"
+            who, style = "roles", "red"
+            text = f"role {data.get('role')} is not in force as written: {data.get('error', '')}"
+        case "config_broken":
+            who, style = "config", "red"
+            text = f"the configuration stays as it was: {data.get('error', '')}"
         case "reply":
             style, text = "yellow", short(data.get("text", ""), 400)
         case "daemon_restarted":

@@ -83,6 +83,7 @@ ACTOR_CODE = [
     "loomd.agent.process",
     "loomd.keeper.process",
     "loomd.tools.process",
+    "loomd.watch.process",
     "loomd.actor.echo",
 ]
 ENTRIES = {
@@ -198,6 +199,24 @@ def tree(
                     "ready": "none" if real else "link",
                     "ready_s": 60,
                 },
+            },
+            {
+                # It is a comfort: what becomes of it is no reason to stop anybody's work.
+                "id": "watchers",
+                "type": "supervisor",
+                "restart": "transient",
+                "independent": True,
+                **limits,
+                "children": [
+                    {
+                        "id": "watch",
+                        "start": {
+                            "template": "actors",
+                            "entry": "loomd.watch.process:main",
+                            "cold": True,  # it reads no state
+                        },
+                    },
+                ],
             },
             {
                 "id": "services",

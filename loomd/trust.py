@@ -14,10 +14,15 @@ from loomd.wire.endpoints import Instance
 FILE: Final = "trusted"
 
 
+def files(places: Instance) -> tuple[Path, ...]:
+    """What a change of trust is seen by."""
+    return (places.config.parent / FILE,)
+
+
 def trusted(places: Instance, repo: Path) -> bool:
     """Whether the user has said that this repo is theirs to run code from."""
     try:
-        lines = (places.config.parent / FILE).read_text(encoding="utf-8").splitlines()
+        lines = files(places)[0].read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return False
     return str(repo.resolve()) in lines

@@ -3,7 +3,7 @@
 `jobs`       run, and following a session to its end      `processes`  ps, tree, kill, restart
 `sessions`   new send events sessions show stop pause ...  `boards`     tasks claims edits graph ...
 `questions`  waiting approve deny answer                   `accounts`   usage, dead
-`daemons`    daemon start stop restart upgrade status logs `code`       reload, tools, models
+`daemons`    daemon start stop restart upgrade status logs `code`       reload, tools, roles
 `children`   child start terminate restart delete ...     `output`     logs
 `undo`       taking back what a session has changed
 `demo`       the main job with a crash on the way          `bench`      figures on this machine
@@ -47,6 +47,8 @@ VERBS: list[click.Command] = [
     children.child,
     output.logs,
     code.reload,
+    code.tools,
+    code.roles,
     *boards.BOARDS,
     boards.recall,
     boards.diff,
@@ -66,8 +68,6 @@ VERBS: list[click.Command] = [
 NOT_YET: dict[str, str] = {
     "attach": "meanwhile: loomctl events SESSION --follow",
     "models": "meanwhile: the [models] table of the configuration",
-    "tools": "meanwhile: loomctl reload tools --json lists what is loaded",
-    "roles": "",
     "web": "meanwhile: loomctl events SESSION --follow",
     "trust": "",
     "config": "meanwhile: edit config.toml; the daemon checks it when it starts",

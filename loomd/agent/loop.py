@@ -12,18 +12,19 @@ Nothing is asked again, so nothing is paid twice.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, assert_never
 
 import msgspec
 
 from loomd.actor import behaviour as act
+from loomd.actor import roles as rl
 from loomd.agent import limits as lim
 from loomd.agent import order
 from loomd.agent import recovery as rec
 from loomd.agent import view as vw
 from loomd.agent.limits import Exceeded, Limits
-from loomd.agent.prompt import Role, cut, pinned, review_text, role_of
+from loomd.agent.prompt import cut, pinned, review_text
 from loomd.agent.state import AT_REST, MOVES, AgentState, Arrived, OpenCall, Phase, Task
 from loomd.wire import codec
 from loomd.wire.bodies import (
@@ -34,6 +35,7 @@ from loomd.wire.bodies import (
     CallEnded,
     CancelCall,
     CancelModel,
+    Configured,
     Control,
     Entry,
     Failed,
@@ -48,6 +50,7 @@ from loomd.wire.bodies import (
     Report,
     Restarted,
     ReviewRequest,
+    RoleChanged,
     Say,
     TeamCall,
     ToolCall,
@@ -110,9 +113,15 @@ class Agent:
 
     saved: AgentState
     spec: act.Spec
-    role: Role
+    role: rl.Role
     limits: Limits
-    fallback: str = ""  # of its model, as configured
+    settings: Mapping[str, Any]
+    broken: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def fallback(self) -> str:
+        """Of its model, as configured."""
+        return rec.fallback_of(self.spec, self.role, self.settings)
 
     @property
     def team(self) -> str:
@@ -124,34 +133,52 @@ class Agent:
 
 
 class AgentBehaviour:
-    """`roles`: by name; an agent whose role is not among them gets a plain one. `broken`: role ->
-    why what the user wrote of it is not in force; its agents and the lead say so once."""
+    """`roles`: those that ship, by name. An agent of a role that nobody wrote gets a plain one."""
 
     version = 1
 
-    def __init__(self, roles: Mapping[str, Role], broken: Mapping[str, str] | None = None) -> None:
+    def __init__(self, roles: Mapping[str, rl.Role]) -> None:
         self._roles = roles
-        self._broken = broken or {}
 
     def init(self, birth: act.Birth) -> Agent:
         spec = birth.spec
         saved = AgentState()
         if birth.saved is not None:
             saved = msgspec.convert(birth.saved, AgentState)
-        role = role_of(self._roles, spec.role)
+        places = (rl.USER, str(spec.args.get("repo") or ""))
+        rows = [(place, birth.reader.row("config", rl.row_key(place))) for place in places]
+        written = rl.parsed(rl.in_force(rows))
+        broken = {n: why for _, row in rows for n, why in ((row or {}).get("errors") or {}).items()}
         return Agent(
             saved=saved,
             spec=spec,
-            role=role,
-            fallback=rec.fallback_of(spec, role, birth.settings),
+            role=rl.role_of({**self._roles, **written}, spec.role),
             limits=lim.limits(birth.settings.get("limits"), spec.args.get("limits")),
+            settings=birth.settings,
+            broken=broken,
         )
 
     def step(self, state: Agent, input: act.Input, now: float) -> tuple[Agent, list[act.Change]]:
+        match input:
+            case act.Mailed(sender="hub", body=RoleChanged() as changed):
+                # For its next turn: what a request or a call is out for goes on as it is.
+                state.role = self._changed(changed)
+            case act.Mailed(sender="hub", body=Configured() as configured):
+                state.settings = {**state.settings, **configured.settings}
+            case _:
+                return self._step(state, input, now)
+        return state, []
+
+    def _changed(self, changed: RoleChanged) -> rl.Role:
+        if changed.text:
+            return rl.parse_role(changed.text, changed.file)
+        return rl.role_of(self._roles, changed.role)
+
+    def _step(self, state: Agent, input: act.Input, now: float) -> tuple[Agent, list[act.Change]]:
         turn = Step(state, now)
         turn.take(input)
         if isinstance(input, act.Init):
-            turn.warn(self._broken)
+            turn.warn(state.broken)
         turn.show()
         return state, turn.out
 

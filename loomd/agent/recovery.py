@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from loomd.actor import ladder as lad
 from loomd.actor.behaviour import Send, Spec
 from loomd.actor.ladder import Parameters
+from loomd.actor.roles import Role
 from loomd.agent import view as vw
-from loomd.agent.prompt import Role, cut
+from loomd.agent.prompt import cut
 from loomd.agent.state import AgentState
 from loomd.store.tables import History
 from loomd.wire.bodies import Entry, Offload, Recover

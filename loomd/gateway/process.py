@@ -24,6 +24,7 @@ from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stag
 from loomd.actor.pump import DRAIN_S
 from loomd.gateway import classify, offline, view
 from loomd.gateway.types import Reply, Resolved
+from loomd.store.schema import name_key
 from loomd.supervise.crash import crash_point
 from loomd.wire import bodies, codec, topics
 from loomd.wire.bodies import Failed, ModelOutcome, Perform, Performed, Usage
@@ -198,6 +199,7 @@ class GatewayPerformer:
         self._cancelled: set[str] = set()
         self._closing = False
         self._backend: asyncio.Task[Backend] | None = None
+        self._configured = 0  # the generation of the settings that it has
         self._keys: dict[str, str] = {}
 
     async def open(self, stage: Stage) -> None:
@@ -297,15 +299,27 @@ class GatewayPerformer:
         return view.resolve(self._stage.reader, request, order.model)
 
     def _loading(self) -> asyncio.Task[Backend]:
-        """The backend; its import takes seconds unless the template has done it, so a thread."""
-        if self._backend is None:
+        """The backend; its import takes seconds unless the template has done it, so a thread.
+
+        Newer settings make another one: calls under way end on the one that they began with, and
+        what is open on the network belongs to neither.
+        """
+        generation = int(self._newer().get("generation") or 0)
+        if self._backend is None or generation != self._configured:
+            self._configured = generation
             self._backend = asyncio.get_running_loop().create_task(self._load())
         return self._backend
 
     async def _load(self) -> Backend:
         module = await asyncio.to_thread(importlib.import_module, "loomd.gateway.litellm_backend")
-        made: Backend = module.Backend(self._stage.settings, self._keys)
+        settings = {**self._stage.settings, **(self._newer().get("tables") or {})}
+        made: Backend = module.Backend(settings, self._keys)
         return made
+
+    def _newer(self) -> Mapping[str, Any]:
+        """What of the settings is newer than what the root has read: see loomd.hub.configured."""
+        row = self._stage.reader.row("config", name_key("settings"))
+        return row if isinstance(row, Mapping) else {}
 
 
 def _let_pass_what_litellm_drops(loop: asyncio.AbstractEventLoop) -> None:

@@ -11,6 +11,8 @@
 `intake`     frames to messages, garbage to a typed error: the same at both ROUTERs
 `peers`      who is connected, and which mails each has on the wire
 `children`   the supervisor's calls, and another configuration of services
+`roles`      roles of the user and of repos: read anew, and told to their agents
+`configured` what models are asked with, put in force while all runs; `toolsets`: tools in force
 `clients`    the operations of clients; `boards`: rows as CONTRACT shows them
 `publish`    what goes to subscribers; `pulse`: what the root sees and hears of the hub
 

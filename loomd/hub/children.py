@@ -7,13 +7,10 @@ it is wanted or not by the state, so `terminate` ends it there, for good, and it
 from __future__ import annotations
 
 import json
-import os
-import stat
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from loomd import settings as settings_of
+from loomd.hub import configured
 from loomd.hub.mail import HUB
 from loomd.hub.reconcile import GROUPS
 from loomd.store.schema import session_of
@@ -33,15 +30,14 @@ HEADS: Final = frozenset({"team", "tools"})
 """Kinds without which a session is none."""
 WHAT_BECOMES: Final = ("started", "stopped", "restarted", "updated", "held")
 """Of what has changed in a configuration."""
-MAX_CONFIG: Final = 1 << 20
 
 Done = Callable[[Any], None]
 
 
 def kind_of(name: str) -> str:
     """The kind of a process that is no actor."""
-    if name == HUB:
-        return HUB
+    if name in (HUB, "watch"):
+        return name
     return "template" if name.partition("-")[0] == "template" else "service"
 
 
@@ -135,42 +131,31 @@ def reload_config(hub: Hub, done: Done) -> None:
     """
     path = hub.places.config
     try:
-        settings = read(path)
+        settings = configured.read(path)
     except LoomError as error:
         hint = f" ({error.hint})" if error.hint else ""
         done(_reply(errors=[{"module": "config", "error": error.message + hint}]))
         return
     old, new = hub.settings, json.loads(json.dumps(settings.as_dict()))
-    needed = sorted(table for table in new if new[table] != old.get(table))
+    needed = sorted(
+        table for table in new if new[table] != old.get(table) and table not in configured.LIVE
+    )
 
     def then(answer: dict[str, Any]) -> None:
         said = _text(answer)
         if not isinstance(said, dict):
             done(_reply(errors=[{"module": "config", "error": f"{path}: {said}"}]))
             return
-        changed = [id for ids in said.values() for id in ids]
+        configured.take_settings(hub, new, lambda tables: settled(said, tables))
+
+    def settled(said: dict[str, Any], tables: Any) -> None:
+        if isinstance(tables, LoomError):
+            done(tables)
+            return
+        changed = [id for ids in said.values() for id in ids] + tables
         done(_reply(changed=changed, loaded=_ids(settings.supervisors), **said, needed=needed))
 
     hub.call_root_in_pieces({"op": "configure"}, json.dumps(list(settings.supervisors)), then)
-
-
-def read(path: Path) -> settings_of.Settings:
-    """The settings in a file that must be there. Raises LoomError(config)."""
-    try:
-        # It may be anything by now: not to wait for a pipe's other end, nor for ever for a device.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise LoomError("config", f"{path}: cannot be read: {error.strerror}") from None
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CONFIG:
-            raise LoomError("config", f"{path}: is no file of at most {MAX_CONFIG} bytes")
-        raw = file.read(MAX_CONFIG)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise LoomError("config", f"{path}: is not UTF-8: {error}") from None
-    return settings_of.parse(text, str(path))
 
 
 def _ids(specs: Any) -> list[str]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 import msgspec
 import structlog
 
-from loomd.hub import boards, children, requests, supervision
+from loomd.hub import boards, children, configured, requests, roles, supervision, toolsets
 from loomd.hub.intake import Intake
 from loomd.hub.mail import DAEMON, HUB, OVER, TEST_KINDS, Result
 from loomd.store import journal
@@ -84,6 +84,7 @@ class Clients:
         self._asking: dict[str, Done] = {}
         self._asks = 0
         self._called: OrderedDict[tuple[str, str], list[Any]] = OrderedDict()
+        self._watching: dict[str, tuple[list[str], Done]] = {}
 
     def turn(self) -> None:
         """Takes a few frames."""
@@ -170,6 +171,8 @@ class Clients:
     ) -> None:
         if request.op == "open_session":
             args |= prepared(args["repo"])
+            # Its agents find them: this job comes before the one that opens the session.
+            roles.reload_roles(self.hub, lambda said: None, [args["repo"]])
         request = Request(id=request.id, op=request.op, args=args)
 
         def then(result: Result) -> None:
@@ -371,6 +374,16 @@ class Clients:
         with self.hub.store.reading() as txn:
             return boards.board(txn, row, table)
 
+    def tools(self, session: str = "") -> dict[str, Any]:
+        if session:
+            self._session(session)
+        return toolsets.toolset(self.hub, session)
+
+    def roles(self, session: str = "") -> dict[str, Any]:
+        if session:
+            self._session(session)
+        return roles.in_force(self.hub, session)
+
     def waiting(self, session: str = "") -> list[dict[str, Any]]:
         if session:
             self._session(session)
@@ -482,40 +495,56 @@ class Clients:
         self._asking[id] = done
         self.hub.ask(FROM_CLIENT, id, "user", actor, raw)
 
-    def reload(self, done: Done, what: str = "tools", key: str = "") -> None:
-        """New code for tools or for actors, the services of a new configuration, or all of it."""
-        if what == "config":
-            self._reload_config(done)
-        elif what == "tools":
-            self._reload_tools(done)
-        elif what == "actors":
-            self._reload_actors(done, key)
-        elif what == "all":
-            parts = [self._reload_tools, lambda done: self._reload_actors(done, key)]
+    def reload(self, done: Done, what: str = "tools", key: str = "", saved: bool = False) -> None:
+        """New tools, roles, settings of models, services and all of a new configuration, new code
+        for actors, or all of it. saved: somebody has saved a file and nobody waits for an answer,
+        so nobody is woken."""
+        parts: dict[str, Callable[[Done], None]] = {
+            "config": self._reload_config,
+            "models": lambda done: configured.reload_models(self.hub, done),
+            "tools": lambda done: self._reload_tools(done, wake=not saved),
+            "roles": lambda done: roles.reload_roles(self.hub, done),
+            "actors": lambda done: self._reload_actors(done, key),
+        }
+        if what == "all":
+            wanted = ["tools", "roles", "actors"]
             if self.hub.places.config.exists():
-                parts.insert(0, self._reload_config)
-            _in_turn(parts, {}, done)
+                wanted.insert(0, "config")
+            _in_turn([parts[one] for one in wanted], {}, done)
+        elif what in parts:
+            parts[what](done)
         else:
-            raise LoomError(
-                "not_yet" if what == "roles" else "usage",
-                f"`reload {what}` is not there yet",
-                "meanwhile: loomctl reload actors: every agent reads the roles anew",
-            )
+            said = ", ".join([*parts, "all"])
+            raise LoomError("usage", f"nothing named {what!r} is reloaded", f"there are: {said}")
+
+    def watched(self, done: Done, known: list[str]) -> None:
+        """Answered {repos} when these are others than `known`: what `watch` asks."""
+        self._watching["watch"] = known, done
+        self.look()
+
+    def look(self) -> None:
+        """Are other repos to be watched by now?"""
+        for name, (known, done) in list(self._watching.items()):
+            repos = toolsets.watched(self.hub)
+            if repos != known:
+                del self._watching[name]
+                done({"repos": repos})
 
     def _reload_config(self, done: Done) -> None:
         children.reload_config(
             self.hub, lambda said: done({"generation": self.hub.generation, **said})
         )
 
-    def _reload_tools(self, done: Done) -> None:
+    def _reload_tools(self, done: Done, *, wake: bool) -> None:
         """Every tool host that runs forms a new generation; what came of it, together.
 
-        If none runs, that of the newest session is woken for it: the author of a tool wants to
-        know whether it loads, and that session goes on with it when it is spoken to.
+        If none runs, and `wake`, that of the newest session is woken for it: the author of a tool
+        wants to know whether it loads, and that session goes on with it when it is spoken to. One
+        that sleeps looks by itself when it wakes.
         """
         known = self.hub.rules.known
         hosts = [name for name in self.hub.peers.by_name if known[name].kind == "tools"]
-        if not hosts:
+        if not hosts and wake:
             rows = self.hub.rules.actors.items()
             asleep = [(row.created, n) for n, row in rows if known[n].kind == "tools"
                       and row.wanted != "ended"]  # fmt: skip
@@ -834,6 +863,8 @@ OPS: Final[dict[str, Operation]] = {
     "sessions": Operation(Clients.sessions),
     "session": Operation(Clients.session),
     "board": Operation(Clients.board),
+    "tools": Operation(Clients.tools),
+    "roles": Operation(Clients.roles),
     "waiting": Operation(Clients.waiting),
     "usage": Operation(Clients.usage),
     "diff": Operation(Clients.diff),
@@ -845,6 +876,7 @@ OPS: Final[dict[str, Operation]] = {
     "child": Operation(Clients.child, call=True, changes=True),
     "ask": Operation(Clients.ask, call=True),
     "reload": Operation(Clients.reload, call=True, changes=True, keyed=True),
+    "watched": Operation(Clients.watched, call=True),
     "upgrade": Operation(Clients.upgrade, call=True, changes=True, keyed=True),
     "shutdown": Operation(Clients.shutdown, call=True, changes=True),
 }

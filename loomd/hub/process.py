@@ -26,7 +26,7 @@ import setproctitle
 import structlog
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import mail, reconcile, supervision
+from loomd.hub import configured, mail, reconcile, roles, supervision
 from loomd.hub.clients import FROM_CLIENT, Clients
 from loomd.hub.intake import Intake, Refusals
 from loomd.hub.mail import Batch, Result, Rules
@@ -129,14 +129,23 @@ class CommitJob(Job):
 class Hub:
     """One incarnation of the hub. Everything in it belongs to the loop's thread."""
 
-    def __init__(self, birth: ProcessBirth, store: Store, rules: Rules, epoch: int) -> None:
+    def __init__(
+        self,
+        birth: ProcessBirth,
+        store: Store,
+        rules: Rules,
+        epoch: int,
+        settings: dict[str, Any],
+    ) -> None:
         args = birth.args
         self.birth = birth
         self.store = store
         self.rules = rules
         self.epoch = epoch
         self.places = places_of(args)
-        self.settings: dict[str, Any] = args.get("settings") or {}
+        self.settings = settings
+        self.settings_base = configured.base_of(args.get("settings") or {})
+        self.config_error = ""  # of the file as it was read last
         self.secret = str(args.get("secret", ""))
         self.version = str(args.get("version", "0"))
         self.containment = str(args.get("containment", ""))
@@ -595,6 +604,7 @@ class Hub:
         later, self._later = self._later, []
         for submit in later:
             submit()
+        self.clients.look()
         if self._check_readers:
             self._check_readers = False
             self.store.reader_check()
@@ -826,8 +836,9 @@ def places_of(args: dict[str, Any]) -> Instance:
     )
 
 
-def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int]:
-    """Opens the state, begins a new epoch, makes the rows of the daemon's own actors."""
+def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int, dict[str, Any]]:
+    """Opens the state, begins a new epoch, makes the rows of the daemon's own actors. The last part
+    is the settings in force."""
     args = birth.args
     settings = args.get("settings") or {}
     crashes = (settings.get("supervision") or {}).get("poison_crashes", 3)
@@ -842,14 +853,19 @@ def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int]:
         for spec in own:
             batch.respec(spec)
         batch.use_gateway(own)
-        if supervision.begin_boot(txn, birth.boot):
+        fresh = supervision.begin_boot(txn, birth.boot)
+        settings = configured.settings_in_force(txn, settings, fresh=fresh)
+        # Before the first agent is born.
+        repos = {row.repo for row in rules.sessions.values() if row.repo and not row.removed}
+        roles.take(batch, roles.look(places_of(args), repos))
+        if fresh:
             when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(batch.now))
             supervision.daemon_restarted(batch, birth.boot, when)
         batch.flush()
     rules.adopt(batch)
     store.reader_check()
     record_generation(places_of(args).generation_file, int(args.get("package_generation") or 0))
-    return store, rules, rules.epoch
+    return store, rules, rules.epoch, settings
 
 
 def record_generation(path: Path, number: int) -> None:
@@ -890,7 +906,7 @@ def main(birth: ProcessBirth) -> None:
     setproctitle.setproctitle("loomd: hub")
     sys.setswitchinterval(SWITCH_S)
     try:
-        store, rules, epoch = open_state(birth)
+        store, rules, epoch, settings = open_state(birth)
     except DiskFull as error:
         _leave(birth, COULD_NOT_START, f"the disk is full: {error}")
     except NewerSchema as error:
@@ -898,7 +914,7 @@ def main(birth: ProcessBirth) -> None:
     except LoomError as error:
         _leave(birth, CANNOT_START, error.message)
     try:
-        hub = Hub(birth, store, rules, epoch)
+        hub = Hub(birth, store, rules, epoch, settings)
         birth.link.ready()
         if birth.trial:
             birth.link.send({"op": "loaded"})

@@ -17,7 +17,7 @@ from loomd.models import ledger
 from loomd.models.breaker import Breaker
 from loomd.models.limiter import OFFLINE, provider_of
 from loomd.models.queue import FIRST_GATEWAY, RETRY_AFTER_CAP_S, Item, backoff
-from loomd.models.state import Rules, State
+from loomd.models.state import State
 from loomd.store.schema import session_of, text_key
 from loomd.wire import bodies, codec
 from loomd.wire.bodies import Failed, ModelOutcome, ModelRequest, Performed
@@ -49,11 +49,7 @@ class ModelsBehaviour:
     # --- birth and what is kept ----------------------------------------------------------------
 
     def init(self, birth: Birth) -> State:
-        state = State(Rules.of(birth.settings))
-        providers = birth.settings.get("providers") or {}
-        for name, provider in providers.items():
-            if (provider or {}).get("concurrency"):
-                state.limiter.limits[name] = provider["concurrency"]
+        state = State(birth.settings)
         saved = birth.saved or {}
         state.queue.served = saved.get("served", "")
         state.wake = saved.get("wake", 0.0)
@@ -133,6 +129,9 @@ class ModelsBehaviour:
             case act.Mailed(sender="hub", body=bodies.UseGateway() as use):
                 state.gateway = use.gateway
                 state.leaving = {name for name in use.others if name != use.gateway}
+            case act.Mailed(sender="hub", body=bodies.Configured() as configured):
+                # What waits keeps its chain of models: it was promised that.
+                state.configure({**state.settings, **configured.settings})
             case act.Mailed(body=bodies.Undelivered() as lost):
                 self._undelivered(state, lost, now, out)
             case act.TimerDue(key="wake"):

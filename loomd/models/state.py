@@ -62,7 +62,8 @@ class State:
     gateway  where calls go; leaving: older ones that end with the last call that they have
     """
 
-    rules: Rules
+    settings: Mapping[str, Any]
+    rules: Rules = field(init=False)
     queue: Queue = field(default_factory=Queue)
     limiter: Limiter = field(default_factory=Limiter)
     budget: Budget = field(default_factory=Budget)
@@ -74,6 +75,19 @@ class State:
     shown: tuple[str, str] = ("", "")
     gateway: str = FIRST_GATEWAY
     leaving: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.configure(self.settings)
+
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Other rules for what comes; what is under way is counted as before."""
+        self.settings = settings
+        self.rules = Rules.of(settings)
+        self.limiter.limits = {
+            name: provider["concurrency"]
+            for name, provider in (settings.get("providers") or {}).items()
+            if (provider or {}).get("concurrency")
+        }
 
     def breaker(self, model: str) -> Breaker:
         return self.breakers.setdefault(model, Breaker())

@@ -27,6 +27,7 @@ TABLES: Final[dict[str, frozenset[str]]] = {
     "timers": frozenset({"hub"}),  # name, timer key -> due, body
     "requests": frozenset({"hub"}),  # client, request id -> reply
     "dead": frozenset({"hub"}),  # id -> dead letter
+    "config": frozenset({"hub"}),  # roles of a place (loomd.actor.roles); settings in force
     "questions": frozenset({"team", "tools"}),  # session, id -> what a person is asked
     "toolsets": frozenset({"tools"}),  # session -> {generation, hash, tools: [{name, ...}]}
     "tool_state": frozenset({"tools"}),  # session, tool -> value

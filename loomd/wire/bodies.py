@@ -14,6 +14,7 @@ team -> tools       Apply, Discard, PlanUndo, ToolCall (mechanical checks), Canc
 team -> keeper      Recall (also as an ask)            keeper -> anyone   Recalled
 hub -> anyone       Undelivered, Ended                 hub -> agent       Restarted, Recover
 hub -> tools        Reload (as an ask), answered Reloaded
+hub -> agent        RoleChanged, Configured; hub -> models: Configured
 
 Hashes are blob names (loomd.store.blobs): hex SHA-256 of the content.
 """
@@ -353,6 +354,21 @@ class Reloaded(Part, frozen=True, kw_only=True, tag="reloaded"):
     errors: tuple[dict[str, str], ...] = ()  # {module, error}
 
 
+class RoleChanged(Part, frozen=True, kw_only=True, tag="role_changed"):
+    """From the hub to an agent of this role: what is written of it now; `text` "": nothing, it is
+    what ships. For its next turn. `file`: its name without `.md`."""
+
+    role: str
+    file: str = ""
+    text: str = ""
+
+
+class Configured(Part, frozen=True, kw_only=True, tag="configured"):
+    """From the hub: tables of the configuration that have changed, whole."""
+
+    settings: dict[str, Any]
+
+
 # --- team --------------------------------------------------------------------------------------
 
 
@@ -546,6 +562,8 @@ Body = (
     | UndoPlan
     | Reload
     | Reloaded
+    | RoleChanged
+    | Configured
     | Say
     | Inquiry
     | Assign

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from loomd.actor import behaviour as act
 from loomd.actor.ladder import Rung
+from loomd.actor.roles import Role
 from loomd.agent.loop import AgentBehaviour
-from loomd.agent.prompt import Role
 from loomd.agent.state import AgentState
 from loomd.wire import codec
 from loomd.wire.bodies import (
@@ -29,6 +30,28 @@ ROLES = {
 }
 
 
+class Rows:
+    """A Reader of rows only. rows_: (table, key) -> value."""
+
+    def __init__(self) -> None:
+        self.rows_: dict[tuple[str, bytes], Any] = {}
+
+    def row(self, table: str, key: bytes) -> Any | None:
+        return self.rows_.get((table, key))
+
+    def rows(self, table: str, prefix: bytes) -> Iterator[tuple[bytes, Any]]:
+        raise AssertionError("an agent reads rows by their key")
+
+    def entries(self, log: str, first: int, last: int) -> Iterator[tuple[int, Entry]]:
+        raise AssertionError("an agent does not read its log")
+
+    def entry_bytes(self, log: str, n: int) -> bytes | None:
+        raise AssertionError("an agent does not read its log")
+
+    def blob(self, name: str) -> bytes:
+        raise AssertionError("an agent reads no blobs")
+
+
 class Talk:
     """An agent and everything it has done; each call is one step at a later second."""
 
@@ -46,6 +69,7 @@ class Talk:
             name=name, kind="agent", session="s-1", role=role, args=args, ladder=ladder
         )
         self.settings = settings or {}
+        self.reader = Rows()
         self.state = self._birth(None)
         self.inputs: list[tuple[act.Input, float]] = []
         self.log: dict[int, Entry] = {}
@@ -60,7 +84,7 @@ class Talk:
                 spec=self.spec,
                 saved=saved,
                 effects=(),
-                reader=None,  # type: ignore[arg-type]
+                reader=self.reader,
                 settings=self.settings,
             )
         )

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from loomd.hub import children
+from loomd.hub import children, configured
 from loomd.wire.errors import LoomError
 from tests.support import RequestFailed, eventually
 
@@ -42,19 +42,19 @@ def test_an_actor_that_is_terminated_has_ended_for_good(daemon):
 def test_a_configuration_that_is_no_file_of_a_sane_size_is_refused(tmp_path):
     path = tmp_path / "config.toml"
     with pytest.raises(LoomError, match="No such file"):
-        children.read(path)
+        configured.read(path)
     os.mkfifo(path)
     with pytest.raises(LoomError, match="is no file"):
-        children.read(path)
+        configured.read(path)
     path.unlink()
     path.write_bytes(b"\xff")
     with pytest.raises(LoomError, match="not UTF-8"):
-        children.read(path)
-    path.write_bytes(b"#" * (children.MAX_CONFIG + 1))
+        configured.read(path)
+    path.write_bytes(b"#" * (configured.MAX_CONFIG + 1))
     with pytest.raises(LoomError, match="is no file"):
-        children.read(path)
+        configured.read(path)
     path.write_text('[[supervisor]]\nid = "a"\n')
-    assert [tree["id"] for tree in children.read(path).supervisors] == ["a"]
+    assert [tree["id"] for tree in configured.read(path).supervisors] == ["a"]
 
 
 def test_what_is_no_actor_has_a_kind_all_the_same():

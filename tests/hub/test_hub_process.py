@@ -482,7 +482,7 @@ def test_clients_need_a_token_and_known_operations(instance: TestInstance) -> No
             ("board", {"session": "s-none", "table": "tasks"}, "no_such_session"),
             ("usage", {"by": "moon"}, "usage"),
             ("kill", {"name": "x", "signal": 99}, "usage"),
-            ("reload", {"what": "roles"}, "not_yet"),
+            ("reload", {"what": "moon"}, "usage"),
         ):
             with pytest.raises(RequestFailed) as failed:
                 client.request(op, **args)

@@ -1,0 +1,252 @@
+"""What is saved is in force: tools, roles, settings of models; on a real daemon that watches."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.openai_server import Answer, OpenAIServer
+from tests.support import Daemon, eventually
+from tests.system.mainjob import Job, make_repo
+
+CONFIG = """
+[models]
+default = "openai/gpt-5-mini"
+[providers.openai]
+api_base = "{base}"
+api_key_env = "TEST_PROVIDER_KEY"
+"""
+
+PATIENCE_S = 100.0
+"""Of the first call: on a busy machine litellm takes its time to be imported."""
+
+pytestmark = pytest.mark.timeout(400)
+
+TOOL = '''
+from loomd.tools import Context, tool
+
+@tool
+def version(ctx: Context{more}) -> str:
+    """Tells its version."""
+    ctx.state["calls"] = ctx.state.get("calls", 0) + 1
+    return "{version} " + str(ctx.state["calls"])
+'''
+
+
+def loomctl(daemon: Daemon, *args: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "loomctl", "--json", *args],
+        env=daemon.instance.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, (args, done.stdout, done.stderr)
+    return json.loads(done.stdout)
+
+
+def save(path: Path, text: str) -> None:
+    """As most editors do it: a new file, renamed into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text)
+    os.rename(new, path)
+
+
+def tool(version: str, more: str = "") -> str:
+    return TOOL.replace("{version}", version).replace("{more}", more)
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    with OpenAIServer() as made:
+        yield made
+
+
+@pytest.fixture
+def home(daemons: Callable[..., Daemon], server: OpenAIServer) -> Daemon:
+    return daemons(CONFIG.format(base=server.base_url), TEST_PROVIDER_KEY="sk-x")
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
+
+
+def schema(request: dict[str, Any], name: str) -> dict[str, Any]:
+    found = [one["function"] for one in request["tools"] if one["function"]["name"] == name]
+    return found[0]["parameters"]["properties"] if found else {"": "is not offered"}
+
+
+def system(request: dict[str, Any]) -> str:
+    return str(next(one["content"] for one in request["messages"] if one["role"] == "system"))
+
+
+def results(request: dict[str, Any]) -> list[str]:
+    return [str(one["content"]) for one in request["messages"] if one["role"] == "tool"]
+
+
+def waiting_for(type: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda event: event["type"] == type
+
+
+def test_what_is_saved_reaches_the_next_request_and_what_is_under_way_ends_as_it_began(
+    home: Daemon, server: OpenAIServer, repo: Path
+) -> None:
+    folder = home.instance.config.parent
+    save(folder / "tools" / "mine.py", tool("one"))
+    call = [("version", {})]
+    second, third = Answer(calls=call, stall_after=1), Answer(calls=call, stall_after=1)
+    server.say(Answer(calls=call), second, third)
+    with home.client() as client, OpenAIServer() as other:
+        other.say(Answer(text="from the other server"))
+        job = Job(home, client, repo).open("tell the version")
+
+        assert second.stalled.wait(PATIENCE_S), (
+            job.story()
+        )  # its request was made with what was in force before
+        assert schema(server.requests[0], "version") == {}
+        assert results(server.requests[1]) == ["one 1"]
+        save(folder / "tools" / "mine.py", tool("two", ", loud: bool = False"))
+        told = job.follow(until=waiting_for("tools_reloaded"))
+        assert told["data"] == {"generation": 2, "changed": ["mine.py"]}
+        save(folder / "roles" / "lead.md", '+++\nmodel = "openai/gpt-5"\n+++\nBe hot.\n')
+        assert job.follow(until=waiting_for("roles_reloaded"))["data"]["changed"] == ["lead"]
+        second.release.set()
+
+        assert third.stalled.wait(PATIENCE_S), job.story()
+        assert results(server.requests[2]) == ["one 1", "two 2"]
+        assert set(schema(server.requests[2], "version")) == {"loud"}
+        assert "Be hot." in system(server.requests[2])
+        assert "Be hot." not in system(server.requests[1])
+        assert [one["model"] for one in server.requests] == ["gpt-5-mini", "gpt-5-mini", "gpt-5"]
+        save(folder / "config.toml", CONFIG.format(base=other.base_url))
+        told = job.follow(until=waiting_for("config_reloaded"))
+        assert told["data"]["changed"] == ["providers"]
+        third.release.set()  # the call under way ends where it began
+
+        job.follow()
+        assert job.row()["answer"] == "from the other server", job.story()
+        assert results(other.requests[0]) == ["one 1", "two 2", "two 3"]
+        assert len(server.requests) == 3 and len(other.requests) == 1
+
+        listed = {row["name"]: row for row in loomctl(home, "tools", job.session)}
+        mine = listed["version"]
+        assert (mine["source"], mine["file"]) == ("user", "tools/mine.py")
+        assert mine["generation"] == 2 and listed["read"]["source"] == "builtin"
+        listed = {row["name"]: row for row in loomctl(home, "roles", job.session)}
+        assert (listed["lead"]["source"], listed["lead"]["file"]) == ("user", "roles/lead.md")
+        assert listed["coder"]["source"] == "builtin"
+
+
+def test_what_is_broken_stays_out_and_its_author_reads_why(
+    home: Daemon, server: OpenAIServer, repo: Path
+) -> None:
+    folder = home.instance.config.parent
+    save(folder / "tools" / "mine.py", tool("one"))
+    save(folder / "roles" / "lead.md", "Be good.\n")
+    with home.client() as client:
+        first = Answer(calls=[("version", {})], stall_after=1)
+        server.say(first)
+        job = Job(home, client, repo).open("tell the version")
+        assert first.stalled.wait(PATIENCE_S), job.story()
+        assert "Be good." in system(server.requests[0])
+        save(folder / "tools" / "mine.py", "import math\n\nmath.no_such_name\n")
+        told = job.follow(until=waiting_for("tools_broken"))["data"]
+        error = told["errors"][0]["error"]
+        assert told["generation"] == 1 and told["errors"][0]["module"] == "mine.py"
+        assert 'File "tools/mine.py", line 3' in error and "AttributeError" in error
+        assert "importlib" not in error and str(home.instance.base) not in error
+        save(folder / "roles" / "lead.md", "+++\ncolour = 1\n+++\nBe bad.\n")
+        told = job.follow(until=waiting_for("role_broken"))["data"]
+        assert told["role"] == "lead" and "colour" in told["error"]
+        save(folder / "config.toml", "[models]\ndefault = 5\n")
+        told = job.follow(until=waiting_for("config_broken"))["data"]
+        assert "config.toml:2" in told["error"]
+        again = Answer(text="done", stall_after=1)
+        server.say(again)
+        first.release.set()
+        assert again.stalled.wait(PATIENCE_S), job.story()
+        assert results(server.requests[1]) == ["one 1"] and "Be good." in system(server.requests[1])
+
+        # A reboot with the broken files: the recorded generation, the role and the state stay.
+        save(folder / "config.toml", CONFIG.format(base=server.base_url))
+        job.follow(until=lambda event: event["type"] == "config_reloaded" or True)
+    again.release.set()
+    home.kill()
+    home.process = None
+    server.say(Answer(calls=[("version", {})]), Answer(text="done"))
+    home.start()
+    with home.client() as client:
+        job.client = client
+        job.follow()
+        assert job.row()["state"] == "done", job.story()
+        assert results(server.requests[-1])[-1] == "one 2", job.story()
+        assert "Be good." in system(server.requests[-1])
+        listed = {row["name"]: row for row in loomctl(home, "tools", job.session)}
+        assert listed["version"]["generation"] == 1
+
+
+def test_a_watch_that_dies_misses_nothing(daemons: Callable[..., Daemon], repo: Path) -> None:
+    """Nor does a session that sleeps."""
+    daemon = daemons('[models]\ndefault = "offline/rules"\n')
+    tools = daemon.instance.config.parent / "tools"
+    save(tools / "mine.py", tool("one"))
+    with daemon.client() as client:
+        job = Job(daemon, client, repo).open("")
+        eventually(
+            lambda: client.request("tools", session=job.session)["generation"] == 1,
+            what="a generation",
+        )
+        before = job.pid("watch")
+        assert before and job.kill("watch")
+        save(tools / "mine.py", tool("two"))
+        job.follow(until=waiting_for("tools_reloaded"))
+        eventually(lambda: job.pid("watch") not in (None, before), what="watch again")
+        save(tools / "mine.py", tool("three"))
+        told = job.follow(until=waiting_for("tools_reloaded"))
+        assert told["data"]["generation"] == 3
+        assert job.kill("hub")
+        eventually(lambda: job.pid("hub"), what="hub again")
+        save(tools / "mine.py", tool("four"))
+        assert job.follow(until=waiting_for("tools_reloaded"))["data"]["generation"] == 4
+        loomctl(daemon, "stop", job.session)
+        eventually(lambda: not job.pid(f"{job.session}/tools"), 60.0, what="it sleeps")
+        save(tools / "mine.py", tool("five"))
+        job.client.request("say", session=job.session, text="outline a.py")
+        assert job.follow(until=waiting_for("tools_reloaded"))["data"]["generation"] == 5
+
+
+def test_a_repos_tools_and_roles_count_once_it_is_trusted(
+    home: Daemon, server: OpenAIServer, repo: Path
+) -> None:
+    save(repo / ".loom" / "tools" / "its.py", tool("its").replace("version", "its"))
+    save(repo / ".loom" / "roles" / "lead.md", "Be ours.\n")
+    first = Answer(calls=[("its", {})], stall_after=1)
+    server.say(first, Answer(text="done"))
+    with home.client() as client:
+        job = Job(home, client, repo).open("go")
+        assert first.stalled.wait(PATIENCE_S), job.story()
+        assert schema(server.requests[0], "its") == {"": "is not offered"}
+        assert "Be ours." not in system(server.requests[0])
+        save(home.instance.config.parent / "trusted", f"{repo.resolve()}\n")
+        seen: set[str] = set()
+
+        def both(event: dict[str, Any]) -> bool:
+            seen.add(event["type"])
+            return {"tools_reloaded", "roles_reloaded"} <= seen
+
+        job.follow(until=both)
+        first.release.set()
+        job.follow()
+        assert results(server.requests[1]) == ["its 1"] and "Be ours." in system(server.requests[1])
+        [row] = [row for row in loomctl(home, "tools", job.session) if row["name"] == "its"]
+        assert (row["source"], row["file"]) == ("repo", ".loom/tools/its.py")
