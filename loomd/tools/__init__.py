@@ -2,6 +2,8 @@
 
 `contract`     what a tool file is written with: `tool`, `Context`; schemas, arguments (pure)
 `permissions`  may this call be made: allow, ask or deny (pure)
+`needs`        what one call needs, by its arguments (pure)
+`git_policy`   what a command of git changes or throws away (pure)
 `host`         the behaviour of the actor `S/tools`: calls, questions, proposals (pure)
 `process`      its entry point and its performer: which effect goes to whom
 `places`       where the calls of a session live and what they may take
@@ -35,6 +37,7 @@
 `layer`        what builds and caches leave in that copy, for the session's next one
 `snapshot`     what calls change in the checkout itself, where no review is required
 `witness`      its waiting half: looks before and after each such call
+`stash`        a checkout as it stands, untracked files too, as a commit of git
 `builtin`      the tools that ship with loomd, a file per tool
 
     tools (actor) -> nursery -> generation N -> guard of a call -> worker

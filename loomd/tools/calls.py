@@ -22,7 +22,8 @@ from loomd.tools import ground, landlock, layer
 from loomd.tools.denied import explain
 from loomd.tools.frames import Frames, frame
 from loomd.tools.generations import Generation, Generations, Gone
-from loomd.tools.places import MAX_CALL_S, ROOM_S, Places
+from loomd.tools.needs import Needs, needs
+from loomd.tools.places import MAX_CALL_S, ROOM_S, Places, author
 from loomd.tools.profile import Need, Rules, rules
 from loomd.tools.results import Ending, Results, killed
 from loomd.tools.scratch import remove
@@ -191,7 +192,7 @@ class Calls:
         if row is None:
             text = f"there is no tool {call.name!r} any more"
             return ToolResult(id=call.id, ok=False, error="no_such_tool", text=text), None
-        if effect.attempt > (STARTS if self._repeatable(row) else 1):
+        if effect.attempt > (STARTS if self._repeatable(row, needs(row, call.args)) else 1):
             return ToolResult(id=call.id, ok=False, error="interrupted", text=_INTERRUPTED), None
         if running.cancelled:
             return ToolResult(id=call.id, ok=False, error="cancelled", text="cancelled"), None
@@ -199,6 +200,8 @@ class Calls:
             return ToolResult(id=call.id, ok=False, error="denied", text=_READ_ONLY), None
         async with contextlib.AsyncExitStack() as held:
             scratch = held.enter_context(self._room())
+            need = needs(row, call.args)
+            who = await asyncio.to_thread(author, self.places.repo) if need.writes else {}
             ending, limits = Ending(), self.places.limits
             order: dict[str, Any] = {}
             scratched = False
@@ -206,7 +209,8 @@ class Calls:
                 for _ in range(RUNS):
                     ending = Ending()
                     current = accepted if not accepted.gone else await self.generations.in_force()
-                    order = self._order(call, row, scratch, current)
+                    order = self._order(call, row, need, scratch, current)
+                    order["env"] |= who
                     limits, scratched = order["limits"], order["scratched"]
                     try:
                         await self._converse(current, order, call.name, running, ending, held)
@@ -267,26 +271,31 @@ class Calls:
         assert isinstance(body, Propose)
         return msgspec.structs.replace(body, note=f"{body.note}\n{text.strip()}")
 
-    def _repeatable(self, row: Mapping[str, Any]) -> bool:
+    def _repeatable(self, row: Mapping[str, Any], need: Needs) -> bool:
         """May a call that was under way when the host died be made again? What only reads, what
         only computes a proposal, and a command in a private copy, if it cannot leave that."""
-        if row["access"] == "read":
+        if need.access == "read":
             return True
-        if row["source"] != "builtin":
+        if row["source"] != "builtin" or need.writes:
             return False
         if row["name"] in SAFE_TO_REPEAT:
             return True
         return row["access"] == "execute" and not self._direct(row)
 
     def _order(
-        self, call: ToolCall, row: Mapping[str, Any], scratch: Path, current: Generation
+        self,
+        call: ToolCall,
+        row: Mapping[str, Any],
+        need: Needs,
+        scratch: Path,
+        current: Generation,
     ) -> dict[str, Any]:
         """What the guard is told."""
         p = self.places
-        access = row["access"]
+        access = need.access
         builtin = row["source"] == "builtin"
         changes = access == "execute" or (access == "write" and not builtin)
-        copied = changes and p.review
+        copied = changes and p.review and not need.writes
         scratched = changes or not builtin
         limits = dict(p.limits)
         shape = row["parameters"]["properties"].get("timeout_s") or {}
@@ -297,10 +306,15 @@ class Calls:
         env = dict(p.env)
         if scratched:
             env |= {"HOME": str(scratch / "home"), "TMPDIR": str(scratch / "tmp")}
-        git = builtin and call.name == "git"
-        need = Need(access, foreign=scratched, copied=copied, git=git)
+        asked = Need(
+            access,
+            foreign=scratched,
+            copied=copied,
+            git=bool(need.writes),
+            files=need.writes != "git",
+        )
         allowed = rules(
-            p.profile, need, p.ground(scratch, current.hash, writes=changes and not copied)
+            p.profile, asked, p.ground(scratch, current.hash, writes=changes and not copied)
         )
         return {
             "id": call.id,

@@ -40,6 +40,7 @@ from loomd.actor.behaviour import (
 from loomd.store.schema import name_key, text_key
 from loomd.tools import queue
 from loomd.tools.compatible import clash, wrong
+from loomd.tools.needs import Needs, needs
 from loomd.tools.permissions import decide
 from loomd.wire import codec
 from loomd.wire.bodies import (
@@ -324,14 +325,23 @@ class _Step:
         if said := wrong(tool["parameters"], call.args):
             self._refuse(call, "bad_args", f"{call.name}: {said}")
             return
-        decided = decide(s.mode, tool["access"], yes=s.yes, granted=s.granted, tool=call.name)
+        need = needs(tool, call.args)
+        if need.refused:
+            self._refuse(call, "bad_args", f"{call.name}: {need.refused}")
+            return
+        granted = () if need.asks else s.granted
+        decided = decide(s.mode, need.access, yes=s.yes, granted=granted, tool=call.name)
         match decided.verdict:
             case "allow":
                 self._open(call)
             case "deny":
                 self._refuse(call, "denied", f"permission denied: {decided.reason}")
             case "ask":
-                self._ask(call, tool["access"])
+                self._ask(call, need)
+
+    def _needs(self, call: ToolCall) -> Needs:
+        row = self.s.tools.get(call.name)
+        return Needs("") if row is None else needs(row, call.args)
 
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.s.tools, 3)
@@ -513,11 +523,13 @@ class _Step:
 
     # --- permission ----------------------------------------------------------------------------
 
-    def _ask(self, call: ToolCall, access: str) -> None:
+    def _ask(self, call: ToolCall, need: Needs) -> None:
         s = self.s
         question = f"{s.session}-p{s.count + 1}"  # unique among all sessions: it is what one types
         self._wait(f"call-{call.id}", "asking", call, question)
-        text = f"{call.agent} wants to {_said(access)}: {_shown(call)}"
+        text = f"{call.agent} wants to {_said(need.access)}: {_shown(call)}"
+        if need.asks:
+            text += f"\nThis {need.asks}. All files are kept in a snapshot before."
         row = self._question_row(call, question, text)
         self.out.append(Put("questions", text_key(s.session, question), row))
         data = {"id": question, "text": text, "agent": call.agent, "tool": call.name}
@@ -561,12 +573,16 @@ class _Step:
             )
             return
         self._open(call)
-        if decision.scope != "once" and call.name not in s.granted:
+        always_asked = self._needs(call).asks  # such an answer holds for this one call
+        if decision.scope != "once" and not always_asked and call.name not in s.granted:
             s.granted.append(call.name)
             same = sorted(
                 (w.n, i)
                 for i, w in s.waiting.items()
-                if w.stage == "asking" and isinstance(w.body, ToolCall) and w.body.name == call.name
+                if w.stage == "asking"
+                and isinstance(w.body, ToolCall)
+                and w.body.name == call.name
+                and not self._needs(w.body).asks
             )
             for _, other in same:
                 waiting = s.waiting[other]

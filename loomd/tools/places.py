@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -212,6 +214,21 @@ def _circumstances() -> str:
         except OSError:
             said.append("")
     return "|".join(said)
+
+
+def author(repo: Path) -> dict[str, str]:
+    """Who commits: what the person has set for git, which lies in the home and is not seen from
+    inside a call. Blocks on git."""
+    found: dict[str, str] = {}
+    for key in ("name", "email"):
+        command = ["git", "-C", str(repo), "config", "--get", f"user.{key}"]
+        with contextlib.suppress(OSError):
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, check=False
+            )
+            if value := done.stdout.decode("utf-8", "replace").strip():
+                found |= {f"GIT_{role}_{key.upper()}": value for role in ("AUTHOR", "COMMITTER")}
+    return found
 
 
 def _safe(id: str) -> str:

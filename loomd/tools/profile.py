@@ -77,12 +77,14 @@ GIT_PROTECTED: Final = (
 @dataclass(frozen=True)
 class Need:
     """Of one call. foreign: it runs code that does not ship with loomd (a command, a user's tool);
-    copied: on a private copy below its scratch folder; git: it is git itself."""
+    copied: on a private copy below its scratch folder; git: it is git itself; files: and what it writes is
+    not only in `.git`."""
 
     access: str
     foreign: bool
     copied: bool = False
     git: bool = False
+    files: bool = True
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def rules(profile: str, need: Need, ground: Ground) -> Rules:
         if profile == "workspace":
             write += ground.write
             if need.access in ("write", "execute") and not need.copied:
-                write.append(ground.repo)
+                write += [ground.repo] if need.files else []
                 write += ground.git if need.git else ()
     keep = [path for path in ground.protected if any(below(path, w) for w in write)]
     if need.git:
