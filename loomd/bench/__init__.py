@@ -6,6 +6,7 @@
 `turns`     those of whole turns of an agent, on a daemon of their own with ...
 `model`     ... a model that says what the bench wants
 `endurance` those that take minutes, and run only when named: crashes, growth, an idle root
+`search`    the tool `grep` beside ripgrep, on a tree of 10,000 files
 `floors`    what the bare mechanism costs here, measured in the same run
 `report`    samples -> {name, unit, n, p50, p95, p99, max, goal, missed, floor, note}
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loomd.bench import calls, endurance, floors, turns
+from loomd.bench import calls, endurance, floors, search, turns
 from loomd.bench.instance import Bench
 from loomd.bench.report import Figure
 from loomd.wire.errors import LoomError
@@ -255,6 +255,11 @@ def tool_call(bench: Bench, agents: int) -> Iterator[Figure]:
     )
 
 
+def grep(bench: Bench, agents: int) -> Iterator[Figure]:
+    """A search over 10,000 files by the tool, and by ripgrep alone: in turn, on the same tree."""
+    yield from search.grep(bench.places.state.parent / "grep")
+
+
 def starvation(bench: Bench, agents: int) -> Iterator[Figure]:
     """A neighbour's ping beside one actor, then four, that burn the processors."""
     for hogs, goal in ((1, 1.0), (4, 2.0)):
@@ -294,6 +299,7 @@ FIGURES: dict[str, Measure] = {
         tool_call,
         turns.calls_8,
         turns.cancel,
+        grep,
         starvation,
     )
 }

@@ -38,6 +38,9 @@
 `snapshot`     what calls change in the checkout itself, where no review is required
 `witness`      its waiting half: looks before and after each such call
 `stash`        a checkout as it stands, untracked files too, as a commit of git
+`paths`        patterns for paths (pure)
+`prefilter`    a regular expression of Python's -> one for ripgrep that misses nothing (pure)
+`stash`        a checkout as it stands, untracked files too, as a commit of git
 `builtin`      the tools that ship with loomd, a file per tool
 
     tools (actor) -> nursery -> generation N -> guard of a call -> worker

@@ -292,11 +292,15 @@ def _names(raw: bytes | None) -> list[str]:
 _SHUT: Final = re.compile(rb"could not open directory '(.+?)/?': ")
 
 
-def files(repo: Path, shut: list[OSError]) -> list[str] | None:
-    """Tracked and untracked files that git does not ignore; None if it is no git checkout. Folders
-    that git could not look into are added to `shut`."""
+def files(repo: Path, shut: list[OSError], below: str = "") -> list[str] | None:
+    """Tracked and untracked files below a folder that git does not ignore; None if it is no git
+    checkout. Folders that git could not look into are added to `shut`."""
     never = [f"--exclude={name}" for name in sorted(EXCLUDED)]  # of what is not tracked
-    done = _run(repo, "ls-files", "-z", "-co", "--exclude-standard", "--deduplicate", *never)
+    where = ["--", below] if below else []
+    done = _run(
+        repo, "--literal-pathspecs", "ls-files", "-z", "-co", "--exclude-standard",
+        "--deduplicate", *never, *where,
+    )  # fmt: skip
     if done is None or done.returncode != 0:
         return None
     for match in _SHUT.finditer(done.stderr):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
+from loomd.bench import search
 from tests.support import TestInstance
 
 Bench = Callable[..., subprocess.CompletedProcess[str]]
@@ -58,6 +60,15 @@ def test_what_takes_minutes_runs_when_it_is_named(bench, instance):
     assert lines["crashes"]["n"] > 0
     assert instance.processes() == []
     assert not list(instance.base.glob("loom-bench-*"))
+
+
+def test_grep_is_measured_beside_ripgrep(tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "FILES", 100)
+    monkeypatch.setattr(search, "ROUNDS", 2)
+    [figure] = search.grep(tmp_path / "tree")
+    assert len(figure.samples) == 2 and "100 files" in figure.note
+    assert (figure.goal is None) == (shutil.which("rg") is None)
+    assert not (tmp_path / "tree").exists()
 
 
 def test_an_unknown_figure_is_a_usage_error(bench):

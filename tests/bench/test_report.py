@@ -57,4 +57,5 @@ def test_the_names_of_the_figures_are_public():
         "starvation",
         "commits",
         "tool_call",
+        "grep",
     } <= set(FIGURES)

@@ -6,7 +6,6 @@ import re
 import pytest
 
 from loomd.tools import Context, Proposal, Result, ToolError
-from loomd.tools.builtin import glob as globs
 from loomd.tools.builtin._checkout import MAX_FILE
 from loomd.tools.builtin.edit import edit
 from loomd.tools.builtin.glob import glob
@@ -14,8 +13,10 @@ from loomd.tools.builtin.grep import grep
 from loomd.tools.builtin.list import list_
 from loomd.tools.builtin.read import read
 from loomd.tools.builtin.shell import KEPT_TAIL, SHOWN_HEAD, SHOWN_TAIL, Output, shell
+from loomd.tools.builtin.tree import tree
 from loomd.tools.builtin.write import write
 from loomd.tools.contract import NewFile
+from loomd.tools.paths import translate
 from tests.tools.stand import git_repo, nobody, open_repo
 
 
@@ -177,6 +178,28 @@ def test_list_glob_and_grep(ctx):
     refused("bad_args", "is a file", list_, ctx, "a.py")
 
 
+def test_tree_shows_folders_first_and_counts_what_it_leaves_out(ctx):
+    assert tree(ctx) == (
+        "./  (6 files)\n"
+        "  pkg/\n    deep/\n      c.txt\n    b.py\n"
+        "  .gitignore\n  a.py\n  empty.py\n  image.png"
+    )
+    assert tree(ctx, depth=1).split("\n")[1] == "  pkg/  (2 files)"
+    assert tree(ctx, "pkg", depth=1) == "pkg/  (2 files)\n  deep/  (1 file)\n  b.py"
+    refused("bad_args", "is a file", tree, ctx, "a.py")
+    refused("not_found", "does not exist", tree, ctx, "nope")
+    refused("bad_args", "1 to 50", tree, ctx, depth=0)
+
+
+def test_a_large_tree_is_shown_less_deep(ctx, monkeypatch):
+    monkeypatch.setattr("loomd.tools.builtin.tree.LIMIT", 7)
+    for n in range(5):
+        (ctx.repo / f"d{n}").mkdir()
+        (ctx.repo / f"d{n}/x").touch()
+    lines = tree(ctx, depth=9).split("\n")
+    assert lines[1] == "  d0/  (1 file)" and lines[-1] == "[3 more names not shown]"
+
+
 @pytest.mark.parametrize("git", [True, False])
 def test_what_may_not_be_read_is_said_and_nothing_else_is_lost(git):
     with open_repo({"a.py": "x\n", "b.py": "x\n", "in/c.py": "x\n"}, git=git) as repo:
@@ -192,10 +215,11 @@ def test_what_may_not_be_read_is_said_and_nothing_else_is_lost(git):
     }
 
 
-def test_a_file_that_is_too_large_to_search_is_said_and_a_pipe_is_not_waited_for(ctx, monkeypatch):
-    monkeypatch.setattr("loomd.tools.builtin.grep.MAX_FILE", 15)
+def test_a_large_file_is_searched_line_by_line_and_a_pipe_is_not_waited_for(ctx, monkeypatch):
+    whole = grep("def f|empty", ctx)
+    monkeypatch.setattr("loomd.tools.builtin.grep.WHOLE", 15)
     os.mkfifo(ctx.repo / "pipe")
-    assert "[not searched: a.py: larger than 0 MB]" in grep("def f", ctx)
+    assert grep("def f|empty", ctx) == whole == "a.py:1:def f():"
     assert "[not searched: pipe: no plain file]" in grep("x", ctx, "pipe")
 
 
@@ -224,7 +248,7 @@ def test_without_git_everything_but_caches_is_found(ctx, tmp_path):
     ],
 )  # fmt: skip
 def test_patterns(pattern, path, fits):
-    assert bool(re.fullmatch(globs.translate(pattern), path)) is fits
+    assert bool(re.fullmatch(translate(pattern), path)) is fits
 
 
 # --- shell ---------------------------------------------------------------------------------------

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import shutil
 import stat
+import subprocess
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
+from loomd.tools import copy as copies
 from loomd.tools.builtin import _checkout
 from loomd.tools.contract import Context, ToolError, tool
+from loomd.tools.paths import matching
+from loomd.tools.prefilter import prefilter
 
 LIMIT: Final = 10_000
 LINE: Final = 500
-MAX_FILE: Final = 10 << 20
+WHOLE: Final = 32 << 20
+"""A file up to so many bytes is read at once, a longer one line by line."""
+
 TOLD: Final = 100
 """Places that were not searched, each in a line; of more only the number is told."""
 
+FEW: Final = 100
+"""So many files are searched sooner than ripgrep is started."""
+
+LARGE: Final = 64 << 10
+"""Bytes of a git index that names more than that."""
+
 
 @tool(access="read")
-def grep(pattern: str, ctx: Context, path: str = ".") -> str:
+def grep(
+    pattern: str,
+    ctx: Context,
+    path: str = ".",
+    glob: str = "",
+    ignore_case: bool = False,
+    context: int = 0,
+) -> str:
     """Lines that a regular expression (Python's) is found in, as `path:line:text`; what git
     ignores and binary files are left out. A file that could not be searched is told as
     `[not searched: path: why]`.
@@ -26,58 +50,189 @@ def grep(pattern: str, ctx: Context, path: str = ".") -> str:
     Args:
         pattern: the regular expression
         path: a file or a folder, relative to the checkout
+        glob: only files whose path fits, for example **/*.py; a pattern without / is for names
+        ignore_case: upper and lower case are the same
+        context: so many lines before and after each hit are shown too, as `path-line-text`
     """
     if not pattern:
         raise ToolError("`pattern` is empty", "bad_args")
+    flags = re.IGNORECASE if ignore_case else 0
     try:
-        text = re.compile(pattern)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what a later Python may read otherwise
+            text, filter = re.compile(pattern, flags), prefilter(pattern, flags)
+    except (re.error, RecursionError, OverflowError) as error:
         raise ToolError(f"`pattern` is no regular expression: {error}", "bad_args") from None
+    if not 0 <= context <= 100:
+        raise ToolError("`context` is 0 to 100", "bad_args")
     place = _checkout.resolve(ctx, path)
-    shut: list[OSError] = []
+    search = _Search(ctx.repo.resolve(), text, context)
     if place.is_dir():
-        names = _checkout.listed(ctx, _checkout.shown(ctx, place), shut)
+        below = _checkout.shown(ctx, place)
+        ripgrep = _Ripgrep(search.root, below, filter, ctx.env)
+        shut: list[OSError] = []
+        try:
+            if _size(search.root / ".git" / "index") > LARGE:
+                ripgrep.start()  # it walks the tree while git does
+            names = _checkout.listed(ctx, below, shut)
+            if len(names) > FEW:
+                ripgrep.start()
+            search.skipped = [f"{error.filename}/: {error.strerror}" for error in shut]
+            if glob.strip():
+                names = matching(glob, names)
+            search.all(names, ripgrep.without_a_hit())
+        finally:
+            ripgrep.close()
     elif place.exists():
-        names = [_checkout.shown(ctx, place)]
+        search.all([_checkout.shown(ctx, place)], frozenset())
     else:
         raise _checkout.missing(ctx, path, place)
-    hits: list[str] = []
-    skipped = [f"{error.filename}/: {error.strerror}" for error in shut]
-    for name in names:
-        if why := _search(ctx.repo / name, name, text, hits):
-            skipped.append(f"{name}: {why}")
-        if len(hits) > LIMIT:
-            break
-    said = hits[:LIMIT] or [f"nothing found in {len(names)} files"]
-    said += [f"[not searched: {one}]" for one in skipped[:TOLD]]
-    if len(skipped) > TOLD:
-        said.append(f"[not searched: {len(skipped) - TOLD} more places/: as those before]")
-    if len(hits) > LIMIT:
-        said.append(f"[only the first {LIMIT} lines are shown; there are more]")
-    return "\n".join(said)
+    return search.said()
 
 
-def _search(place: Path, name: str, pattern: re.Pattern[str], hits: list[str]) -> str:
-    """Adds the lines of one file; why it could not be searched. A binary file has no lines."""
+def _size(path: Path) -> int:
     try:
-        found = place.stat()
-        if not stat.S_ISREG(found.st_mode):
-            return "no plain file"
-        if found.st_size > MAX_FILE:
-            return f"larger than {MAX_FILE >> 20} MB"
-        data = place.read_bytes()
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        return error.strerror or str(error)
-    if _checkout.binary_kind(data):
-        return ""
-    text = _checkout.text_of(data)
-    for number, line in enumerate(text.split("\n"), 1):
-        line = line.removesuffix("\r")
-        if pattern.search(line):
-            shown = line if len(line) <= LINE else line[:LINE] + "..."
-            hits.append(f"{name}:{number}:{shown}")
-            if len(hits) > LIMIT:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+class _Search:
+    """What was found so far. count: files that were looked at, by us or by ripgrep."""
+
+    def __init__(self, root: Path, pattern: re.Pattern[str], context: int) -> None:
+        self.root = root
+        self.pattern = pattern
+        self.context = context
+        self.hits = 0
+        self.lines: list[str] = []
+        self.skipped: list[str] = []
+        self.count = 0
+
+    def all(self, names: list[str], without: Collection[str]) -> None:
+        """without: those of which it is known that nothing is in them."""
+        self.count = len(names)
+        for name in names:
+            if name in without:
+                continue
+            if why := self._file(name):
+                self.skipped.append(f"{name}: {why}")
+            if self.hits > LIMIT:
                 break
-    return ""
+
+    def _file(self, name: str) -> str:
+        """Adds the lines of one file; why it could not be searched. A binary file has no lines."""
+        try:
+            found = os.lstat(f"{self.root}/{name}")
+            if not stat.S_ISREG(found.st_mode):
+                return "no plain file"
+            with open(f"{self.root}/{name}", "rb") as file:
+                start = file.read(_checkout.LOOKED_AT)
+                if _checkout.binary_kind(start):
+                    return ""
+                if found.st_size <= WHOLE:
+                    self._lines(name, _split(start + file.read()))
+                else:
+                    file.seek(0)
+                    self._lines(name, [line for part in file for line in _split(part)])
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return error.strerror or str(error)
+        return ""
+
+    def _lines(self, name: str, lines: list[str]) -> None:
+        search = self.pattern.search
+        found = [number for number, line in enumerate(lines) if search(line)]
+        del found[LIMIT + 1 - self.hits :]
+        self.hits += len(found)
+        if found:
+            self._show(name, lines, found)
+
+    def _show(self, name: str, lines: list[str], found: list[int]) -> None:
+        last = -1
+        hits = set(found)
+        for number in found:
+            first = max(number - self.context, last + 1)
+            if self.context and self.lines and (first > last + 1 or last < 0):
+                self.lines.append("--")
+            for n in range(first, min(number + self.context + 1, len(lines))):
+                mark = ":" if n in hits else "-"
+                line = lines[n] if len(lines[n]) <= LINE else lines[n][:LINE] + "..."
+                self.lines.append(f"{name}{mark}{n + 1}{mark}{line}")
+                last = n
+
+    def said(self) -> str:
+        said = self.lines
+        if self.hits > LIMIT and not self.context:
+            said = said[:LIMIT]
+        if not said:
+            said = [f"nothing found in {self.count} files"]
+        said = said + [f"[not searched: {one}]" for one in self.skipped[:TOLD]]
+        if len(self.skipped) > TOLD:
+            more = len(self.skipped) - TOLD
+            said.append(f"[not searched: {more} more places/: as those before]")
+        if self.hits > LIMIT:
+            said.append(f"[only the first {LIMIT} lines are shown; there are more]")
+        return "\n".join(said)
+
+
+def _split(data: bytes) -> list[str]:
+    """Lines without their ends, and without the mark at the beginning of a file."""
+    text = _checkout.text_of(data).removeprefix("\ufeff")
+    lines = text.split("\n")
+    if not lines[-1]:
+        del lines[-1]  # what comes after the last line's end is no line
+    return [line.removesuffix("\r") for line in lines] if "\r" in text else lines
+
+
+class _Ripgrep:
+    """Says in which files there is nothing: those that it has searched without a hit. What it does
+    not name, because it walks otherwise than git, may not read it, or is not there at all, is for
+    our own search; so it can make us quicker, and never change what is found."""
+
+    def __init__(self, root: Path, below: str, filter: str | None, env: Mapping[str, str]) -> None:
+        self.root = root
+        self.program = shutil.which("rg", path=env.get("PATH")) if filter else None
+        never = [word for name in copies.EXCLUDED for word in ("--glob", f"!{name}")]
+        self.command = [
+            self.program or "rg", "--no-config", "--color=never", "--count", "--include-zero",
+            "--null", "--text", "--encoding=none", "--hidden", "--no-messages",
+            "--no-ignore-dot", "--no-ignore-global", *never, "--regexp", filter or "",
+            "--", "." if below == "." else f"./{below}",
+        ]  # fmt: skip
+        self.process: subprocess.Popen[bytes] | None = None
+        self.output = -1
+
+    def start(self) -> None:
+        if self.program is None or self.process is not None:
+            return
+        self.output = os.memfd_create("ripgrep")  # a pipe would have to be read meanwhile
+        with contextlib.suppress(OSError):
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.root,
+                stdin=subprocess.DEVNULL,
+                stdout=self.output,
+                stderr=subprocess.DEVNULL,
+                env={"LC_ALL": "C"},
+            )
+
+    def without_a_hit(self) -> Collection[str]:
+        if self.process is None:
+            return frozenset()
+        self.process.wait()
+        with open(self.output, "rb", closefd=False) as file:
+            file.seek(0)
+            said = os.fsdecode(file.read())
+        return {path for path, count in _COUNT.findall(said) if count == "0"}
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.output >= 0:
+            os.close(self.output)
+
+
+_COUNT: Final = re.compile(r"\./([^\0]+)\0(\d+)\n")

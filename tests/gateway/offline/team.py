@@ -13,7 +13,7 @@ from typing import Any
 
 from loomd.gateway import offline
 from loomd.gateway.types import Resolved, ToolSchema
-from loomd.tools.builtin.glob import translate
+from loomd.tools.paths import translate
 from loomd.wire.bodies import Call, Entry, Failed, FinalAnswer, ToolCalls
 
 TOOLS = {
