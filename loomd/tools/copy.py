@@ -286,7 +286,7 @@ def _run(repo: Path, *args: str, input: bytes = b"") -> subprocess.CompletedProc
 
 
 def _names(raw: bytes | None) -> list[str]:
-    return [os.fsdecode(part) for part in (raw or b"").split(b"\0") if part]
+    return [part for part in os.fsdecode(raw or b"").split("\0") if part]
 
 
 _SHUT: Final = re.compile(rb"could not open directory '(.+?)/?': ")

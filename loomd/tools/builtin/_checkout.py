@@ -103,6 +103,12 @@ def listed(ctx: Context, below: str = "", shut: list[OSError] | None = None) -> 
     Folders that may not be looked into are added to `shut`, as errors that name them relative to
     the checkout.
     """
+    return plain(ctx.repo.resolve(), named(ctx, below, shut))
+
+
+def named(ctx: Context, below: str = "", shut: list[OSError] | None = None) -> list[str]:
+    """As `listed`, without a look at them and in no order: links, and what is tracked and deleted,
+    are among them."""
     repo = ctx.repo.resolve()
     closed: list[OSError] = []
     below = "" if below == "." else below
@@ -111,12 +117,13 @@ def listed(ctx: Context, below: str = "", shut: list[OSError] | None = None) -> 
         names = list(_walk(repo, below, closed))
     if shut is not None:
         shut += closed
-    return sorted(_plain(repo, names))
+    return names
 
 
-def _plain(root: Path, names: Iterable[str]) -> Iterator[str]:
-    """Those that are files: not deleted though tracked, no links, no submodules. A look into each
-    folder costs a tenth of a look at each file."""
+def plain(root: Path, names: Iterable[str]) -> list[str]:
+    """Those that are files, in order: not deleted though tracked, no links, no submodules. A look
+    into each folder costs a tenth of a look at each file."""
+    kept = []
     folders: dict[str, frozenset[str] | None] = {}
     for name in names:
         folder, _, last = name.rpartition("/")
@@ -124,7 +131,8 @@ def _plain(root: Path, names: Iterable[str]) -> Iterator[str]:
             folders[folder] = _files_in(root / folder)
         files = folders[folder]
         if files is None or last in files:
-            yield name
+            kept.append(name)
+    return sorted(kept)
 
 
 def _files_in(folder: Path) -> frozenset[str] | None:

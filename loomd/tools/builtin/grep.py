@@ -9,7 +9,7 @@ import shutil
 import stat
 import subprocess
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -74,17 +74,19 @@ def grep(
         try:
             if _size(search.root / ".git" / "index") > LARGE:
                 ripgrep.start()  # it walks the tree while git does
-            names = _checkout.listed(ctx, below, shut)
+            names = _checkout.named(ctx, below, shut)
             if len(names) > FEW:
                 ripgrep.start()
             search.skipped = [f"{error.filename}/: {error.strerror}" for error in shut]
             if glob.strip():
                 names = matching(glob, names)
-            search.all(names, ripgrep.without_a_hit())
+            done = ripgrep.without_a_hit()
+            search.all(_checkout.plain(search.root, [n for n in names if n not in done]))
+            search.count += len(done.intersection(names))
         finally:
             ripgrep.close()
     elif place.exists():
-        search.all([_checkout.shown(ctx, place)], frozenset())
+        search.all([_checkout.shown(ctx, place)])
     else:
         raise _checkout.missing(ctx, path, place)
     return search.said()
@@ -109,12 +111,9 @@ class _Search:
         self.skipped: list[str] = []
         self.count = 0
 
-    def all(self, names: list[str], without: Collection[str]) -> None:
-        """without: those of which it is known that nothing is in them."""
+    def all(self, names: list[str]) -> None:
         self.count = len(names)
         for name in names:
-            if name in without:
-                continue
             if why := self._file(name):
                 self.skipped.append(f"{name}: {why}")
             if self.hits > LIMIT:
@@ -196,10 +195,10 @@ class _Ripgrep:
         self.program = shutil.which("rg", path=env.get("PATH")) if filter else None
         never = [word for name in copies.EXCLUDED for word in ("--glob", f"!{name}")]
         self.command = [
-            self.program or "rg", "--no-config", "--color=never", "--count", "--include-zero",
+            self.program or "rg", "--no-config", "--color=never", "--files-without-match",
             "--null", "--text", "--encoding=none", "--hidden", "--no-messages",
             "--no-ignore-dot", "--no-ignore-global", *never, "--regexp", filter or "",
-            "--", "." if below == "." else f"./{below}",
+            "--", *([] if below == "." else [below]),
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
         self.output = -1
@@ -218,14 +217,14 @@ class _Ripgrep:
                 env={"LC_ALL": "C"},
             )
 
-    def without_a_hit(self) -> Collection[str]:
+    def without_a_hit(self) -> frozenset[str]:
         if self.process is None:
             return frozenset()
         self.process.wait()
         with open(self.output, "rb", closefd=False) as file:
             file.seek(0)
-            said = os.fsdecode(file.read())
-        return {path for path, count in _COUNT.findall(said) if count == "0"}
+            said = os.fsdecode(file.read()).split("\0")
+        return frozenset(said[:-1])  # after the last end nothing comes, or a path cut short
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -233,6 +232,3 @@ class _Ripgrep:
             self.process.wait()
         if self.output >= 0:
             os.close(self.output)
-
-
-_COUNT: Final = re.compile(r"\./([^\0]+)\0(\d+)\n")
