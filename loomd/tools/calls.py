@@ -1,6 +1,6 @@
 """The calls of a tool host: each is handed to a generation, and conversed with to its end.
 
-effect -> order to a guard, over a socket of its own -> {lock} {result} {end} -> results
+effect -> order to a guard, over a socket of its own -> {lock} {seen} {result} {end} -> results
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.schema import text_key
-from loomd.tools import ground, landlock, layer
+from loomd.tools import ground, landlock, layer, seen
 from loomd.tools.denied import explain
 from loomd.tools.frames import Frames, frame
 from loomd.tools.generations import Generation, Generations, Gone
@@ -33,7 +33,7 @@ from loomd.wire import codec
 from loomd.wire.bodies import Body, Changed, Note, Propose, ToolCall, ToolResult
 from loomd.wire.errors import LoomError
 
-SAFE_TO_REPEAT: Final = frozenset({"write", "edit", "propose"})
+SAFE_TO_REPEAT: Final = seen.PROPOSES | {"propose"}
 """Built-in tools that only compute a proposal: after a crash they run again like reads."""
 
 STARTS: Final = 5
@@ -371,6 +371,9 @@ class Calls:
                         await self._lock(lock, reader, frames, ending, held)
                         if ending.end is None:
                             writer.write(frame({"state": self._state(tool)}))
+                    elif "seen" in said:
+                        known = self._seen(order["agent"], said["seen"])
+                        writer.write(frame({"seen": known}))
                     elif "result" in said:
                         ending.result = said["result"]
                     elif "end" in said:
@@ -414,6 +417,10 @@ class Calls:
                 taking.cancel()
             if not reading.done():
                 reading.cancel()
+
+    def _seen(self, agent: str, path: str) -> list[str] | None:
+        key = text_key(self.stage.spec.session, seen.row_of(agent, path))
+        return seen.known(self.stage.reader.row("tool_state", key))
 
     def _state(self, tool: str) -> dict[str, Any]:
         """As the last call left it; from the table at first."""

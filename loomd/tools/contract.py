@@ -12,7 +12,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, overload
@@ -79,11 +79,16 @@ class State(MutableMapping[str, Any]):
         return f"State({self._value if self.touched else '...'})"
 
 
+def _unseen(path: str) -> Sequence[str] | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Context:
     """What a call knows. repo: the checkout; session, agent: who calls; call: the id of the call;
     env: the environment of the session's opener, for programs that are started; scratch: a folder
-    of the call's own, gone when it ends."""
+    of the call's own, gone when it ends; seen: SHA-256 of the contents of a file that the agent
+    knows, None if it has never read it."""
 
     repo: Path
     session: str = ""
@@ -94,6 +99,7 @@ class Context:
     scratch: Path = Path("/nonexistent")
     limits: Mapping[str, Any] = field(default_factory=dict)
     review: bool = False
+    seen: Callable[[str], Sequence[str] | None] = _unseen
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ class _Guard:
         for frame in frames:
             if "cancel" in frame:
                 self.reason = "cancelled"
-            elif "state" in frame:
+            elif "state" in frame or "seen" in frame:
                 with contextlib.suppress(Gone):
                     send_frame(self.inner, frame)
 
@@ -195,6 +195,8 @@ class _Guard:
         for frame in found:
             if "lock" in frame:
                 send_frame(self.sock, {"lock": True})
+            elif "seen" in frame:
+                send_frame(self.sock, {"seen": frame["seen"]})
             elif isinstance(frame.get("result"), dict):
                 self.result = frame["result"]
 

@@ -38,7 +38,7 @@ from loomd.actor.behaviour import (
     TimerDue,
 )
 from loomd.store.schema import name_key, text_key
-from loomd.tools import queue
+from loomd.tools import queue, seen
 from loomd.tools.compatible import clash, wrong
 from loomd.tools.needs import Needs, needs
 from loomd.tools.permissions import decide
@@ -92,7 +92,9 @@ class Waiting:
 class State:
     """waiting: key in table `calls` -> what waits; open: call id -> tool name; running: the same
     calls as `queue` sees them; applying: the edit that is being applied, "" for none; slot: the
-    effect that waits for a slot of the daemon, "" for none; room: how many calls run at once."""
+    effect that waits for a slot of the daemon, "" for none; room: how many calls run at once; read:
+    what agents have read (loomd.tools.seen); off: tools that the configuration has not switched on;
+    offered, broken: the tools and the errors of the row in `toolsets`."""
 
     name: str
     session: str
@@ -113,6 +115,7 @@ class State:
     applying: str = ""
     slot: str = ""
     room: int = queue.SESSION_CALLS
+    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def team(self) -> str:
@@ -156,6 +159,8 @@ class ToolsBehaviour:
             if isinstance(body, ToolCall | Apply):
                 id = key[len(name_key(session)) :].decode()
                 state.waiting[id] = Waiting(value["n"], value["stage"], body, value["question"])
+        for key, value in birth.reader.rows("tool_state", text_key(session, seen.PREFIX)):
+            state.seen[key[len(name_key(session)) :].decode()] = value
         for effect in birth.effects:
             if isinstance(effect.body, ToolCall):
                 call = effect.body
@@ -374,6 +379,10 @@ class _Step:
             if kept := result.data.get("state"):
                 key = text_key(s.session, kept["tool"])
                 self.out.append(Put("tool_state", key, kept["value"]))
+        if s.tools.get(call.name, {}).get("source") == "builtin":
+            for part, row in seen.learned(s.seen, call, body):
+                s.seen[part] = row
+                self.out.append(Put("tool_state", text_key(s.session, part), row))
         match body:
             case Propose():
                 self.out.append(Send(s.team, body))

@@ -136,6 +136,7 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
             scratch=scratch,
             limits=order["limits"],
             review=order["review"],
+            seen=lambda path: _seen(sock, path),
         )
     returned = spec.function(**given)
     if copy is not None:
@@ -185,6 +186,12 @@ def _fetch(sock: socket.socket) -> dict[str, Any]:
     send_frame(sock, {"lock": True})
     value = receive_frame(sock).get("state")
     return value if isinstance(value, dict) else {}
+
+
+def _seen(sock: socket.socket, path: str) -> list[str] | None:
+    send_frame(sock, {"seen": readable(path)})
+    value = receive_frame(sock).get("seen")
+    return value if isinstance(value, list) else None
 
 
 def _limit(limits: Mapping[str, Any]) -> None:

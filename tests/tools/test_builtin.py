@@ -1,10 +1,12 @@
 """The built-in tools as functions. Their texts are what models depend on."""
 
+import dataclasses
 import os
 import re
 
 import pytest
 
+from loomd.gateway.offline.results import whole
 from loomd.tools import Context, Proposal, Result, ToolError
 from loomd.tools.builtin._checkout import MAX_FILE
 from loomd.tools.builtin.edit import edit
@@ -17,6 +19,7 @@ from loomd.tools.builtin.tree import tree
 from loomd.tools.builtin.write import write
 from loomd.tools.contract import NewFile
 from loomd.tools.paths import translate
+from loomd.tools.propose import name_of
 from tests.tools.stand import git_repo, nobody, open_repo
 
 
@@ -58,39 +61,54 @@ def test_nothing_outside_of_the_checkout(ctx, path):
 
 
 def test_an_absolute_path_inside_is_taken(ctx):
-    assert read(str(ctx.repo / "pkg/b.py"), ctx).text == "from a import f\n"
+    assert read(str(ctx.repo / "pkg/b.py"), ctx).text == "     1\tfrom a import f\n"
 
 
 # --- read ----------------------------------------------------------------------------------------
 
 
-def test_read_gives_the_exact_lines(ctx):
+def test_read_gives_the_exact_lines_behind_their_numbers(ctx):
     found = read("a.py", ctx)
-    assert found.text == (ctx.repo / "a.py").read_text()
-    assert found.data == {"path": "a.py", "first": 1, "last": 6, "lines": 6}
+    assert found.text.startswith("     1\tdef f():\n     2\t    return 1\n     3\t\n")
+    assert bare(found.text) == whole(found.text) == (ctx.repo / "a.py").read_text()
+    hash = name_of((ctx.repo / "a.py").read_bytes())
+    assert found.data == {"path": "a.py", "first": 1, "last": 6, "lines": 6, "hash": hash}
+    (ctx.repo / "odd.txt").write_bytes(b"1\tone\r\n\r\n     3\tx\x0cy\nno end")
+    assert whole(read("odd.txt", ctx).text) == "1\tone\r\n\r\n     3\tx\x0cy\nno end"
+
+
+def bare(text):
+    return re.sub(r"^ *\d+\t", "", text, flags=re.M)
 
 
 def test_read_of_a_part_says_how_to_go_on(ctx):
     assert read("a.py", ctx, offset=2, limit=2).text == (
-        "    return 1\n\n[lines 2-3 of 6; there is more: continue with offset=4]"
+        "     2\t    return 1\n     3\t\n[lines 2-3 of 6; there is more: continue with offset=4]"
     )
-    assert read("a.py", ctx, offset=5).text == "def g():\n    return 1\n"
+    assert bare(read("a.py", ctx, offset=5).text) == "def g():\n    return 1\n"
 
 
 def test_read_of_an_empty_file_is_empty(ctx):
-    assert read("empty.py", ctx) == Result(
-        "", data={"path": "empty.py", "first": 1, "last": 0, "lines": 0}
-    )
+    found = read("empty.py", ctx)
+    assert (found.text, found.data["last"], found.data["lines"]) == ("", 0, 0)
 
 
 def test_read_of_a_whole_large_source_file(ctx):
     text = "x = 1\n" * 40_000
     (ctx.repo / "big.py").write_text(text)
-    assert read("big.py", ctx, limit=100_000).text == text
+    assert whole(read("big.py", ctx, limit=100_000).text) == text
 
 
 def test_read_refuses_what_is_no_text(ctx):
     refused("failed", "image.png is a binary file (PNG image, 10 bytes)", read, "image.png", ctx)
+    for start, kind in (
+        (b"RIFF\0\0\0\0WEBPVP8 ", "WebP image"), (b"\xff\xd8\xff\xe0", "JPEG image"),
+        (b"GIF89a", "GIF image"), (b"%PDF-1.7", "PDF document"), (b"\0\0\0\x20ftypisom", "MP4"),
+        (b"MZ\x90\0", "Windows program"), (b"x" * 257 + b"ustar", "tar archive"),
+        (b"a\0b", "data"), ("x".encode("utf-16"), "UTF-16 text"),
+    ):  # fmt: skip
+        (ctx.repo / "some.bin").write_bytes(start)
+        refused("failed", kind, read, "some.bin", ctx)
     refused("bad_args", "is a folder", read, "pkg", ctx)
     refused("not_found", "b.py does not exist; there is pkg/b.py", read, "b.py", ctx)
     refused("bad_args", "has 6 lines; there is no line 9", read, "a.py", ctx, offset=9)
@@ -142,6 +160,46 @@ def test_edit_keeps_line_ends_bom_and_mode(ctx):
     assert file.after == "\ufeff1\r\n2\r\nthree\r\n".encode() and file.mode == 0o755
     [file] = edit("w.py", "two\r\n", "2\r\n", ctx).files
     assert file.after == "\ufeffone\r\n2\r\nthree\r\n".encode()
+
+
+def test_edit_takes_the_line_ends_of_what_it_replaces(ctx):
+    path = ctx.repo / "m.txt"
+    path.write_bytes(b"one\r\ntwo\nthree\r\nfour\n")
+
+    def after(old, new, **more):
+        return edit("m.txt", old, new, ctx, **more).files[0].after
+
+    assert after("one\ntwo", "1\n2") == b"1\r\n2\nthree\r\nfour\n"
+    assert after("three\n", "3\n33\n") == b"one\r\ntwo\n3\r\n33\r\nfour\n"
+    assert after("two\nthree", "2\n3") == b"one\r\n2\n3\r\nfour\n"
+    assert after("four", "4\n5") == b"one\r\ntwo\nthree\r\n4\n5\n"
+    assert after("e\n", "E\n", replace_all=True) == b"onE\r\ntwo\nthreE\r\nfour\n"
+    path.write_bytes(b"a\r\nb")
+    assert after("a\nb", "a\nc") == b"a\r\nc"
+    refused("bad_args", "line ends only", edit, "m.txt", "a\r\nb", "a\nb", ctx)
+
+
+def test_write_keeps_line_ends_mark_and_mode(ctx):
+    path = ctx.repo / "w.bat"
+    path.write_bytes("\ufeffone\r\ntwo\r\n".encode())
+    path.chmod(0o755)
+    [file] = write("w.bat", "one\n2\n", ctx).files
+    assert file.after == "\ufeffone\r\n2\r\n".encode() and file.mode == 0o755
+    assert isinstance(write("w.bat", "one\ntwo\n", ctx), Result)
+
+
+def test_what_has_changed_since_it_was_read(ctx):
+    """The agent knows a content that is no longer there."""
+    stale = dataclasses.replace(ctx, seen=lambda path: [name_of(b"as it was")])
+    refused("conflict", "a.py has changed since you read it", write, "a.py", "x", stale)
+    assert edit("a.py", "def f():", "def h():", stale).files[0].after.startswith(b"def h():")
+    refused("failed", "stands 2 times", edit, "a.py", "return 1", "return 2", stale)
+    refused(
+        "conflict", "has changed", edit, "a.py", "return 1", "return 2", stale, replace_all=True
+    )
+    refused("conflict", "read it again", edit, "a.py", "return 7", "x", stale)
+    fresh = dataclasses.replace(ctx, seen=lambda path: [name_of((ctx.repo / path).read_bytes())])
+    assert write("a.py", "x", fresh).files and write("new.py", "x", stale).files
 
 
 def test_edit_of_what_is_no_utf8_is_refused(ctx):

@@ -15,9 +15,19 @@ _MORE = re.compile(r"\[[^\]\n]*\bcontinue with offset=\d+\]\s*\Z")
 
 def whole(text: str) -> str | None:
     """The file's text from a result of `read`; None if the file goes on: a page is a megabyte, and
-    a file beyond it is no code that these rules work on."""
-    return None if _MORE.search(text) else text
+    a file beyond it is no code that these rules work on. Each line stands behind its number."""
+    if _MORE.search(text):
+        return None
+    ended = text.endswith("\n")
+    lines = text.removesuffix("\n").split("\n") if text else []
+    heads = [_NUMBER.match(line) for line in lines]
+    if not all(head and int(head[1]) == n for n, head in enumerate(heads, 1)):
+        return text
+    bare = "\n".join(line[head.end() :] for line, head in zip(lines, heads, strict=True) if head)
+    return bare + "\n" if ended else bare
 
+
+_NUMBER = re.compile(r" *(\d+)\t")
 
 # --- grep, glob, list --------------------------------------------------------------------------
 

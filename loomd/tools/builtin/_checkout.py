@@ -11,6 +11,7 @@ from typing import Final
 
 from loomd.tools import copy as copies
 from loomd.tools.contract import Context, ToolError
+from loomd.tools.propose import name_of
 
 MAX_FILE: Final = 50 << 20
 
@@ -18,11 +19,25 @@ LOOKED_AT: Final = 64 << 10
 """Bytes at a file's beginning by which it is known to be no text."""
 
 _KINDS: Final[tuple[tuple[bytes, str], ...]] = (
-    (b"\x89PNG", "PNG image"), (b"\xff\xd8\xff", "JPEG image"), (b"GIF8", "GIF image"),
-    (b"%PDF", "PDF document"), (b"PK\x03\x04", "ZIP archive"), (b"\x1f\x8b", "gzip archive"),
-    (b"\x7fELF", "ELF program"), (b"SQLite format 3", "SQLite database"),
-    (b"BZh", "bzip2 archive"), (b"\xfd7zXZ", "xz archive"), (b"RIFF", "RIFF media"),
+    (b"\x89PNG\r\n", "PNG image"), (b"\xff\xd8\xff", "JPEG image"), (b"GIF87a", "GIF image"),
+    (b"GIF89a", "GIF image"), (b"II*\0", "TIFF image"), (b"MM\0*", "TIFF image"),
+    (b"\0\0\1\0", "icon"), (b"8BPS", "Photoshop image"), (b"%PDF", "PDF document"),
+    (b"PK\x03\x04", "ZIP archive"), (b"\x1f\x8b", "gzip archive"), (b"BZh", "bzip2 archive"),
+    (b"\xfd7zXZ", "xz archive"), (b"\x28\xb5\x2f\xfd", "zstd archive"),
+    (b"7z\xbc\xaf", "7-Zip archive"),
+    (b"\x7fELF", "ELF program"), (b"\xcf\xfa\xed\xfe", "Mach-O program"), (b"\0asm", "WebAssembly"),
+    (b"\xca\xfe\xba\xbe", "Java class"), (b"SQLite format 3", "SQLite database"),
+    (b"ID3", "MP3 audio"), (b"OggS", "Ogg media"), (b"fLaC", "FLAC audio"),
+    (b"\x1aE\xdf\xa3", "Matroska video"), (b"wOFF", "font"), (b"wOF2", "font"),
 )  # fmt: skip
+
+_INSIDE: Final[tuple[tuple[bytes, int, bytes, str], ...]] = (
+    (b"RIFF", 8, b"WEBP", "WebP image"), (b"RIFF", 8, b"WAVE", "WAV audio"),
+    (b"RIFF", 8, b"AVI ", "AVI video"), (b"", 4, b"ftypavif", "AVIF image"),
+    (b"", 4, b"ftypheic", "HEIC image"), (b"", 4, b"ftyp", "MP4 video"),
+    (b"", 257, b"ustar", "tar archive"),
+)  # fmt: skip
+"""Start, and what stands at an offset."""
 
 
 def resolve(ctx: Context, path: str) -> Path:
@@ -85,11 +100,30 @@ def binary_kind(data: bytes) -> str:
     for start, kind in _KINDS:
         if data.startswith(start):
             return kind
+    for start, at, mark, kind in _INSIDE:
+        if data.startswith(start) and data.startswith(mark, at):
+            return kind
+    if data.startswith(b"BM") and b"\0" in data[2:14]:
+        return "BMP image"
+    if data.startswith(b"MZ") and b"\0" in data[:LOOKED_AT]:
+        return "Windows program"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16 text"
     if b"\0" in data[:LOOKED_AT]:
         return "data"
     return ""
+
+
+def known(ctx: Context, shown: str, content: bytes) -> bool:
+    """Is this what the agent has read last, or has it never read the file?"""
+    seen = ctx.seen(shown)
+    return seen is None or name_of(content) in seen
+
+
+def no_git(ctx: Context, path: str, place: Path) -> None:
+    """ToolError(denied) for what lies in `.git`."""
+    if ".git" in place.relative_to(ctx.repo.resolve()).parts:
+        raise ToolError(f"{path} lies in .git, which edits may not touch", "denied")
 
 
 def text_of(data: bytes) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 
+from loomd.tools import newlines
 from loomd.tools.builtin import _checkout
 from loomd.tools.contract import Context, NewFile, Proposal, ToolError, tool
-
-_BOM = "\ufeff"
+from loomd.tools.newlines import BOM
 
 
 @tool(access="write")
@@ -20,7 +20,9 @@ def edit(
     reason: str = "",
 ) -> Proposal:
     """Proposes to replace the text `old`, which must stand in the file exactly once, by `new`. It
-    reaches the disk once the team has agreed; this call is answered then.
+    reaches the disk once the team has agreed; this call is answered then. Line ends, byte order
+    mark and mode of the file stay. If the file has changed since you read it, the edit is made only
+    where `old` still stands exactly once.
 
     Args:
         path: relative to the checkout
@@ -30,8 +32,7 @@ def edit(
         reason: why, for whoever reviews it
     """
     place = _checkout.resolve(ctx, path)
-    if ".git" in place.relative_to(ctx.repo.resolve()).parts:
-        raise ToolError(f"{path} lies in .git, which edits may not touch", "denied")
+    _checkout.no_git(ctx, path, place)
     if not old:
         raise ToolError("`old` is empty; to make a new file use write", "bad_args")
     if old == new:
@@ -41,36 +42,37 @@ def edit(
         text = base.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ToolError(f"{path} is not UTF-8 (byte {error.start}); it cannot be edited") from None
-    bom = text.startswith(_BOM) and not old.startswith(_BOM)
+    bom = text.startswith(BOM) and not old.startswith(BOM)
     if bom:
         text = text[1:]
-    crlf = "\r\n" in text and "\n" not in text.replace("\r\n", "")
-    if crlf and "\r" not in old:  # the model writes plain line ends
-        old = old.replace("\n", "\r\n")
-        new = new.replace("\r\n", "\n").replace("\n", "\r\n")
-    found = text.count(old)
-    if found == 0:
-        raise ToolError(_miss(path, text, old, new))
-    if found > 1 and not replace_all:
-        lines = _lines_with(text, old)
-        raise ToolError(
-            f"`old` stands {found} times in {path} (lines {', '.join(map(str, lines[:10]))}): "
-            "give more of the lines around it, or replace_all=true"
-        )
-    made = text.replace(old, new)
-    after = ((_BOM if bom else "") + made).encode("utf-8")
     shown = _checkout.shown(ctx, place)
+    found = newlines.find(text, old)
+    if not found:
+        stale = "" if _checkout.known(ctx, shown, base) else _STALE.format(path)
+        raise ToolError(_miss(path, text, old, new) + stale, "conflict" if stale else "failed")
+    if len(found) > 1:
+        lines = [text.count("\n", 0, start) + 1 for start, _ in found[:10]]
+        if not replace_all:
+            raise ToolError(
+                f"`old` stands {len(found)} times in {path} (lines {', '.join(map(str, lines))}): "
+                "give more of the lines around it, or replace_all=true"
+            )
+        if not _checkout.known(ctx, shown, base):
+            raise ToolError(
+                f"`old` stands {len(found)} times in {path}.{_STALE.format(path)}", "conflict"
+            )
+    made, at = [], 0
+    for start, end in found:
+        made += [text[at:start], newlines.fitted(new, text[start:end], text)]
+        at = end
+    after = ((BOM if bom else "") + "".join(made) + text[at:]).encode("utf-8")
+    if after == base:
+        raise ToolError("`old` and `new` differ in line ends only, and those stay", "bad_args")
     mode = place.stat().st_mode & 0o777
     return Proposal((NewFile(shown, base, after, mode),), reason or f"edit {shown}")
 
 
-def _lines_with(text: str, old: str) -> list[int]:
-    lines: list[int] = []
-    at = text.find(old)
-    while at >= 0 and len(lines) < 11:
-        lines.append(text.count("\n", 0, at) + 1)
-        at = text.find(old, at + len(old))
-    return lines
+_STALE = " {0} has changed since you read it: read it again."
 
 
 def _miss(path: str, text: str, old: str, new: str) -> str:

@@ -6,7 +6,7 @@ from typing import Final
 
 from loomd.tools.builtin import _checkout
 from loomd.tools.contract import Context, Result, ToolError, tool
-from loomd.tools.propose import lines_of
+from loomd.tools.propose import lines_of, name_of
 
 MAX_TEXT: Final = 1 << 20
 """Bytes of one result; a file beyond it is read page by page."""
@@ -14,8 +14,9 @@ MAX_TEXT: Final = 1 << 20
 
 @tool(access="read")
 def read(path: str, ctx: Context, offset: int = 1, limit: int = 2000) -> Result:
-    """Reads a text file: its lines exactly as they are, without numbers. If the file goes on, the
-    last line is a remark in brackets that names the offset to continue with.
+    """Reads a text file: its lines exactly as they are, each behind its number and a tab, which are
+    no part of it. If the file goes on, the last line is a remark in brackets that names the offset
+    to continue with. Images and other binary files are refused with their kind.
 
     Args:
         path: relative to the checkout
@@ -25,7 +26,8 @@ def read(path: str, ctx: Context, offset: int = 1, limit: int = 2000) -> Result:
     if offset < 1 or limit < 1:
         raise ToolError("offset and limit count from 1", "bad_args")
     place = _checkout.resolve(ctx, path)
-    lines = lines_of(_checkout.text_of(_checkout.content(ctx, path, place)))
+    content = _checkout.content(ctx, path, place)
+    lines = lines_of(_checkout.text_of(content))
     total = len(lines)
     if offset > max(total, 1):
         raise ToolError(f"{path} has {total} lines; there is no line {offset}", "bad_args")
@@ -37,12 +39,18 @@ def read(path: str, ctx: Context, offset: int = 1, limit: int = 2000) -> Result:
             break
         taken.append(line)
     last = offset - 1 + len(taken)
-    text = "".join(taken)
-    if len(text) > MAX_TEXT:
-        raise ToolError(f"line {offset} of {path} has {len(text)} characters", "too_large")
+    if size > MAX_TEXT and len(taken) == 1:
+        raise ToolError(f"line {offset} of {path} has {size} bytes", "too_large")
+    text = "".join(f"{n:>6}\t{line}" for n, line in enumerate(taken, offset))
     if last < total:
         text += (
             f"[lines {offset}-{last} of {total}; there is more: continue with offset={last + 1}]"
         )
-    data = {"path": _checkout.shown(ctx, place), "first": offset, "last": last, "lines": total}
+    data = {
+        "path": _checkout.shown(ctx, place),
+        "first": offset,
+        "last": last,
+        "lines": total,
+        "hash": name_of(content),
+    }
     return Result(text, data=data)

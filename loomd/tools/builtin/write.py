@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loomd.tools import newlines
 from loomd.tools.builtin import _checkout
 from loomd.tools.contract import Context, NewFile, Proposal, Result, ToolError, tool
 
@@ -9,7 +10,8 @@ from loomd.tools.contract import Context, NewFile, Proposal, Result, ToolError, 
 @tool(access="write")
 def write(path: str, content: str, ctx: Context, reason: str = "") -> Proposal | Result:
     """Proposes a whole new content for a file, or a new file. It reaches the disk once the team
-    has agreed; this call is answered then.
+    has agreed; this call is answered then. Line ends (CRLF), byte order mark and mode of a file
+    that is there stay. A file that has changed since you read it is refused: read it again.
 
     Args:
         path: relative to the checkout
@@ -22,14 +24,19 @@ def write(path: str, content: str, ctx: Context, reason: str = "") -> Proposal |
     for folder in place.parents:
         if folder.exists() and not folder.is_dir():
             raise ToolError(f"{path}: {folder.name} is a file, not a folder", "bad_args")
-    if ".git" in place.relative_to(ctx.repo.resolve()).parts:
-        raise ToolError(f"{path} lies in .git, which edits may not touch", "denied")
+    _checkout.no_git(ctx, path, place)
     base, mode = None, 0o644
     if place.exists():
         base = _checkout.content(ctx, path, place)
         mode = place.stat().st_mode & 0o777
-    after = content.encode("utf-8", "surrogateescape")
     shown = _checkout.shown(ctx, place)
+    if base is not None:
+        if not _checkout.known(ctx, shown, base):
+            raise ToolError(
+                f"{shown} has changed since you read it: read it again, then write", "conflict"
+            )
+        content = newlines.like(base, content)
+    after = content.encode("utf-8", "surrogateescape")
     if after == base:
         return Result(f"{shown} has this content already; nothing to do")
     return Proposal((NewFile(shown, base, after, mode),), reason or f"write {shown}")
