@@ -39,6 +39,7 @@
 `witness`      its waiting half: looks before and after each such call
 `stash`        a checkout as it stands, untracked files too, as a commit of git
 `seen`         what agents have read, and whether it has changed since (pure)
+`patch`        the `*** Begin Patch` grammar, and what it makes of files (pure)
 `newlines`     line ends and byte order marks stay as they are in a file (pure)
 `paths`        patterns for paths (pure)
 `prefilter`    a regular expression of Python's -> one for ripgrep that misses nothing (pure)
