@@ -44,6 +44,9 @@
 `paths`        patterns for paths (pure)
 `prefilter`    a regular expression of Python's -> one for ripgrep that misses nothing (pure)
 `stash`        a checkout as it stands, untracked files too, as a commit of git
+`symbols`      what a file defines (pure)
+`findings`     what linters say, and what is no Python, JSON or TOML (pure)
+`stash`        a checkout as it stands, untracked files too, as a commit of git
 `builtin`      the tools that ship with loomd, a file per tool
 
     tools (actor) -> nursery -> generation N -> guard of a call -> worker
