@@ -91,6 +91,14 @@ class Review:
 
 
 @dataclass(frozen=True)
+class Tools:
+    """web_private: hosts (`host` or `host:port`) that web_fetch may reach at private addresses."""
+
+    web_fetch: bool = False
+    web_private: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Supervision:
     intensity: int = 10
     period_s: float = 5
@@ -121,6 +129,7 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     permissions: Permissions = field(default_factory=Permissions)
     review: Review = field(default_factory=Review)
+    tools: Tools = field(default_factory=Tools)
     supervision: Supervision = field(default_factory=Supervision)
     supervisors: tuple[Mapping[str, Any], ...] = ()  # child specs; they may hold secrets
     recovery: Recovery = field(default_factory=Recovery)
@@ -129,6 +138,7 @@ class Settings:
         """Plain JSON-able data, for `args["settings"]`: without what is the root's alone."""
         plain = asdict(self)
         del plain["supervisors"]
+        plain["tools"]["web_private"] = list(self.tools.web_private)
         plain["models"]["fallback"] = {k: list(v) for k, v in self.models.fallback.items()}
         for name in ("sandbox_read", "sandbox_write"):
             plain["permissions"][name] = list(plain["permissions"][name])
@@ -192,6 +202,7 @@ def parse(text: str, file: str = "config.toml") -> Settings:
         limits=Limits(**made["limits"]),
         permissions=Permissions(**made["permissions"]),
         review=Review(**made["review"]),
+        tools=Tools(**made["tools"]),
         supervision=Supervision(**made["supervision"]),
         supervisors=services.read(reader, data.get("supervisor", [])),
         recovery=Recovery(**made["recovery"]),
@@ -393,6 +404,15 @@ def _fallback(reader: _Reader, key: str, value: Any) -> dict[str, tuple[str, ...
     return made
 
 
+def _hosts(reader: _Reader, key: str, value: Any) -> tuple[str, ...]:
+    good = isinstance(value, list) and all(
+        isinstance(one, str) and re.fullmatch(r"[^\s/@]+", one) for one in value
+    )
+    if not good:
+        reader.wrong(key, f'hosts such as ["127.0.0.1:8000", "wiki.internal"], not {value!r}')
+    return tuple(one.lower() for one in value)
+
+
 def _rung(reader: _Reader, key: str, value: Any) -> tuple[int, float]:
     right = "[failures, seconds], such as [3, 60]"
     if not isinstance(value, list) or len(value) != 2:
@@ -436,6 +456,7 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "network": _flag,
     },
     "review": {"required": _flag},
+    "tools": {"web_fetch": _flag, "web_private": _hosts},
     "supervision": {
         "intensity": _count(0, 10_000),
         "period_s": _number(0.001, 1e6, "a time in seconds"),

@@ -86,7 +86,10 @@ MAX_INQUIRIES: Final = 32
 KEPT: Final = 6
 """Messages and turns that stay in view after `offload`, unless it says otherwise."""
 
-LONG_CALLS: Final = frozenset({"spawn", "ask"})
+ASKS: Final = frozenset({"ask", "ask_user"})
+"""Calls that a person answers."""
+
+LONG_CALLS: Final = ASKS | {"spawn"}
 """Calls that wait for another agent or a person: the status says `waiting`, not `acting`."""
 
 ACTORS: Final = frozenset({"team", "tools"})
@@ -378,7 +381,7 @@ class Step:
     def _asking(self) -> bool:
         """Is a person's answer all that it waits for?"""
         return bool(self.s.calls) and all(
-            call.name == "ask" for call in self.s.calls if call.result is None
+            call.name in ASKS for call in self.s.calls if call.result is None
         )
 
     def _arm(self) -> None:

@@ -42,6 +42,9 @@ def call(turn: Turn, sender: str, body: TeamCall) -> None:
             council.ask(turn, agent, body.id, parsed)
         case calls.Answer():
             council.answer(turn, agent, body.id, parsed)
+        case calls.AskUser():
+            asked = calls.AskFor(question=parsed.question)
+            council.ask(turn, agent, body.id, asked, parsed.options)
         case calls.Share():
             _share(turn, agent, body.id, parsed.text)
         case calls.ClaimRegion():

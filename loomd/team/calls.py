@@ -32,6 +32,11 @@ class AskFor(Arguments, frozen=True, kw_only=True):
     to: str = "user"
 
 
+class AskUser(Arguments, frozen=True, kw_only=True):
+    question: str
+    options: tuple[str, ...] = ()
+
+
 class Assign(Arguments, frozen=True, kw_only=True):
     task: str
     to: str
@@ -94,6 +99,7 @@ Parsed = (
     | Assign
     | SendTo
     | AskFor
+    | AskUser
     | Answer
     | Share
     | ClaimRegion
@@ -110,6 +116,7 @@ SHAPES: Final[dict[str, type[Parsed]]] = {
     "send": SendTo,
     "ask": AskFor,
     "answer": Answer,
+    "ask_user": AskUser,
     "share": Share,
     "claim": ClaimRegion,
     "decide": Decide,

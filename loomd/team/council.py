@@ -26,7 +26,9 @@ VOTE = "vote:"
 # --- questions ---------------------------------------------------------------------------------
 
 
-def ask(turn: Turn, agent: Agent, id: str, asked: calls.AskFor) -> None:
+def ask(
+    turn: Turn, agent: Agent, id: str, asked: calls.AskFor, options: tuple[str, ...] = ()
+) -> None:
     """A person answers through a row of questions, an agent with `answer`."""
     to = ""
     if asked.to.strip() not in PEOPLE:
@@ -49,7 +51,8 @@ def ask(turn: Turn, agent: Agent, id: str, asked: calls.AskFor) -> None:
         actor=turn.team.name,
         agent=agent.name,
         call=id,
-        text=cut(asked.question, qu.TEXT_LIMIT),
+        text=cut(qu.with_options(asked.question, options), qu.TEXT_LIMIT),
+        args={"options": list(options)} if options else {},
         asked=turn.now,
     )
     if to:
@@ -104,7 +107,7 @@ def decided(turn: Turn, sender: str, body: Decision) -> None:
         return
     turn.s.asks.remove(body.question)
     if body.allow:
-        turn.answer(question.agent, question.call, body.text or "yes")
+        turn.answer(question.agent, question.call, qu.chosen(question, body.text))
     else:
         text = body.text or "the user does not answer this"
         turn.answer(question.agent, question.call, text, "denied")

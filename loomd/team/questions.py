@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -36,6 +37,20 @@ class Question(msgspec.Struct, kw_only=True):
 def question_id(session: str, number: int) -> str:
     """`ask-4f2a1c-1` for the first question of session `s-4f2a1c`."""
     return f"ask-{session.removeprefix('s-')}-{number}"
+
+
+def with_options(text: str, options: Sequence[str]) -> str:
+    """The question as a person reads it: the options numbered below it."""
+    return "\n".join([text, *(f"{n}. {option}" for n, option in enumerate(options, 1))])
+
+
+def chosen(question: Question, answer: str) -> str:
+    """What the agent is told: an option for its number, else the answer as it was given."""
+    options = question.args.get("options") or ()
+    number = answer.strip().removesuffix(".")
+    if number.isascii() and number.isdigit() and 1 <= int(number) <= len(options):
+        return str(options[int(number) - 1])
+    return answer or "yes"
 
 
 def row(question: Question) -> dict[str, Any]:

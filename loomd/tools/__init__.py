@@ -47,6 +47,9 @@
 `symbols`      what a file defines (pure)
 `findings`     what linters say, and what is no Python, JSON or TOML (pure)
 `stash`        a checkout as it stands, untracked files too, as a commit of git
+`fetch`        one page from the web, bounded, never from a private address
+`readable`     HTML as text (pure)
+`stash`        a checkout as it stands, untracked files too, as a commit of git
 `builtin`      the tools that ship with loomd, a file per tool
 
     tools (actor) -> nursery -> generation N -> guard of a call -> worker

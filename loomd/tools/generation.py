@@ -55,8 +55,8 @@ def builtins() -> list[tuple[str, ToolSpec]]:
         if info.name.startswith("_"):
             continue
         module = importlib.import_module(f"{builtin.__name__}.{info.name}")
-        source = "team" if info.name == "team" else "builtin"
-        found += [(source, spec) for spec in tools_of(vars(module), module.__name__)]
+        for spec in tools_of(vars(module), module.__name__):
+            found.append(("team" if spec.name in TEAM_TOOLS else "builtin", spec))
     return found
 
 

@@ -70,6 +70,9 @@ FIRST: Final = "generation-0"
 SLOT: Final = "slot-"
 """Effects that wait for a slot of the daemon: they end with one in the performer's hand."""
 
+SWITCHED: Final = frozenset({"web_fetch"})
+"""Built-in tools that are off until the configuration's table `tools` switches them on."""
+
 SHOWN: Final = 2_000
 """Characters of a call's arguments in a question."""
 
@@ -116,6 +119,9 @@ class State:
     slot: str = ""
     room: int = queue.SESSION_CALLS
     seen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    off: frozenset[str] = frozenset()
+    offered: list[str] = field(default_factory=list)
+    broken: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def team(self) -> str:
@@ -154,6 +160,13 @@ class ToolsBehaviour:
         row = birth.reader.row("toolsets", name_key(session))
         tools = row["tools"] if isinstance(row, dict) else self.builtin
         state.tools = {tool["name"]: tool for tool in tools}
+        if isinstance(row, dict):
+            state.offered, state.broken = list(state.tools), list(row.get("errors") or ())
+        switched = {name for name, on in (settings.get("tools") or {}).items() if on is True}
+        state.off = SWITCHED - switched
+        for tool in self.builtin:  # it may have been off when the row was written
+            if tool["name"] in SWITCHED:
+                state.tools.setdefault(tool["name"], tool)
         for key, value in birth.reader.rows("calls", name_key(session)):
             body = codec.body(value["body"])
             if isinstance(body, ToolCall | Apply):
@@ -214,6 +227,7 @@ class ToolsBehaviour:
                 step.ended(input.effect, input.request, input.result)
             case TimerDue():
                 pass  # none is ever set
+        step.offer()
         step.end()
         return state, step.out
 
@@ -309,6 +323,14 @@ class _Step:
         else:
             self.out.append(Show("idle"))
 
+    def offer(self) -> None:
+        """The configuration may have changed since the row was written."""
+        s = self.s
+        wanted = [name for name in s.tools if name not in s.off]
+        if s.offered and sorted(wanted) != sorted(s.offered):
+            row = self._toolset(list(s.tools.values()), s.broken)
+            self.out.append(Put("toolsets", name_key(s.session), row))
+
     # --- calls ---------------------------------------------------------------------------------
 
     def _call(self, call: ToolCall) -> None:
@@ -326,6 +348,10 @@ class _Step:
                 self._wait(f"call-{call.id}", "early", call)
             else:
                 self._refuse(call, "no_such_tool", self._unknown(call.name))
+            return
+        if call.name in s.off:
+            text = f"{call.name} is off; whoever runs loomd may set tools.{call.name} = true"
+            self._refuse(call, "denied", f"{text} in config.toml")
             return
         if said := wrong(tool["parameters"], call.args):
             self._refuse(call, "bad_args", f"{call.name}: {said}")
@@ -728,6 +754,8 @@ class _Step:
     def _toolset(
         self, rows: Sequence[Mapping[str, Any]], errors: list[dict[str, str]]
     ) -> dict[str, Any]:
+        rows = [row for row in rows if row["name"] not in self.s.off]
+        self.s.offered, self.s.broken = [row["name"] for row in rows], errors
         return {
             "generation": self.s.generation,
             "hash": self.s.hash,

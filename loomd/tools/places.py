@@ -111,6 +111,7 @@ def places(stage: Stage) -> Places:
     limits = dict(LIMITS)
     for source in (settings.get("limits") or {}, args.get("limits") or {}):
         limits |= {key: source[key] for key in LIMITS if source.get(key) is not None}
+    limits["web_private"] = list((settings.get("tools") or {}).get("web_private") or ())
     repo = Path(args["repo"]).resolve()
     never = (ground.home_of_user(), os.path.expanduser("~"), str(at.state), str(at.runtime))
     wanted = (*ground.interpreter_folders(env), *ground.package_folders())

@@ -27,8 +27,8 @@ import msgspec
 
 TEAM_TOOLS = frozenset(
     {
-        *("spawn", "assign", "send", "ask", "answer", "share", "claim", "decide", "vote"),
-        *("revise_plan", "recall", "review", "offload"),
+        *("spawn", "assign", "send", "ask", "ask_user", "answer", "share", "claim", "decide"),
+        *("vote", "revise_plan", "recall", "review", "offload"),
     }
 )
 """Tools that the team actor answers (`offload`: the agent itself, once a keeper has taken over);

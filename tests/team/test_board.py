@@ -134,6 +134,20 @@ def test_a_question_waits_for_a_person() -> None:
     assert script.events() == ["team_ignored"]
 
 
+def test_a_question_with_options_takes_their_numbers() -> None:
+    script = with_coders()
+    for n, (answer, told) in enumerate([("2", "spaces"), ("both", "both"), ("3", "3")], 1):
+        script.call(CODER1, f"q{n}", "ask_user", question="which?", options=["tabs", "spaces"])
+        row = script.board("questions", f"ask-abc123-{n}")
+        assert row["text"] == "which?\n1. tabs\n2. spaces"
+        assert row["args"] == {"options": ["tabs", "spaces"]}
+        script.restart()
+        script.mail("hub", b.Decision(question=row["id"], text=answer, by="cli"))
+        assert script.result(f"q{n}").text == told
+    script.call(CODER1, "q9", "ask_user", question=" ")
+    assert script.result("q9").error == "bad_args"
+
+
 def test_a_denied_question_is_an_error_and_one_of_an_ended_agent_is_closed() -> None:
     script = with_coders()
     script.call(CODER1, "q1", "ask", question="may I?")

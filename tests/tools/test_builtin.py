@@ -15,11 +15,14 @@ from loomd.tools.builtin.grep import grep
 from loomd.tools.builtin.list import list_
 from loomd.tools.builtin.read import read
 from loomd.tools.builtin.shell import KEPT_TAIL, SHOWN_HEAD, SHOWN_TAIL, Output, shell
+from loomd.tools.builtin.todo import todo
 from loomd.tools.builtin.tree import tree
 from loomd.tools.builtin.write import write
 from loomd.tools.contract import NewFile
 from loomd.tools.paths import translate
 from loomd.tools.propose import name_of
+from loomd.tools.worker import checked_state
+from loomd.wire import codec
 from tests.tools.stand import git_repo, nobody, open_repo
 
 
@@ -307,6 +310,28 @@ def test_without_git_everything_but_caches_is_found(ctx, tmp_path):
 )  # fmt: skip
 def test_patterns(pattern, path, fits):
     assert bool(re.fullmatch(translate(pattern), path)) is fits
+
+
+# --- todo ----------------------------------------------------------------------------------------
+
+
+def test_each_agent_has_its_own_list(ctx):
+    one, two = (dataclasses.replace(ctx, agent=f"s-1/coder-{n}") for n in (1, 2))
+    assert todo(one) == "[the list is empty]"
+    given = ["- [x] read it", "[>]  change\n it", "test it", "* [X] done"]
+    shown = "[x] read it\n[>] change it\n[ ] test it\n[x] done\n(2 of 4 done)"
+    assert todo(one, given) == todo(one) == shown
+    assert todo(two, ["[ ] mine"]) == "[ ] mine\n(0 of 1 done)" and todo(one) == shown
+    assert todo(one, []) == "[the list is empty]" and todo(two).startswith("[ ] mine")
+    refused("bad_args", "the mark is one of", todo, one, ["[?] what"])
+    refused("bad_args", "empty", todo, one, ["[x] "])
+    refused("too_large", "at most 300", todo, one, ["x" * 301])
+    refused("too_large", "101 items", todo, one, ["x"] * 101)
+    assert todo(two).startswith("[ ] mine")
+    for n in range(300):  # the oldest lists go before the state is too large to be kept
+        todo(dataclasses.replace(ctx, agent=f"s-1/many-{n}"), ["y" * 250] * 5)
+    assert len(codec.pack(checked_state(dict(ctx.state)))) < 48 << 10
+    assert todo(dataclasses.replace(ctx, agent="s-1/many-299")).startswith("[ ] yyy")
 
 
 # --- shell ---------------------------------------------------------------------------------------
