@@ -67,6 +67,7 @@ def test_without_a_file_everything_has_its_default(tmp_path):
             "network": False,
         },
         "review": {"required": True},
+        "tools": {"web_fetch": False, "web_private": []},
         "supervision": {
             "intensity": 10,
             "period_s": 5,

@@ -118,7 +118,7 @@ class State:
     applying: str = ""
     slot: str = ""
     room: int = queue.SESSION_CALLS
-    seen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    read: dict[str, dict[str, Any]] = field(default_factory=dict)
     off: frozenset[str] = frozenset()
     offered: list[str] = field(default_factory=list)
     broken: list[dict[str, str]] = field(default_factory=list)
@@ -173,7 +173,7 @@ class ToolsBehaviour:
                 id = key[len(name_key(session)) :].decode()
                 state.waiting[id] = Waiting(value["n"], value["stage"], body, value["question"])
         for key, value in birth.reader.rows("tool_state", text_key(session, seen.PREFIX)):
-            state.seen[key[len(name_key(session)) :].decode()] = value
+            state.read[key[len(name_key(session)) :].decode()] = value
         for effect in birth.effects:
             if isinstance(effect.body, ToolCall):
                 call = effect.body
@@ -406,8 +406,8 @@ class _Step:
                 key = text_key(s.session, kept["tool"])
                 self.out.append(Put("tool_state", key, kept["value"]))
         if s.tools.get(call.name, {}).get("source") == "builtin":
-            for part, row in seen.learned(s.seen, call, body):
-                s.seen[part] = row
+            for part, row in seen.learned(s.read, call, body):
+                s.read[part] = row
                 self.out.append(Put("tool_state", text_key(s.session, part), row))
         match body:
             case Propose():

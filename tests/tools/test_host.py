@@ -49,7 +49,7 @@ class Script:
     def __init__(self, yes=False, mode="on-request"):
         self.behaviour = ToolsBehaviour(BUILTIN)
         self.table = Table(Path("/nonexistent"))
-        self.settings = {"permissions": {"mode": mode}}
+        self.settings = {"permissions": {"mode": mode}, "tools": {"web_fetch": True}}
         self.spec = Spec(
             name=f"{SESSION}/tools", kind="tools", session=SESSION, args={"repo": "/r", "yes": yes}
         )
