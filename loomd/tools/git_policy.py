@@ -298,6 +298,11 @@ _NEVER: Final[tuple[str, ...]] = (
 """Options that write elsewhere, run programs, or wait for somebody at a terminal."""
 
 
+_IN_CONFIG: Final = ("-m", "-M", "-c", "-C", "-u", "--move", "--copy", "--set-upstream-to",
+                     "--unset-upstream", "--edit-description")  # fmt: skip
+"""Of `git branch`: names of branches stand in the configuration, which decides what git runs."""
+
+
 def judge(args: Sequence[str]) -> Judged:
     """What the tool `git` is to do with a command."""
     options, command, words = split(args)
@@ -316,6 +321,8 @@ def judge(args: Sequence[str]) -> Judged:
         w.has("-p", "--patch") or (command == "add" and w.has("-i", "-e"))
     ):
         return Judged("refused", f"git {command} would wait at a terminal: name whole files")
+    if command == "branch" and w.has(*_IN_CONFIG):
+        return Judged("refused", "that is kept in .git/config, which no call may write")
     if command in _NETWORK:
         return Judged("refused", f"git {command} needs the network, which this tool has not")
     lost = destructive(args)

@@ -77,8 +77,8 @@ GIT_PROTECTED: Final = (
 @dataclass(frozen=True)
 class Need:
     """Of one call. foreign: it runs code that does not ship with loomd (a command, a user's tool);
-    copied: on a private copy below its scratch folder; git: it is git itself; files: and what it writes is
-    not only in `.git`."""
+    copied: on a private copy below its scratch folder; git: it is git itself; files: and it
+    writes more than what lies in `.git`."""
 
     access: str
     foreign: bool

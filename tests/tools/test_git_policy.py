@@ -139,7 +139,7 @@ KINDS = [
     ("tag", "read"), ("stash list", "read"), ("worktree list", "read"), ("reflog", "read"),
     ("remote -v", "read"), ("--no-pager log", "read"), ("grep -n x", "read"),
     ("add -A", "write"), ("commit -m x", "write"), ("branch topic", "write"),
-    ("branch -d topic", "write"), ("branch -m a b", "write"), ("tag v1", "write"),
+    ("branch -d topic", "write"), ("branch -m a b", "refused"), ("tag v1", "write"),
     ("worktree add wt", "write"), ("reset HEAD~1", "write"), ("restore --staged a", "write"),
     ("reset --hard", "ask"), ("checkout main", "ask"), ("checkout -b x", "ask"),
     ("switch main", "ask"), ("merge topic", "ask"), ("stash", "ask"), ("stash pop", "ask"),

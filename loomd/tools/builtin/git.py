@@ -71,7 +71,8 @@ def git(args: str, ctx: Context) -> Result:
 
 _SAFE: Final = ("git", "--no-pager", "-c", "core.fsmonitor=false", "-c", "color.ui=false",
                 "-c", "core.quotePath=false", "-c", "commit.gpgSign=false",
-                "-c", "tag.gpgSign=false", "-c", "gc.auto=0")  # fmt: skip
+                "-c", "tag.gpgSign=false", "-c", "branch.autoSetupMerge=false",
+                "-c", "gc.auto=0")  # fmt: skip
 
 
 def _quiet(kind: str) -> tuple[str, ...]:
