@@ -1,5 +1,6 @@
 """grep with ripgrep and without: the same on everything that a tree may hold."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from loomd.tools import Context
 from loomd.tools.builtin.grep import grep
 from loomd.tools.prefilter import prefilter
-from tests.tools.stand import git_repo, nobody, open_repo
+from tests.tools.stand import git_repo, hosting, nobody, open_repo
 
 PATTERNS = [
     "needle", "needle$", "^needle", "^$", r"\bneedle\b", r"n(e)\1dle", "(?i)NEEDLE", "(?i)[k-s]ilo",
@@ -149,6 +150,24 @@ def test_a_ripgrep_that_is_broken_changes_nothing(tree, tmp_path):
         rg.chmod(0o755)
         broken = Context(repo=tree, env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
         assert grep("needle", broken) == grep("needle", ctx)
+
+
+def test_ripgrep_runs_inside_a_call(instance):
+    """One that rules every file out is believed: so it was really run, confined as the call is."""
+    repo = git_repo(instance.base / "repo", {f"f{n}.txt": "needle\n" for n in range(120)})
+    rg = instance.base / "bin/rg"
+    rg.parent.mkdir()
+    rg.write_text("#!/bin/sh\nexec git ls-files -z\n")
+    rg.chmod(0o755)
+
+    async def search(path):
+        async with hosting(instance.places, repo, env={"PATH": path}) as host:
+            await host.ready()
+            return (await host.result("grep", pattern="needle")).text
+
+    path = os.environ["PATH"]
+    assert asyncio.run(search(path)).count("\n") == 119
+    assert asyncio.run(search(f"{rg.parent}:{path}")) == "nothing found in 120 files"
 
 
 def test_what_is_found_is_shown(tree):
