@@ -26,6 +26,7 @@ from loomd.tools.needs import Needs, needs
 from loomd.tools.places import MAX_CALL_S, ROOM_S, Places, author
 from loomd.tools.profile import Need, Rules, rules
 from loomd.tools.results import Ending, Results, killed
+from loomd.tools.sandbox import lacking
 from loomd.tools.scratch import remove
 from loomd.tools.slots import Slots
 from loomd.tools.witness import Witness
@@ -253,7 +254,8 @@ class Calls:
         return ground.take_away(self.places.repo, order["absent"], aside)
 
     def _explained(self, body: Body, order: Mapping[str, Any], taken: Sequence[str]) -> Body:
-        """With what the sandbox was in the way of, if it was."""
+        """With what the sandbox was in the way of, if it was; and with what it does not keep from
+        a call on this kernel."""
         folder = f"{order['scratch']}/checkout" if order["copy"] else order["repo"]
         listed = None if order["backend"] == "bubblewrap" else landlock.SYSTEM
         allowed = msgspec.convert(order["rules"], Rules)
@@ -264,6 +266,10 @@ class Calls:
             text = explain(body.note, allowed, folder, ground.outside, listed)
         if taken:
             text += f"\n[taken away again: {', '.join(taken)}: what others run no command makes]"
+        lacks = lacking(order["backend"], self.places.facts) if allowed.confined else ()
+        if lacks and isinstance(body, ToolResult):
+            told = {"backend": order["backend"], "not_covered": list(lacks)}
+            body = msgspec.structs.replace(body, data={**body.data, "sandbox": told})
         if not text:
             return body
         if isinstance(body, ToolResult):

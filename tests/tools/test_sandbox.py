@@ -318,6 +318,20 @@ def test_what_a_kernel_cannot_do_is_said(backend, facts, lacks):
     assert all(part in text for part, text in zip(lacks, said, strict=True))
 
 
+def test_the_result_of_a_call_says_it_too(instance, repo, inside):
+    settings = {"permissions": LANDLOCK}
+
+    async def main():
+        async with hosting(instance.places, repo, settings=settings) as host:
+            await host.ready()
+            return await host.result("look", path="/"), await host.result("read", path="a.txt")
+
+    foreign, ours = asyncio.run(main())
+    assert foreign.data["sandbox"]["backend"] == "landlock"
+    assert any("command lines" in text for text in foreign.data["sandbox"]["not_covered"])
+    assert "sandbox" not in ours.data
+
+
 def test_the_probe_is_made_once(instance, monkeypatch):
     instance.places.state.mkdir()
     asked = []
