@@ -19,10 +19,8 @@ MS = 1000.0
 BOUND_S: Final = 60.0
 
 NAPS: Final = '''
-import os
 import subprocess
 import time
-from pathlib import Path
 
 from loomd.tools import tool
 
@@ -34,12 +32,10 @@ def nap(seconds: float) -> str:
     return "rested"
 
 
-@tool(access="write")
-def stay(name: str) -> str:
+@tool
+def stay(seconds: str) -> str:
     """Does not end, nor does what it has started in a session of its own."""
-    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    Path(f"{name}.tmp").write_text(f"{os.getpid()} {child.pid}")
-    os.rename(f"{name}.tmp", name)
+    subprocess.Popen(["sleep", seconds], start_new_session=True)
     time.sleep(1000)
     return ""
 '''
@@ -112,13 +108,13 @@ def cancel(bench: Bench, agents: int) -> Iterator[Figure]:
     """From the client's verb until the processes of a running call are dead, the one in a session
     of its own too."""
     with _talking() as (own, said, repo):
-        for verb in ("cancel", "stop"):
+        for figures, verb in enumerate(("cancel", "stop")):
             samples = []
             for n in range(20):
-                name = f"{verb}-{n}"
-                said.calls = [("stay", {"name": name})]
+                mark = f"1000.{os.getpid()}{figures}{n:02}"
+                said.calls = [("stay", {"seconds": mark})]
                 session = _open(own, repo)
-                pids = _written(repo / name)
+                pids = _sleeping(mark)
                 samples.append(_until_dead(own, session, verb, pids))
                 _until_over(own, session)
             yield Figure(
@@ -131,13 +127,19 @@ def cancel(bench: Bench, agents: int) -> Iterator[Figure]:
             )
 
 
-def _written(file: Path) -> list[int]:
+def _sleeping(mark: str) -> list[int]:
+    """The process `sleep MARK` and its parent, once they are there. A sandbox has numbers of its
+    own, so they are looked for from outside."""
+    wanted = f"sleep\0{mark}\0".encode()
     end = time.monotonic() + BOUND_S
-    while not file.exists():
-        if time.monotonic() > end:
-            raise LoomError("timeout", f"the call that writes {file.name} did not begin")
-        time.sleep(0.002)
-    return [int(pid) for pid in file.read_text().split()]
+    while time.monotonic() < end:
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdecimal() and (entry / "cmdline").read_bytes() == wanted:
+                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    return [int(entry.name), int(parent)]
+        time.sleep(0.01)
+    raise LoomError("timeout", "the call to be cancelled did not begin")
 
 
 def _until_dead(bench: Bench, session: str, verb: str, pids: list[int]) -> float:
