@@ -35,6 +35,7 @@ class Slots:
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder
         self.count = count
+        self._last = -1  # the one that was taken last: those after it are the likeliest to be free
 
     def take_nowait(self) -> int | None:
         """A free slot, if there is one and nobody waits in line; os.close() gives it back."""
@@ -60,9 +61,11 @@ class Slots:
         return self.folder / f"slot-{n}"
 
     def _take(self) -> int | None:
-        for n in range(self.count):
+        for i in range(self.count):
+            n = (self._last + 1 + i) % self.count
             slot = _lock(self._slot(n))
             if slot is not None:
+                self._last = n
                 return slot
         return None
 
@@ -122,9 +125,13 @@ def _make(path: Path) -> None:
 
 def _lock(path: Path, *, make: bool = True) -> int | None:
     """The pipe, locked; None if another has it."""
-    if make:
+    try:
+        fd = os.open(path, _OPEN)
+    except FileNotFoundError:
+        if not make:
+            raise
         _make(path)
-    fd = os.open(path, _OPEN)
+        fd = os.open(path, _OPEN)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
