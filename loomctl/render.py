@@ -132,6 +132,37 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "permission_asked":
             style = "bold yellow"
             text = f"loomctl approve {data.get('id')} ?  {short(data.get('text', ''))}"
+        case "question_asked" if data.get("to"):
+            to = str(data["to"]).rpartition("/")[2]
+            style, text = "blue", f"asks {to}: {short(data.get('text', ''))}"
+        case "question_answered" if "/" in str(data.get("by")):
+            who = str(data["by"]).rpartition("/")[2]
+            style, text = "blue", f"answers {data.get('id')}: {short(data.get('text', ''))}"
+        case "task_assigned":
+            to = str(data.get("owner") or f"a new {data.get('role')}").rpartition("/")[2]
+            who = str(data.get("by")).rpartition("/")[2]
+            style, text = (
+                "dim",
+                f"assigns {data.get('task')} to {to}: {short(data.get('title', ''))}",
+            )
+        case "plan_revised":
+            who = str(data.get("by")).rpartition("/")[2]
+            count = len(data.get("steps") or ())
+            text = f"plan, version {data.get('version')}, {count} steps: "
+            style, text = "blue", text + short(data.get("reason", ""))
+        case "vote_opened":
+            options = short(" | ".join(data.get("options") or ()))
+            style, text = (
+                "blue",
+                f"vote {data.get('vote')}: {short(data.get('title', ''))} {options}",
+            )
+        case "vote_closed":
+            won = f": {data.get('winner')}" if data.get("winner") else ""
+            style, text = "blue", f"vote {data.get('vote')} is {data.get('state')}{won}"
+        case "call_queued":
+            style, text = "dim", f"{data.get('tool')} waits: {data.get('behind')}"
+        case "lead_waits":
+            style, text = "dim", f"waits for {', '.join(data.get('tasks') or ())}"
         case "question_asked":
             style = "bold yellow"
             text = f"loomctl answer {data.get('id')} TEXT ?  {short(data.get('text', ''))}"

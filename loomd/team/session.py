@@ -172,7 +172,10 @@ def ended(turn: Turn, name: str, reason: str) -> None:
 
 
 def lost(turn: Turn, agent: Agent, reason: str) -> None:
-    """An agent that will never report: its claims are free, its call is answered."""
+    """An agent that will never report: its claims are free, its call is answered, and what it had
+    called is ended."""
+    cancel = CancelCall(agent=agent.name, reason="its agent has ended")
+    turn.out.append(act.Send(turn.team.tools, cancel))
     if agent.gate:
         agent.stopping = True
         _gone(turn, agent, reason)
@@ -213,9 +216,6 @@ def _gone(turn: Turn, agent: Agent, reason: str, last: str = "") -> None:
     """What an agent held and awaited ends with it; whom it had spawned is told to stop. `last`:
     its report, for who waits for another word of it."""
     turn.s.agents.pop(agent.name, None)
-    turn.out.append(
-        act.Send(turn.team.tools, CancelCall(agent=agent.name, reason="its agent has ended"))
-    )
     turn.emit("agent_ended", name=agent.name, role=agent.role, reason=reason)
     board.release(turn, agent.name)
     council.close_questions(turn, agent.name, last)

@@ -220,3 +220,17 @@ def test_what_nobody_expects_is_noted_and_changes_nothing(body: Any, sender: str
         answered = [one.error for _, one in script.sent(b.ToolResult)]
         noted = "team_ignored" in script.events()
         assert noted or answered == ["bad_args"] or isinstance(body, b.Undelivered)
+
+
+def test_the_calls_of_who_is_lost_or_told_to_stop_are_ended_in_the_same_step() -> None:
+    script = with_coders()
+    script.mail("hub", b.Ended(name=CODER1, reason="gave up"))
+    assert script.sent(b.CancelCall) == [
+        (TOOLS, b.CancelCall(agent=CODER1, reason="its agent has ended"))
+    ]
+    script.mail("hub", b.Control(op="cancel"))
+    ended = {body.agent for to, body in script.sent(b.CancelCall) if to == TOOLS}
+    assert ended == {LEAD, CODER2}
+    script = with_coders()
+    script.report(CODER1, "t-2")
+    assert script.sent(b.CancelCall) == [], "who reports has no calls"
