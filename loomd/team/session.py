@@ -232,12 +232,14 @@ def stop(turn: Turn, agent: Agent, reason: str) -> None:
     """Tells an agent to give up what it does; its report ends it. Its calls are ended at once: the
     order to stop is in its mailbox before their results are, so it begins nothing anew.
 
-    In the lane of work: it must not overtake the task that it ends.
+    In the lane of work: it must not overtake the task that it ends. The word to the tool host may
+    overtake a call: the agent, when it is told, cancels that one behind it.
     """
     if not agent.stopping:
         agent.stopping = True
         turn.out.append(act.Send(agent.name, Control(op="stop", reason=reason)))
-        turn.out.append(act.Send(turn.team.tools, CancelCall(agent=agent.name, reason=reason)))
+        cancel = CancelCall(agent=agent.name, reason=reason)
+        turn.out.append(act.Send(turn.team.tools, cancel, lane=CONTROL))
 
 
 # --- control -----------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ and nobody has to give one back for the dead. When the last holder of a pipe is 
 the end of it: that is how a host that waits for a slot, or for its turn, wakes without looking.
 
     slot-0 ... slot-N-1    one per call that may run
-    turn-000042            a host that waits; the one before it goes first. At most one per session,
-                           so sessions take turns, however many calls each of them has queued
+    turn-000000042         a host that waits; the one before it goes first. One per session (and one
+                           per call that a crash made begin again), so sessions take turns, however
+                           many calls each of them has queued
     order                  locked while turns are given out
 """
 
