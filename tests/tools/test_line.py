@@ -156,7 +156,7 @@ import os, time
 from pathlib import Path
 from loomd.tools import Context, tool
 
-@tool(access="execute")
+@tool
 def nap(folder: str, until: int) -> str:
     "Sleeps until so many naps are taken at once."
     Path(folder, str(os.getpid())).touch()
@@ -164,7 +164,7 @@ def nap(folder: str, until: int) -> str:
         time.sleep(0.005)
     return "rested"
 
-@tool(access="execute", exclusive=True)
+@tool(exclusive=True)
 def alone(folder: str) -> str:
     "Says who else is there."
     mine = Path(folder, str(os.getpid()))
@@ -179,23 +179,25 @@ def test_real_calls_run_at_once_and_exclusive_ones_alone(instance):
     folder = instance.config.parent / "tools"
     folder.mkdir()
     (folder / "sleepy.py").write_text(SLEEPY)
-    repo = git_repo(instance.base / "repo", {"together/.keep": "", "alone/.keep": ""})
+    together_in, alone_in = (instance.base / name for name in ("together", "alone"))
+    together_in.mkdir()
+    alone_in.mkdir()
+    repo = git_repo(instance.base / "repo", {"a.txt": "one\n"})
     # Without a sandbox, so that they see each other's files.
-    permissions = {"mode": "on-request", "sandbox": "full"}
-    settings = {"permissions": permissions, "review": {"required": False}}
+    settings = {"permissions": {"mode": "on-request", "sandbox": "full"}}
 
     async def main():
         async with hosting(instance.places, repo, settings=settings) as host:
             await host.ready()
-            together = [host.begin("nap", folder="together", until=7) for _ in range(6)]
-            one_by_one = [host.begin("alone", folder="alone") for _ in range(4)]
+            together = [host.begin("nap", folder=str(together_in), until=6) for _ in range(6)]
+            one_by_one = [host.begin("alone", folder=str(alone_in)) for _ in range(4)]
             for id in together + one_by_one:
                 await host.until(lambda id=id: host.answer(id))
             return [[host.answer(id) for id in ids] for ids in (together, one_by_one)]
 
     together, one_by_one = asyncio.run(main())
     assert [one.text for one in together] == ["rested"] * 6, together
-    assert [one.text for one in one_by_one] == ["2"] * 4, one_by_one  # .keep, and itself
+    assert [one.text for one in one_by_one] == ["1"] * 4, one_by_one
 
 
 def test_a_session_waits_for_the_slot_of_another_one(instance):
