@@ -155,7 +155,7 @@ class Calls:
     ) -> tuple[Body, dict[str, Any] | None, Changed | None]:
         """With what the call has changed in the checkout itself, for the journal."""
         row = (await self.generations.in_force()).rows.get(call.name)
-        if row is None or not self._direct(row):
+        if row is None or not self._direct(row, needs(row, call.args)):
             return *await self._perform(effect, call, running), None
         try:
             await self.witness.begin(effect, call)
@@ -171,9 +171,11 @@ class Calls:
                 body = msgspec.structs.replace(body, text=said)
             return body, state, None
 
-    def _direct(self, row: Mapping[str, Any]) -> bool:
-        """May a call of this tool write the checkout itself? Where nothing confines it, also from
-        a private copy."""
+    def _direct(self, row: Mapping[str, Any], need: Needs) -> bool:
+        """May a call write the checkout itself? Where nothing confines it, also from a private
+        copy. Of git: only what changes files."""
+        if need.writes or need.access == "read":
+            return need.writes == "checkout"
         if self.places.review and self.places.profile != "full":
             return False
         access = str(row["access"])
@@ -286,7 +288,7 @@ class Calls:
             return False
         if row["name"] in SAFE_TO_REPEAT:
             return True
-        return row["access"] == "execute" and not self._direct(row)
+        return row["access"] == "execute" and not self._direct(row, need)
 
     def _order(
         self,

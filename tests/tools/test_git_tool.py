@@ -9,7 +9,7 @@ import pytest
 from loomd.tools import Context, ToolError
 from loomd.tools.builtin.git import SHOWN_HEAD, SHOWN_TAIL, git
 from loomd.tools.stash import KEPT, PREFIX, StashError, take
-from loomd.wire.bodies import Decision
+from loomd.wire.bodies import Changed, Decision, ToolResult
 from tests.tools.stand import SESSION, git_repo, hosting
 
 
@@ -155,28 +155,34 @@ def test_permission_goes_by_what_a_command_does(instance):
 
             committing = host.begin("git", args="commit -am mine")
             host.mail(Decision(question=asked(host, committing), scope="session", by="me"))
-            done = await host.until(lambda: host.answer(committing))
+            done = await host.until(lambda: told(host, committing))
             assert done.ok, done
 
             (repo / "a.py").write_text("three\n")
             more = host.begin("git", args="tag v1")  # allowed for the session
-            assert (await host.until(lambda: host.answer(more))).ok
+            assert (await host.until(lambda: told(host, more))).ok
 
             resetting = host.begin("git", args="reset --hard")
             [row] = [r for (t, _), r in host.table.rows_.items() if r.get("call") == resetting]
             assert "not committed" in row["text"] and "snapshot" in row["text"]
             host.mail(Decision(question=asked(host, resetting), scope="session", by="me"))
-            done = await host.until(lambda: host.answer(resetting))
+            done = await host.until(lambda: told(host, resetting))
             assert done.ok and done.data["snapshot"] in done.text, done
+            [changed] = [body for _, body in host.sent if isinstance(body, Changed)]
+            assert [file.path for file in changed.files] == ["a.py"]  # for undo
             again = host.begin("git", args="reset --hard")
             assert asked(host, again)
             host.mail(Decision(question=asked(host, again), allow=False, by="me"))
-            assert host.answer(again).error == "denied"
+            assert told(host, again).error == "denied"
 
     asyncio.run(main())
     assert (repo / "a.py").read_text() == "two\n"
     assert run(repo, "log", "--format=%s", "-1") == "mine"
     assert run(repo, "show", f"{PREFIX}{SESSION}/c-6:a.py") == "three"
+
+
+def told(host, call):
+    return next((b for _, b in host.sent if isinstance(b, ToolResult) and b.id == call), None)
 
 
 def asked(host, call):
@@ -207,7 +213,11 @@ def test_branches_and_worktrees_are_made_and_deleted_inside_a_call(instance):
     async def main():
         async with hosting(instance.places, repo) as host:
             await host.ready()
-            return {line: await host.result("git", args=line) for line in lines}
+            return {line: await made(host, line) for line in lines}
+
+    async def made(host, line):
+        call = host.begin("git", args=line)
+        return await host.until(lambda: told(host, call))
 
     said = asyncio.run(main())
     assert {line: result.text for line, result in said.items() if not result.ok} == {}
