@@ -166,9 +166,21 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "question_asked":
             style = "bold yellow"
             text = f"loomctl answer {data.get('id')} TEXT ?  {short(data.get('text', ''))}"
+        case "permission_judged" if data.get("verdict") == "deny":
+            style = "red"
+            text = (
+                f"denied: {short(data.get('what', ''), 80)}: {short(data.get('reason', ''), 200)}"
+            )
         case "permission_decided":
-            verdict = "allowed" if data.get("allow") else "denied"
+            verdict = "allowed" if data.get("decision") == "allow" else "denied"
             style, text = "yellow", f"{verdict} {data.get('id', '')} by {data.get('by', '')}"
+            if data.get("scope") in ("session", "always"):
+                text += f", {data['scope']}: {short(', '.join(data.get('rules') or ()), 120)}"
+        case "permission_closed":
+            style, text = "dim", f"{data.get('id', '')} needs no answer: {data.get('reason', '')}"
+        case "project_untrusted":
+            ignored = ", ".join(data.get("ignored") or ())
+            style, text = "yellow", f"ignored in .loom/config.toml: {ignored}; {data.get('hint')}"
         case "actor_restarted":
             style, text = "magenta", f"restarted after {data.get('reason', 'an exit')}"
         case "recovery" if data.get("cause") == "steady":

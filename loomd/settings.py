@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from loomd import services
+from loomd import rules, services
 from loomd.wire.errors import LoomError
 
 OFFLINE = "offline/rules"
@@ -75,7 +75,8 @@ class Limits:
 class Permissions:
     """sandbox: the profile of calls; sandbox_backend: what confines them; sandbox_read,
     sandbox_write: paths that commands and the user's tools may have beyond it; network: they may
-    use it."""
+    use it. allow, ask, deny: rules (loomd.rules). answer_s: how long a question waits for an
+    answer, then it is denied; detached_answer_s: the same in a session opened with --detach."""
 
     mode: str = "on-request"
     sandbox: str = "workspace"
@@ -83,6 +84,11 @@ class Permissions:
     sandbox_read: tuple[str, ...] = ()
     sandbox_write: tuple[str, ...] = ()
     network: bool = False
+    allow: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    answer_s: float = 3600
+    detached_answer_s: float = 259_200
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ class Settings:
         del plain["supervisors"]
         plain["tools"]["web_private"] = list(self.tools.web_private)
         plain["models"]["fallback"] = {k: list(v) for k, v in self.models.fallback.items()}
-        for name in ("sandbox_read", "sandbox_write"):
+        for name in ("sandbox_read", "sandbox_write", *rules.VERDICTS):
             plain["permissions"][name] = list(plain["permissions"][name])
         for rung in ("restart", "parameters", "conversation"):
             plain["recovery"][rung] = list(plain["recovery"][rung])
@@ -156,8 +162,6 @@ class Settings:
 
 
 NOT_YET = {
-    "permissions.allow",
-    "permissions.deny",
     "services",
     "mcp",
     "web",
@@ -207,6 +211,30 @@ def parse(text: str, file: str = "config.toml") -> Settings:
         supervisors=services.read(reader, data.get("supervisor", [])),
         recovery=Recovery(**made["recovery"]),
     )
+
+
+PROJECT: Mapping[str, frozenset[str]] = {
+    "permissions": frozenset({"mode", "sandbox", "allow", "ask", "deny"}),
+    "review": frozenset({"required"}),
+    "budget": frozenset({"session_usd"}),
+}
+"""What a project's own configuration may say."""
+
+
+def parse_project(text: str, file: str) -> dict[str, dict[str, Any]]:
+    """What `.loom/config.toml` says, table by table. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"line (\d+)", str(error))
+        raise ConfigError(f"{file}:{found[1] if found else 1}: not TOML: {error}") from error
+    reader = _Reader(text, file)
+    reader.no_others("", data, PROJECT)
+    made = {}
+    for name, value in data.items():
+        known = {key: check for key, check in _FIELDS[name].items() if key in PROJECT[name]}
+        made[name] = reader.fields(name, reader.table(name, value), known)
+    return made
 
 
 Check = Callable[["_Reader", str, Any], Any]
@@ -413,6 +441,20 @@ def _hosts(reader: _Reader, key: str, value: Any) -> tuple[str, ...]:
     return tuple(one.lower() for one in value)
 
 
+def _rules(verdict: rules.Verdict) -> Check:
+    def check(reader: _Reader, key: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            reader.wrong(key, f'a list of rules, such as ["shell(pytest *)"], not {value!r}')
+        for one in value:
+            try:
+                rules.parse(verdict, one)
+            except rules.RuleError as error:
+                reader.wrong(key, str(error))
+        return tuple(value)
+
+    return check
+
+
 def _rung(reader: _Reader, key: str, value: Any) -> tuple[int, float]:
     right = "[failures, seconds], such as [3, 60]"
     if not isinstance(value, list) or len(value) != 2:
@@ -454,6 +496,11 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "sandbox_read": _paths,
         "sandbox_write": _paths,
         "network": _flag,
+        "allow": _rules("allow"),
+        "ask": _rules("ask"),
+        "deny": _rules("deny"),
+        "answer_s": _number(1, 1e7, "a time in seconds"),
+        "detached_answer_s": _number(1, 1e8, "a time in seconds"),
     },
     "review": {"required": _flag},
     "tools": {"web_fetch": _flag, "web_private": _hosts},

@@ -8,6 +8,7 @@
 `undo`       taking back what a session has changed
 `demo`       the main job with a crash on the way          `bench`      figures on this machine
 `doctor`     what this machine lacks, and the repair
+`permissions` list test remove log                        `trust`      a project's own word
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from loomctl.commands import (
     doctor,
     jobs,
     output,
+    permissions,
     processes,
     questions,
     sessions,
+    trust,
     undo,
 )
 
@@ -57,6 +60,8 @@ VERBS: list[click.Command] = [
     questions.approve,
     questions.deny,
     questions.answer,
+    permissions.permissions,
+    trust.trust,
     accounts.usage,
     accounts.dead,
     doctor.doctor,
@@ -69,7 +74,6 @@ NOT_YET: dict[str, str] = {
     "attach": "meanwhile: loomctl events SESSION --follow",
     "models": "meanwhile: the [models] table of the configuration",
     "web": "meanwhile: loomctl events SESSION --follow",
-    "trust": "",
     "config": "meanwhile: edit config.toml; the daemon checks it when it starts",
     "completion": "",
 }

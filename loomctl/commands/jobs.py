@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,9 @@ from loomd.wire.errors import LoomError
 ENDED = ("done", "failed", "stopped")
 
 LIMIT_KINDS = ("limit", "iterations", "tokens", "repeats", "wall", "wall_s", "loop")
+
+ASKED_S = 0.5
+"""How often it is looked up whether somebody else has answered what a person is asked here."""
 
 SETTLE_S = 1.0
 """How often the session's row is read while no event comes."""
@@ -140,38 +144,58 @@ def settle(client: Client, session: str, wait_s: float) -> None:
 
 
 def ask_person(context: Context, client: Client, event: Mapping[str, Any]) -> None:
-    """On a terminal, puts what a session waits for to the person; else says how to answer."""
+    """On a terminal, puts what a session waits for to the person; else says how to answer. Another
+    client may be first: then the person is told, and asked no more."""
     data = event.get("data") or {}
-    if event["type"] not in ("permission_asked", "question_asked") or context.json:
+    if event["type"] not in ("permission_asked", "question_asked") or not can_ask(context):
         return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return
+    permission = event["type"] == "permission_asked"
+    scopes = data.get("scopes") or ("once", "session")
+    words = ["y", "n", *(scope for scope in ("session", "always") if scope in scopes)]
+    if permission and "always" in scopes:
+        context.err.print(f"  always: {', '.join(data.get('rules') or ())}", style="dim")
     try:
-        if event["type"] == "permission_asked":
-            said = click.prompt(
-                "allow?", type=click.Choice(["y", "n", "session"]), default="y", err=True
-            )
-            client.request(
-                "decide",
-                id=data["id"],
-                allow=said != "n",
-                scope="session" if said == "session" else "once",
-                text="",
-                by="run",
-            )
-        else:
-            client.request(
-                "decide",
-                id=data["id"],
-                allow=True,
-                scope="once",
-                text=click.prompt("answer", err=True),
-                by="run",
-            )
+        said = ""
+        while not said:
+            prompt = f"allow? ({', '.join(words)}) [y]: " if permission else "answer: "
+            line = _line(context, client, prompt, data["id"])
+            if line is None:
+                return
+            said = line.strip() or ("y" if permission else "")
+            if permission and said not in words:
+                said = ""
+        client.request(
+            "decide",
+            id=data["id"],
+            allow=not permission or said != "n",
+            scope=said if said in ("session", "always") and permission else "once",
+            text="" if permission else said,
+            by="run",
+        )
     except LoomError as error:
         if error.code not in ("bad_state", "not_found"):  # another client was first
             raise
         context.err.print(f"already answered: {error.message}", style="dim")
+
+
+def can_ask(context: Context) -> bool:
+    """Whether there is a person at this client who can be asked."""
+    return not context.json and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _line(context: Context, client: Client, prompt: str, question: str) -> str | None:
+    """A line of the terminal; None if the question is over before there is one."""
+    click.echo(prompt, nl=False, err=True)
+    while not select.select([sys.stdin], [], [], ASKED_S)[0]:
+        if any(row["id"] == question for row in client.request("waiting")):
+            continue
+        click.echo("", err=True)
+        context.err.print(f"{question} was answered elsewhere, or needs no answer", style="dim")
+        return None
+    line = sys.stdin.readline()
+    if not line:
+        raise click.Abort
+    return line
 
 
 @click.command()
@@ -214,6 +238,7 @@ def run(
             budget_usd=budget,
             timeout_s=timeout,
             env=opener_env(),
+            answers="later" if detach else "person" if can_ask(context) else "nobody",
         )
         session = opened["session"]
         if detach:

@@ -36,6 +36,7 @@ def new(
             budget_usd=budget,
             timeout_s=None,
             env=opener_env(),
+            answers="later",
         )
     context.show(opened, opened["session"])
 

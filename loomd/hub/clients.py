@@ -12,6 +12,7 @@ import hmac
 import inspect
 import json
 import os
+import re
 import stat
 import time
 import traceback
@@ -23,7 +24,18 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 import msgspec
 import structlog
 
-from loomd.hub import boards, children, configured, requests, roles, supervision, toolsets
+from loomd import projects
+from loomd import trust as trusts
+from loomd.hub import (
+    boards,
+    children,
+    configured,
+    permits,
+    requests,
+    roles,
+    supervision,
+    toolsets,
+)
 from loomd.hub.intake import Intake
 from loomd.hub.mail import DAEMON, HUB, OVER, TEST_KINDS, Result
 from loomd.store import journal
@@ -170,7 +182,7 @@ class Clients:
         self, identity: bytes, client: str, request: Request, args: dict[str, Any]
     ) -> None:
         if request.op == "open_session":
-            args |= prepared(args["repo"])
+            args |= prepared(args["repo"], self._trusted)
             # Its agents find them: this job comes before the one that opens the session.
             roles.reload_roles(self.hub, lambda said: None, [args["repo"]])
         request = Request(id=request.id, op=request.op, args=args)
@@ -389,6 +401,58 @@ class Clients:
             self._session(session)
         with self.hub.store.reading() as txn:
             return boards.open_questions(txn, session)
+
+    def permissions(self, repo: str = "") -> dict[str, Any]:
+        """What holds in a session that is opened in `repo` now; all saved rules without it."""
+        own = self.hub.settings.get("permissions") or {}
+        said = projects.read(Path(repo)).in_force(self._trusted(repo)) if repo else {}
+        project = said.get("permissions") or {}
+        with self.hub.store.reading() as txn:
+            saved = [row for _, row in permits.saved(txn, repo)]
+        listed = [
+            {"verdict": verdict, "rule": rule, "source": source, "id": "", "repo": repo}
+            for source, table in (("config", own), ("project", project))
+            for verdict in ("deny", "ask", "allow")
+            for rule in table.get(verdict) or ()
+        ]
+        listed += [{"verdict": "allow", "source": "saved", **row} for row in saved]
+        return {
+            "repo": repo,
+            "modes": permits.modes(own, said),
+            "rules": listed[:500],
+            "trusted": bool(said.get("trusted")),
+            "ignored": said.get("ignored") or [],
+        }
+
+    def project(self, repo: str) -> dict[str, Any]:
+        """What a checkout says of itself, and whether that is trusted."""
+        path = Path(repo)
+        if not path.is_absolute() or not path.is_dir():
+            raise LoomError("usage", f"{repo} is no directory", "name the repo: loomctl trust DIR")
+        found = projects.read(path.resolve())
+        hash = self._trusted(str(path.resolve()))
+        return {
+            "repo": str(path.resolve()),
+            "hash": found.hash,
+            "files": found.files[:500],
+            "trusted": found.believed(hash),
+            "changed": bool(hash) and not found.believed(hash),
+            "why_not": found.why_not,
+        }
+
+    def trust(self, repo: str, hash: str = "") -> dict[str, Any]:
+        """Trusts a checkout as long as it has this hash, or "*" whatever it becomes; "" takes it
+        back."""
+        if hash not in ("", trusts.ANY) and not re.fullmatch(r"[0-9a-f]{64}", hash):
+            raise LoomError("usage", f"{hash!r} is no hash")
+        try:
+            trusts.trust(self.hub.places, Path(repo), hash)
+        except OSError as error:
+            raise LoomError("failed", f"{repo} could not be trusted: {error}") from None
+        return {"repo": repo, "trusted": bool(hash), "hash": hash}
+
+    def _trusted(self, repo: str) -> str:
+        return trusts.word(self.hub.places, Path(repo))
 
     def usage(self, by: str = "session", session: str = "") -> list[dict[str, Any]]:
         with self.hub.store.reading() as txn:
@@ -732,8 +796,9 @@ def _pss(pid: int) -> int:
     return 0
 
 
-def prepared(repo: str) -> dict[str, Any]:
-    """What must be looked up on disk before a session is journaled: {repo, base, rules}."""
+def prepared(repo: str, trusted: Callable[[str], str]) -> dict[str, Any]:
+    """What must be looked up on disk before a session is journaled: {repo, base, rules, project}.
+    `trusted`: repo -> the hash with which it is trusted."""
     path = Path(repo)
     if not path.is_absolute():
         raise LoomError("usage", f"{repo!r} is not an absolute path", "name the repo: --repo DIR")
@@ -743,7 +808,12 @@ def prepared(repo: str) -> dict[str, Any]:
     if not os.access(path, os.R_OK | os.X_OK):
         raise LoomError("usage", f"{repo} is not readable", "check its permissions")
     path = path.resolve()
-    return {"repo": str(path), "base": head(path), "rules": project_rules(path)}
+    return {
+        "repo": str(path),
+        "base": head(path),
+        "rules": project_rules(path),
+        "project": projects.read(path).in_force(trusted(str(path))),
+    }
 
 
 RULES_BYTES: Final = 16 << 10
@@ -866,6 +936,9 @@ OPS: Final[dict[str, Operation]] = {
     "tools": Operation(Clients.tools),
     "roles": Operation(Clients.roles),
     "waiting": Operation(Clients.waiting),
+    "permissions": Operation(Clients.permissions),
+    "project": Operation(Clients.project),
+    "trust": Operation(Clients.trust),
     "usage": Operation(Clients.usage),
     "diff": Operation(Clients.diff),
     "fetch_state": Operation(Clients.fetch_state),

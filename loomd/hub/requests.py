@@ -8,11 +8,12 @@ changes nothing.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import poison, supervision
+from loomd.hub import permits, poison, supervision
 from loomd.hub.mail import LIVE, OVER, TEST_KINDS, Batch, Result, read_spec, tag_of
 from loomd.store.schema import mail_key, session_of, text_key
 from loomd.store.tables import (
@@ -93,10 +94,15 @@ def open_session(
     budget_usd: float | None = None,
     timeout_s: float | None = None,
     env: dict[str, str] | None = None,
+    answers: str = "person",
     base: str = "",
     rules: str = "",
+    project: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A new session with its team and its tool host; with a goal, that is said to it."""
+    """A new session with its team and its tool host; with a goal, that is said to it. `answers`:
+    who can answer its questions: a `person` at this client, one who comes `later`, or `nobody`."""
+    if answers not in ("person", "later", "nobody"):
+        raise LoomError("usage", f"no such answers: {answers!r}", "person, later or nobody")
     session = _new_session(batch, id)
     common: dict[str, Any] = {
         "repo": repo,
@@ -109,7 +115,15 @@ def open_session(
         "base": base,
         "goal": goal,
         "rules": rules,
+        "answers": answers,
+        "project": project or {},
     }
+    said = common["project"]
+    if said.get("review") is not None:
+        common["review"] = said["review"]
+    if said.get("session_usd") is not None:
+        own = budget_usd if budget_usd is not None else math.inf
+        common["budget_usd"] = budget_usd = min(own, said["session_usd"])
     specs = [
         Spec(
             name=f"{session}/{kind}",
@@ -139,6 +153,9 @@ def open_session(
     )
     opened = {"goal": goal, "repo": repo, "model": model, "team": team}
     batch.event(session, "session_opened", "hub", opened, id)
+    if ignored := said.get("ignored"):
+        hint = f"loomctl trust {repo}"
+        batch.event(session, "project_untrusted", "hub", {"ignored": ignored, "hint": hint}, id)
     for spec in specs:
         batch.create(spec)
     if goal:
@@ -279,10 +296,16 @@ def decide(
         raise LoomError(
             "bad_state", f"{id} is {row.get('state')} already, by {row.get('by') or 'its session'}"
         )
+    is_permission = row.get("kind") != "question"
+    if allow and is_permission and scope not in (row.get("scopes") or ("once", "session")):
+        raise LoomError(
+            "usage",
+            f"{id} cannot be allowed for {scope!r}: no rule can say what it would do again",
+            f"loomctl approve {id} allows it once",
+        )
     session = str(row.get("session") or key.partition(b"\0")[0].decode())
     to = str(row.get("actor") or f"{session}/team")
     _reachable(batch, to)
-    is_permission = row.get("kind") != "question"
     said = ("allow" if allow else "deny") if is_permission else ("answer" if allow else "deny")
     row.update(state="answered", allow=allow, by=by, scope=scope, answer=text, answered=batch.now)
     batch.txn.put("questions", key, codec.pack(row))
@@ -290,11 +313,15 @@ def decide(
         session,
         "permission_decided" if is_permission else "question_answered",
         "user",
-        {"id": row.get("id"), "decision": said, "by": by, "scope": scope, "text": text},
+        {"id": row.get("id"), "decision": said, "by": by, "scope": scope, "text": text}
+        | {name: row.get(name) for name in ("call", "agent", "tool") if is_permission}
+        | ({"rules": row.get("rules") or []} if allow and scope != "once" else {}),
         id_,
     )
     body = Decision(question=str(row["id"]), allow=allow, scope=scope, text=text, by=by)  # type: ignore[arg-type]
     _mail(batch, to, CONTROL, id_, body)
+    if allow and is_permission and scope == "always":
+        permits.save(batch, id_, session, [str(rule) for rule in row.get("rules") or ()], by)
     return {"id": id, "decision": said, "by": by}
 
 
@@ -433,6 +460,7 @@ OPS: Final[dict[str, Op]] = {
     "undo": undo,
     "remove": remove,
     "decide": decide,
+    "forget_permit": permits.forget,
     "dead": dead,
     "spawn": spawn,
     "unspawn": unspawn,

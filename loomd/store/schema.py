@@ -28,6 +28,7 @@ TABLES: Final[dict[str, frozenset[str]]] = {
     "requests": frozenset({"hub"}),  # client, request id -> reply
     "dead": frozenset({"hub"}),  # id -> dead letter
     "config": frozenset({"hub"}),  # roles of a place (loomd.actor.roles); settings in force
+    "permits": frozenset({"hub"}),  # project, id -> a permission rule that an answer has saved
     "questions": frozenset({"team", "tools"}),  # session, id -> what a person is asked
     "toolsets": frozenset({"tools"}),  # session -> {generation, hash, tools: [{name, ...}]}
     "tool_state": frozenset({"tools"}),  # session, tool -> value
@@ -50,6 +51,11 @@ def name_key(name: str) -> bytes:
 def text_key(name: str, part: str) -> bytes:
     """Row `part` of `name`: tasks, claims, questions, effects, timers, requests, ..."""
     return name_key(name) + part.encode()
+
+
+def project_of(repo: str) -> str:
+    """The name of a checkout in keys: its path may be longer than a key."""
+    return hashlib.sha256(repo.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def number_key(name: str, n: int) -> bytes:

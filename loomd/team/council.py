@@ -45,6 +45,10 @@ def ask(
             turn.answer(agent.name, id, text, "conflict")
             return
         to = name
+    elif turn.team.args.get("answers") == "nobody":
+        text = "nobody is there to be asked: decide yourself, and say what you have assumed"
+        turn.answer(agent.name, id, text, "denied")
+        return
     question = Question(
         id=qu.question_id(turn.team.session, turn.number("question")),
         session=turn.team.session,

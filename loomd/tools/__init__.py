@@ -1,7 +1,13 @@
 """What agents do to the world: tools, each call in a process of its own.
 
 `contract`     what a tool file is written with: `tool`, `Context`; schemas, arguments (pure)
-`permissions`  may this call be made: allow, ask or deny (pure)
+`permissions`  may this call be made: allow, ask or deny (pure); from
+  `facts`, `command_facts`      what the rules (`loomd.rules`) say of a path, a host, a command
+  `shell_line`, `shell_parts`   a shell line taken apart; what it runs, through its `wrappers`
+  `catastrophes`, `git_commands`, `protected`   what no rule can allow
+`desk`         the permission part of the host's step: judges, asks, takes answers (pure)
+`links`        where the links in a call's paths lead, looked up right before it is made
+`trial`        a program: what the rules would say of a call that nobody makes
 `needs`        what one call needs, by its arguments (pure)
 `git_policy`   what a command of git changes or throws away (pure)
 `host`         the behaviour of the actor `S/tools`: calls, questions, proposals (pure)

@@ -18,7 +18,7 @@ import msgspec
 
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.schema import text_key
-from loomd.tools import ground, landlock, layer, seen
+from loomd.tools import ground, landlock, layer, links, seen
 from loomd.tools.denied import explain
 from loomd.tools.frames import Frames, frame
 from loomd.tools.generations import Generation, Generations, Gone
@@ -82,6 +82,7 @@ class Calls:
         self.results = results
         self.witness = Witness(places.repo, places.snapshots, places.blobs)
         self.slots = Slots(stage.directories.runtime / "slots", places.daemon_calls)
+        self.ground = links.ground(stage.directories, str(places.repo))
         self.hand: list[int] = []
         self.lines: dict[str, asyncio.Task[int]] = {}
         self.under_way: dict[str, Running] = {}
@@ -143,6 +144,9 @@ class Calls:
             self.under_way.pop(effect.id, None)
             if running.slot is not None:
                 os.close(running.slot)
+        if isinstance(body, Note):  # it was not made
+            report(body)
+            return
         data: dict[str, Any] = {"body": codec.encode(body)}
         if changed is not None:
             data["changed"] = codec.encode(changed)
@@ -184,7 +188,12 @@ class Calls:
     async def _perform(
         self, effect: OpenEffect, call: ToolCall, running: Running
     ) -> tuple[Body, dict[str, Any] | None]:
+        """Note {links} if it was not made: it was judged by what its paths say, and links in them
+        lead elsewhere."""
         async with self.generations.using() as accepted:
+            found = await asyncio.to_thread(links.found, call, self.ground)
+            if found != call.links:
+                return Note(data={"links": found}), None
             return await self._perform_on(accepted, effect, call, running)
 
     async def _perform_on(

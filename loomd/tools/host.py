@@ -37,11 +37,13 @@ from loomd.actor.behaviour import (
     Show,
     TimerDue,
 )
-from loomd.store.schema import name_key, text_key
+from loomd.store.schema import name_key, project_of, text_key
 from loomd.tools import queue, seen
 from loomd.tools.compatible import clash, wrong
-from loomd.tools.needs import Needs, needs
-from loomd.tools.permissions import decide
+from loomd.tools.desk import Book, Desk, book, question_of
+from loomd.tools.needs import needs
+from loomd.tools.permissions import Decided
+from loomd.tools.protected import NOWHERE, Ground
 from loomd.wire import codec
 from loomd.wire.bodies import (
     TEAM_TOOLS,
@@ -54,6 +56,7 @@ from loomd.wire.bodies import (
     Discard,
     FileChange,
     Note,
+    Permits,
     PlanUndo,
     Propose,
     Reload,
@@ -72,9 +75,6 @@ SLOT: Final = "slot-"
 
 SWITCHED: Final = frozenset({"web_fetch"})
 """Built-in tools that are off until the configuration's table `tools` switches them on."""
-
-SHOWN: Final = 2_000
-"""Characters of a call's arguments in a question."""
 
 
 @dataclass
@@ -101,15 +101,13 @@ class State:
 
     name: str
     session: str
-    mode: str
-    yes: bool
+    book: Book
     generation: int = 0
     hash: str = ""
     seen: str = ""  # the snapshot that was last tried, whatever came of it
     without: list[str] = field(default_factory=list)  # modules that the one in force leaves out
     tries: int = 0  # how often one was refused: names of effects are never used again
     held: bool = False  # a generation was refused for a call that waits
-    granted: list[str] = field(default_factory=list)
     count: int = 0
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     waiting: dict[str, Waiting] = field(default_factory=dict)
@@ -129,25 +127,28 @@ class State:
 
 
 class ToolsBehaviour:
-    """`builtin`: the toolset rows of the tools that ship, in force until the first generation."""
+    """`builtin`: the toolset rows of the tools that ship, in force until the first generation;
+    `ground`: where things are on this machine, for judging paths."""
 
     version = 1
 
-    def __init__(self, builtin: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, builtin: Sequence[Mapping[str, Any]], ground: Ground = NOWHERE) -> None:
         self.builtin = [dict(row) for row in builtin]
+        self.ground = ground
 
     def init(self, birth: Birth) -> State:
         args, settings = birth.spec.args, birth.settings
-        permissions = {**(settings.get("permissions") or {}), **(args.get("permissions") or {})}
         limits = {**(settings.get("limits") or {}), **(args.get("limits") or {})}
         session = birth.spec.session or birth.spec.name.partition("/")[0]
         state = State(
             name=birth.spec.name,
             session=session,
-            mode=str(permissions.get("mode", "on-request")),
-            yes=bool(args.get("yes")),
+            book=book(args, settings, (birth.saved or {}).get("granted") or (), self.ground),
             room=int(limits.get("session_calls") or queue.SESSION_CALLS),
         )
+        project = name_key(project_of(str(args.get("repo") or "")))
+        for key, value in birth.reader.rows("permits", project):
+            state.book.saved[key[len(project) :].decode()] = value["rule"]
         if birth.saved is not None:
             state.generation = birth.saved["generation"]
             state.hash = birth.saved["hash"]
@@ -155,7 +156,6 @@ class ToolsBehaviour:
             state.without = list(birth.saved.get("without") or ())
             state.tries = birth.saved.get("tries", 0)
             state.held = birth.saved.get("held", False)
-            state.granted = list(birth.saved["granted"])
             state.count = birth.saved["count"]
         row = birth.reader.row("toolsets", name_key(session))
         tools = row["tools"] if isinstance(row, dict) else self.builtin
@@ -193,7 +193,7 @@ class ToolsBehaviour:
             "without": state.without,
             "tries": state.tries,
             "held": state.held,
-            "granted": state.granted,
+            "granted": state.book.granted,
             "count": state.count,
         }
 
@@ -211,6 +211,7 @@ class ToolsBehaviour:
                         "open": state.open,
                         "waiting": {id: one.stage for id, one in state.waiting.items()},
                         "applying": state.applying,
+                        "permissions": state.book.shown(),
                     }
                 )
             case _:
@@ -226,7 +227,7 @@ class ToolsBehaviour:
             case EffectEnded():
                 step.ended(input.effect, input.request, input.result)
             case TimerDue():
-                pass  # none is ever set
+                step.due(input.key)
         step.offer()
         step.end()
         return state, step.out
@@ -241,6 +242,7 @@ class _Step:
         self.now = now
         self.out: list[Change] = []
         self.decided = False  # somebody is asked no more
+        self.desk = Desk(state.book, state.session, state.name, state.tools, now, self.out)
         self.fresh: set[str] = set()  # calls that have come into the line in this step
 
     def born(self) -> None:
@@ -258,6 +260,9 @@ class _Step:
                 self._cancel(body)
             case Decision():
                 self._decided(body)
+            case Permits():
+                self.desk.told(body.rules)
+                self._reconsider()
             case Apply():
                 self._apply(body)
             case Discard():
@@ -360,19 +365,17 @@ class _Step:
         if need.refused:
             self._refuse(call, "bad_args", f"{call.name}: {need.refused}")
             return
-        granted = () if need.asks else s.granted
-        decided = decide(s.mode, need.access, yes=s.yes, granted=granted, tool=call.name)
-        match decided.verdict:
+        self._judge(call)
+
+    def _judge(self, call: ToolCall) -> None:
+        found = self.desk.judge(call)
+        match found.verdict:
             case "allow":
                 self._open(call)
             case "deny":
-                self._refuse(call, "denied", f"permission denied: {decided.reason}")
+                self._refuse(call, "denied", f"permission denied: {found.reason}")
             case "ask":
-                self._ask(call, need)
-
-    def _needs(self, call: ToolCall) -> Needs:
-        row = self.s.tools.get(call.name)
-        return Needs("") if row is None else needs(row, call.args)
+                self._ask(call, found)
 
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.s.tools, 3)
@@ -390,13 +393,20 @@ class _Step:
         self.out.append(Send(call.reply_to, result))
 
     def _returned(self, call: ToolCall, result: Body) -> None:
-        """The end of a call's effect: Note {body, state: {tool, value} | absent}."""
+        """The end of a call's effect: Note {body, state: {tool, value} | absent}; Note {links} if
+        it was not made, for links in its paths lead elsewhere than it was judged by."""
         s = self.s
         s.open.pop(call.id, None)
         was = s.running.pop(call.id, None)
         body: Body = result
         if isinstance(result, Note) and result.data.get("crowded"):
             self._back_in_line(call, was.n if was is not None else 0)
+            return
+        if isinstance(result, Note) and "links" in result.data:
+            if call.links:
+                self._refuse(call, "denied", "permission denied: its links change meanwhile")
+            else:
+                self._judge(msgspec.structs.replace(call, links=result.data["links"]))
             return
         if isinstance(result, Note):
             body = codec.body(result.data["body"])
@@ -411,7 +421,10 @@ class _Step:
                 self.out.append(Put("tool_state", text_key(s.session, part), row))
         match body:
             case Propose():
-                self.out.append(Send(s.team, body))
+                if why := self.desk.refused(body):
+                    self._refuse(call, "denied", f"permission denied: {why}")
+                else:
+                    self.out.append(Send(s.team, body))
             case ToolResult():
                 self._answer(call, body)
             case _:
@@ -438,7 +451,8 @@ class _Step:
         elif (waiting := self.s.waiting.get(id)) is not None:
             call = waiting.body
             assert isinstance(call, ToolCall)
-            self._close_question(waiting)
+            if waiting.question:
+                self.desk.close(call, waiting.question, "cancelled")
             self._forget(id)
             self._refuse(call, "cancelled", reason or "cancelled before it began")
 
@@ -558,73 +572,56 @@ class _Step:
 
     # --- permission ----------------------------------------------------------------------------
 
-    def _ask(self, call: ToolCall, need: Needs) -> None:
+    def _ask(self, call: ToolCall, found: Decided) -> None:
         s = self.s
         question = f"{s.session}-p{s.count + 1}"  # unique among all sessions: it is what one types
         self._wait(f"call-{call.id}", "asking", call, question)
-        text = f"{call.agent} wants to {_said(need.access)}: {_shown(call)}"
-        if need.asks:
-            text += f"\nThis {need.asks}. All files are kept in a snapshot before."
-        row = self._question_row(call, question, text)
-        self.out.append(Put("questions", text_key(s.session, question), row))
-        data = {"id": question, "text": text, "agent": call.agent, "tool": call.name}
-        self.out.append(Emit("permission_asked", data))
+        self.desk.ask(call, found, question)
 
-    def _question_row(self, call: ToolCall, question: str, text: str) -> dict[str, Any]:
-        return {
-            "id": question,
-            "session": self.s.session,
-            "actor": self.s.name,
-            "kind": "permission",
-            "text": text,
-            "tool": call.name,
-            "args": {name: _brief(value) for name, value in call.args.items()},
-            "agent": call.agent,
-            "call": call.id,
-            "state": "open",
-            "asked": self.now,
-            "by": "",
-            "allow": None,
-        }
-
-    def _close_question(self, waiting: Waiting) -> None:
-        if waiting.question and isinstance(waiting.body, ToolCall):
-            row = self._question_row(waiting.body, waiting.question, "withdrawn")
-            row = {**row, "state": "closed", "text": _shown(waiting.body)}
-            self.out.append(Put("questions", text_key(self.s.session, waiting.question), row))
+    def _asked(self, question: str) -> tuple[str, ToolCall] | None:
+        """(key in table `calls`, the call) that is asked about; None if it was cancelled."""
+        for id, waiting in self.s.waiting.items():
+            if waiting.question == question and isinstance(waiting.body, ToolCall):
+                return id, waiting.body
+        return None
 
     def _decided(self, decision: Decision) -> None:
-        s = self.s
-        id = next((i for i, w in s.waiting.items() if w.question == decision.question), None)
-        if id is None:
-            return  # cancelled meanwhile
-        call = s.waiting[id].body
-        assert isinstance(call, ToolCall)
+        asked = self._asked(decision.question)
+        if asked is None:
+            return  # cancelled, or its time was over
+        id, call = asked
         self._forget(id)
+        more = self.desk.answered(call, decision)
         if not decision.allow:
             reason = f": {decision.text}" if decision.text else ""
-            self._refuse(
-                call, "denied", f"permission denied by {decision.by or 'the user'}{reason}"
-            )
+            by = decision.by or "the user"
+            self._refuse(call, "denied", f"permission denied by {by}{reason}")
             return
         self._open(call)
-        always_asked = self._needs(call).asks  # such an answer holds for this one call
-        if decision.scope != "once" and not always_asked and call.name not in s.granted:
-            s.granted.append(call.name)
-            same = sorted(
-                (w.n, i)
-                for i, w in s.waiting.items()
-                if w.stage == "asking"
-                and isinstance(w.body, ToolCall)
-                and w.body.name == call.name
-                and not self._needs(w.body).asks
-            )
-            for _, other in same:
-                waiting = s.waiting[other]
-                assert isinstance(waiting.body, ToolCall)
-                self._close_question(waiting)
-                self._forget(other)
-                self._open(waiting.body)
+        if more:
+            self._reconsider()
+
+    def _reconsider(self) -> None:
+        """Rules have changed: what waits may need no answer any more."""
+        asking = sorted(
+            (w.n, id, w.question, w.body)
+            for id, w in self.s.waiting.items()
+            if w.stage == "asking" and isinstance(w.body, ToolCall)
+        )
+        for _, id, question, call in asking:
+            if self.desk.now_allowed(call):
+                self.desk.close(call, question, "another answer allows it")
+                self._forget(id)
+                self._judge(call)
+
+    def due(self, timer: str) -> None:
+        """A question's time is over."""
+        asked = self._asked(question_of(timer)) if question_of(timer) else None
+        if asked is not None:
+            id, call = asked
+            text = self.desk.unanswered(call, question_of(timer))
+            self._forget(id)
+            self._refuse(call, "denied", f"permission denied: {text}")
 
     # --- applying ------------------------------------------------------------------------------
 
@@ -683,6 +680,7 @@ class _Step:
         s.without = list(data.get("without") or ())
         s.held = False
         s.tools = {tool["name"]: tool for tool in rows}
+        self.desk.tools = s.tools
         errors = list(data.get("errors") or ())
         self.out.append(Put("toolsets", name_key(s.session), self._toolset(rows, errors)))
         self._stand()
@@ -777,23 +775,3 @@ def _waiting_row(one: Waiting) -> dict[str, Any]:
 def _bare(file: FileChange) -> FileChange:
     """What applying needs of a change: no hunks, no diff."""
     return msgspec.structs.replace(file, hunks=(), diff="")
-
-
-def _said(access: str) -> str:
-    return {"execute": "run", "network": "use the network with", "write": "change"}.get(
-        access, access
-    )
-
-
-def _brief(value: Any) -> Any:
-    if isinstance(value, str) and len(value) > SHOWN:
-        return f"{value[:SHOWN]}... ({len(value)} characters)"
-    return value if isinstance(value, str | int | float | bool | None) else str(value)[:SHOWN]
-
-
-def _shown(call: ToolCall) -> str:
-    """`name(args)` in short; of a command just that."""
-    if call.name == "shell" and isinstance(call.args.get("command"), str):
-        return f"shell: {_brief(call.args['command'])}"
-    args = ", ".join(f"{name}={_brief(value)!r}" for name, value in call.args.items())
-    return f"{call.name}({args})"[: 2 * SHOWN]

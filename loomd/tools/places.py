@@ -129,7 +129,7 @@ def places(stage: Stage) -> Places:
         review=bool(review),
         daemon_calls=int((settings.get("limits") or {}).get("daemon_calls") or DAEMON_CALLS),
         trusted=lambda: trusted(at, repo),
-        permissions=settings.get("permissions") or {},
+        permissions=with_project(settings.get("permissions") or {}, args.get("project") or {}),
     )
 
 
@@ -143,6 +143,17 @@ def _remembered(look: Callable[[], T]) -> Callable[[], T]:
         return kept[0][1]
 
     return found
+
+
+def with_project(own: Mapping[str, Any], project: Mapping[str, Any]) -> dict[str, Any]:
+    """The user's [permissions] with the project's profile: the stricter of the two, unless the user
+    has trusted the project."""
+    profiles = ("read-only", "workspace", "full")
+    mine = str(own.get("sandbox") or "workspace")
+    other = str((project.get("permissions") or {}).get("sandbox") or mine)
+    if not project.get("trusted") and profiles.index(other) > profiles.index(mine):
+        other = mine
+    return {**own, "sandbox": other}
 
 
 def session_env(given: Mapping[str, str]) -> dict[str, str]:

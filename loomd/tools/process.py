@@ -12,19 +12,22 @@ import signal
 import socket
 from collections.abc import Awaitable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.blobs import get_blob
-from loomd.tools import generation, nursery, undo
+from loomd.tools import generation, links, nursery, undo
 from loomd.tools.apply import apply
 from loomd.tools.calls import Calls
 from loomd.tools.generations import Generations
 from loomd.tools.host import SLOT, ToolsBehaviour
 from loomd.tools.places import Places, facts, places
+from loomd.tools.protected import NOWHERE, Ground
 from loomd.tools.results import Results
 from loomd.tools.scratch import remove
 from loomd.wire.bodies import Applied, Apply, Body, Note, PlanUndo, Reload, ToolCall
+from loomd.wire.endpoints import Instance
 
 if TYPE_CHECKING:
     from loomd.supervise.link import ProcessBirth
@@ -41,12 +44,13 @@ def main(birth: ProcessBirth) -> None:
     control, pid = nursery.fork(birth.name)
     from loomd.actor.host import run
 
-    run(birth, behaviour(), ToolsPerformer(control, pid))
+    at = Instance(*(Path(birth.args[key]) for key in ("config", "state_dir", "runtime_dir")))
+    run(birth, behaviour(links.ground(at)), ToolsPerformer(control, pid))
 
 
-def behaviour() -> ToolsBehaviour:
+def behaviour(ground: Ground = NOWHERE) -> ToolsBehaviour:
     """With the tools that ship: what a generation adds to them is an input."""
-    return ToolsBehaviour([spec.row(source) for source, spec in generation.builtins()])
+    return ToolsBehaviour([spec.row(source) for source, spec in generation.builtins()], ground)
 
 
 class ToolsPerformer:

@@ -13,7 +13,7 @@ tools -> team       Propose, Applied, Changed, UndoPlan
 team -> tools       Apply, Discard, PlanUndo, ToolCall (mechanical checks), CancelCall
 team -> keeper      Recall (also as an ask)            keeper -> anyone   Recalled
 hub -> anyone       Undelivered, Ended                 hub -> agent       Restarted, Recover
-hub -> tools        Reload (as an ask), answered Reloaded
+hub -> tools        Reload (as an ask), answered Reloaded; Permits
 hub -> agent        RoleChanged, Configured; hub -> models: Configured
 
 Hashes are blob names (loomd.store.blobs): hex SHA-256 of the content.
@@ -188,7 +188,8 @@ class Performed(Part, frozen=True, kw_only=True, tag="performed"):
 
 class ToolCall(Part, frozen=True, kw_only=True, tag="tool_call"):
     """`reply_to` gets the ToolResult ("": the sender). `after`: calls of the same turn that write
-    the same file; this one begins when a CallEnded has come for each of them."""
+    the same file; this one begins when a CallEnded has come for each of them. links: paths of it
+    in which links are, and where they lead, as it was judged."""
 
     id: str
     agent: str
@@ -197,6 +198,13 @@ class ToolCall(Part, frozen=True, kw_only=True, tag="tool_call"):
     task: str = ""
     reply_to: str = ""
     after: tuple[str, ...] = ()
+    links: dict[str, str] = {}
+
+
+class Permits(Part, frozen=True, kw_only=True, tag="permits"):
+    """hub -> tools: the permission rules that are saved for this project now, id -> rule."""
+
+    rules: dict[str, str] = {}
 
 
 class CallEnded(Part, frozen=True, kw_only=True, tag="call_ended"):
@@ -550,6 +558,7 @@ Body = (
     | Performed
     | ToolCall
     | CallEnded
+    | Permits
     | CancelCall
     | ToolResult
     | Propose

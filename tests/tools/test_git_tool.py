@@ -159,13 +159,14 @@ def test_permission_goes_by_what_a_command_does(instance):
             assert done.ok, done
 
             (repo / "a.py").write_text("three\n")
-            more = host.begin("git", args="tag v1")  # allowed for the session
+            more = host.begin("git", args="tag v1")  # another command: asked about as well
+            host.mail(Decision(question=asked(host, more), by="me"))
             assert (await host.until(lambda: told(host, more))).ok
 
             resetting = host.begin("git", args="reset --hard")
             [row] = [r for (t, _), r in host.table.rows_.items() if r.get("call") == resetting]
             assert "not committed" in row["text"] and "snapshot" in row["text"]
-            host.mail(Decision(question=asked(host, resetting), scope="session", by="me"))
+            host.mail(Decision(question=asked(host, resetting), by="me"))
             done = await host.until(lambda: told(host, resetting))
             assert done.ok and done.data["snapshot"] in done.text, done
             [changed] = [body for _, body in host.sent if isinstance(body, Changed)]
@@ -178,7 +179,7 @@ def test_permission_goes_by_what_a_command_does(instance):
     asyncio.run(main())
     assert (repo / "a.py").read_text() == "two\n"
     assert run(repo, "log", "--format=%s", "-1") == "mine"
-    assert run(repo, "show", f"{PREFIX}{SESSION}/c-6:a.py") == "three"
+    assert run(repo, "show", f"{PREFIX}{SESSION}/c-7:a.py") == "three"
 
 
 def told(host, call):

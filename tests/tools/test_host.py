@@ -7,6 +7,7 @@ import pytest
 from loomd.actor.behaviour import (
     Birth,
     Cancel,
+    CancelTimer,
     EffectEnded,
     Emit,
     Init,
@@ -15,6 +16,7 @@ from loomd.actor.behaviour import (
     OpenEffect,
     Put,
     Send,
+    SetTimer,
     Show,
     Spec,
 )
@@ -46,13 +48,15 @@ SHELL = next(row for row in BUILTIN if row["name"] == "shell")
 
 
 class Script:
-    def __init__(self, yes=False, mode="on-request"):
+    def __init__(self, yes=False, mode="on-request", rules=None, **args):
         self.behaviour = ToolsBehaviour(BUILTIN)
         self.table = Table(Path("/nonexistent"))
-        self.settings = {"permissions": {"mode": mode}, "tools": {"web_fetch": True}}
-        self.spec = Spec(
-            name=f"{SESSION}/tools", kind="tools", session=SESSION, args={"repo": "/r", "yes": yes}
-        )
+        self.settings = {
+            "permissions": {"mode": mode, **(rules or {})},
+            "tools": {"web_fetch": True},
+        }
+        args = {"repo": "/r", "yes": yes, **args}
+        self.spec = Spec(name=f"{SESSION}/tools", kind="tools", session=SESSION, args=args)
         self.effects = {}
         self.saved = None
         self.born()
@@ -100,7 +104,16 @@ class Script:
                 else:
                     self.table.rows_[change.table, change.key] = codec.unpack(codec.pack(value))
         self.shown = [c for c in changes if isinstance(c, Show)]
-        return [c for c in changes if not isinstance(c, Show | Put) and not hasattr(c, "table")]
+        self.judged = [c.data for c in changes if getattr(c, "type", "") == "permission_judged"]
+        self.timers = [c for c in changes if isinstance(c, SetTimer | CancelTimer)]
+        hidden = Show | Put | SetTimer | CancelTimer
+        return [
+            c
+            for c in changes
+            if not isinstance(c, hidden)
+            and not hasattr(c, "table")
+            and getattr(c, "type", "") != "permission_judged"
+        ]
 
     def mail(self, body, sender=AGENT):
         return self.do(Mailed(1, "m", sender, body))
@@ -205,7 +218,9 @@ def test_allowed_for_the_session_opens_what_waits_and_is_remembered():
     [first] = script.mail(shell("c1"))
     script.mail(shell("c2"))
     out = script.mail(Decision(question=first.data["id"], scope="session"))
-    assert out == [Open("call-c1", shell("c1")), Open("call-c2", shell("c2"))]
+    closed, opened, second = out
+    assert (opened, second) == (Open("call-c1", shell("c1")), Open("call-c2", shell("c2")))
+    assert closed.type == "permission_closed" and closed.data["call"] == "c2"
     script.born()
     assert script.mail(shell("c3")) == [Open("call-c3", shell("c3"))]
 
@@ -226,7 +241,8 @@ def test_a_call_under_way_is_cancelled_through_its_effect():
 def test_a_call_that_waits_is_cancelled_with_its_question():
     script = Script()
     script.mail(shell())
-    [sent] = script.mail(CancelCall(id="c1", reason="stop"))
+    closed, sent = script.mail(CancelCall(id="c1", reason="stop"))
+    assert closed.type == "permission_closed"
     assert sent.body.error == "cancelled"
     assert script.row("questions")["state"] == "closed" and script.row("calls") is None
 
