@@ -187,31 +187,53 @@ def changes(edits: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
 
 def diff_of(edit: Mapping[str, Any], blob: Callable[[str], bytes]) -> dict[str, Any]:
     """{files_changed, diff} of one edit."""
-    files = edit.get("files") or ()
-    made = _diff({str(f["path"]): (str(f["base"]), str(f["after"])) for f in files}, blob)
-    modes = [f for f in files if f["base"] == f["after"] and f.get("was") not in (0, f.get("mode"))]
-    for file in modes:
-        path, was, mode = file["path"], int(file["was"]), int(file["mode"])
-        made["diff"] += f"diff --git a/{path} b/{path}\nold mode 100{was:o}\nnew mode 100{mode:o}\n"
-    return made
+    files = {str(file["path"]): file for file in edit.get("files") or ()}
+    found = {path: (str(file["base"]), str(file["after"])) for path, file in files.items()}
+    return _diff(found, modes([{**edit, "state": "applied", "undoes": ()}]), blob)
 
 
 def diff(edits: Sequence[Mapping[str, Any]], blob: Callable[[str], bytes]) -> dict[str, Any]:
     """{files_changed, diff}: one unified diff from before the session to after it."""
-    return _diff(changes(edits), blob)
+    return _diff(changes(edits), modes(edits), blob)
 
 
-def _diff(found: Mapping[str, tuple[str, str]], blob: Callable[[str], bytes]) -> dict[str, Any]:
+def modes(edits: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """path -> (first, last) permission bits of files that were made executable, or no longer are,
+    over all applied edits."""
+    found: dict[str, tuple[int, int]] = {}
+    for edit in standing.in_order(edits):
+        for file in edit.get("files") or ():
+            path, was, mode = str(file.get("path")), file.get("was") or 0, file.get("mode") or 0
+            if not file.get("base") or not file.get("after") or not was:
+                found.pop(path, None)
+                continue
+            found[path] = (found[path][0] if path in found else was, mode)
+    return {path: pair for path, pair in found.items() if (pair[0] ^ pair[1]) & 0o100}
+
+
+def _diff(
+    found: Mapping[str, tuple[str, str]],
+    turned: Mapping[str, tuple[int, int]],
+    blob: Callable[[str], bytes],
+) -> dict[str, Any]:
+    """`turned`: modes that have changed, told as git does."""
     parts: list[str] = []
     size = 0
-    for path, (base, after) in found.items():
-        part = _file_diff(path, base, after, blob)
+    paths = sorted({*found, *turned})
+    for path in paths:
+        part = ""
+        if path in turned:
+            old, new = (f"100{mode & 0o777:o}" for mode in turned[path])
+            part = f"diff --git a/{path} b/{path}\nold mode {old}\nnew mode {new}\n"
+        base, after = found.get(path, ("", ""))
+        if base != after:
+            part += _file_diff(path, base, after, blob)
         size += len(part.encode())
         if size > DIFF_BYTES:
             parts.append(f"diff of {path} and what follows left out: too large\n")
             break
         parts.append(part)
-    return {"files_changed": list(found), "diff": "".join(parts)}
+    return {"files_changed": paths, "diff": "".join(parts)}
 
 
 def _file_diff(path: str, base: str, after: str, blob: Callable[[str], bytes]) -> str:

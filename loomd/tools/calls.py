@@ -375,7 +375,7 @@ class Calls:
             while ending.end is None:
                 try:
                     data = await reader.read(1 << 20)
-                except ConnectionResetError:
+                except ConnectionError:  # reset, or broken while the order was written
                     data = b""
                 if not data:
                     return

@@ -91,6 +91,38 @@ def test_a_diff_says_what_a_patch_needs() -> None:
     assert "--- a/gone\n+++ /dev/null\n" in said["diff"]
 
 
+def test_a_mode_that_has_changed_is_told_as_git_does() -> None:
+    def chmod(n: int, base: str, after: str, was: int, mode: int) -> dict:
+        made = edit(n, "a", base, after)
+        made["files"][0] |= {"was": was, "mode": mode}
+        return made
+
+    blobs = {"x": b"one\n", "y": b"two\n"}
+    only = boards.diff([chmod(1, "x", "x", 0o644, 0o755)], blobs.__getitem__)
+    head = "diff --git a/a b/a\nold mode 100644\nnew mode 100755\n"
+    assert only == {"files_changed": ["a"], "diff": head}
+    both = chmod(1, "x", "y", 0o644, 0o755)
+    assert boards.diff([both], blobs.__getitem__)["diff"].startswith(f"{head}--- a/a\n+++ b/a\n")
+    assert boards.diff_of(both, blobs.__getitem__) == boards.diff([both], blobs.__getitem__)
+    back = chmod(2, "y", "x", 0o755, 0o644)
+    assert boards.diff([both, back], blobs.__getitem__) == {"files_changed": [], "diff": ""}
+
+
+def test_what_was_taken_back_is_shown_so_and_is_no_change_even_if_others_wrote_since() -> None:
+    memory = Memory()
+    rows = [
+        {"id": "e-1", "place": 1, **edit(1, "a", "x", "y")},
+        {"id": "e-2", "place": 2, "undoes": ["e-1"], **edit(2, "a", "dirty", "mine")},
+        {"id": "e-3", "place": 3, **edit(3, "b", "x", "y")},
+    ]
+    for row in rows:
+        memory.put("edits", text_key("s-1", str(row["id"])), codec.pack(row))
+    shown = boards.board(memory, SessionRow(session="s-1", repo="/r"), "edits")
+    assert [row["state"] for row in shown] == ["undone", "applied", "applied"]
+    assert shown[0]["undone_by"] == "e-2"
+    assert boards.changes(rows) == {"b": ("x", "y")}
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

@@ -11,7 +11,7 @@ from loomd.hub.requests import perform
 from loomd.store.schema import text_key
 from loomd.wire import codec
 from loomd.wire import messages as m
-from loomd.wire.bodies import Control, Decision, Note, Say
+from loomd.wire.bodies import Control, Decision, Note, PlanUndo, Say, Undo
 from tests.hub.desk import Desk, exit_note
 
 
@@ -197,3 +197,41 @@ def test_removing_a_session_leaves_no_mail_no_timer_and_no_effect() -> None:
     assert (team, "t", None, b"") in result.timers
     for table in ("mail", "timers", "effects"):
         assert not list(desk.memory.scan(table, b"")), table
+
+
+def test_an_undo_wakes_the_team_of_a_session_that_is_over_and_that_its_tool_host() -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r")["session"]
+    team, tools = f"{session}/team", f"{session}/tools"
+    desk.hello(team, 1)
+    desk.hello(tools, 1)
+    desk.commit(team, session=m.SessionChange(state="done"))
+    assert {desk.row(name).wanted for name in (team, tools)} == {"asleep"}
+    asked = ask(desk, "undo", id="9", session=session, task="t-1")
+    (mail,) = desk.box(team)
+    assert codec.body(mail.body) == Undo(id=asked["undo"], task="t-1") and mail.sender == "user"
+    assert desk.row(team).wanted == "running" and desk.row(tools).wanted == "asleep"
+    assert desk.events(session)[-1]["seq"] == asked["seq"]
+    assert ask(desk, "undo", id="9", session=session, task="t-1") == asked, "once"
+    assert len(desk.box(team)) == 1
+    desk.hello(team, 2)
+    order = codec.encode(PlanUndo(undo=asked["undo"], edits=()))
+    desk.commit(team, outbox=(m.Out(to=(tools,), body=order),))
+    assert desk.row(tools).wanted == "running"
+    assert desk.rules.sessions[session].state == "done"
+
+
+@pytest.mark.parametrize(
+    ("args", "code"),
+    [
+        ({"edit": "e-1", "task": "t-1"}, "usage"),
+        ({"edit": "e-1", "all": True}, "usage"),
+        ({"session": "s-nobody"}, "no_such_session"),
+    ],
+)
+def test_an_undo_that_cannot_be_meant_is_refused(args: dict[str, Any], code: str) -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r")["session"]
+    refused = ask(desk, "undo", {"session": session, **args}, id="9")
+    assert isinstance(refused, m.Failure) and refused.code == code
+    assert not desk.box(f"{session}/team")
