@@ -40,6 +40,9 @@ QUIET_S = 0.25
 REFUSED_S = 2.0
 """A refused token may be the file of a predecessor; after this long it is ours that is wrong."""
 
+LOG_S = 1.0
+"""So often, at least, the log itself is read while it is followed."""
+
 PAGE = 500
 """Events asked for at once."""
 
@@ -64,6 +67,7 @@ class Client:
             self._started = daemon.start(instance)
         self._socket = sockets.make_dealer(instance.clients, self.id)
         self._sub: sockets.Socket | None = None
+        self._topics: set[str] = set()
         try:
             self._greet(time.monotonic() + daemon.START_S)
         except BaseException:
@@ -81,6 +85,7 @@ class Client:
         if self._sub is not None:
             self._sub.close()
             self._sub = None
+            self._topics.clear()
         if self._started is not None:
             # It is detached and goes on; we only stop being told of it as our child.
             self._started.returncode = self._started.poll() or 0
@@ -204,22 +209,30 @@ class Client:
         *,
         until: float | None = None,
         idle: Callable[[], None] = lambda: None,
+        on_delta: Callable[[dict[str, Any]], None] | None = None,
     ) -> Iterator[dict[str, Any]]:
         """The log from `after` on, for ever: snapshot, then live, each event once and in order.
 
         What is published may be lost, so it is only a hint: at a gap, and once a second, the log
         itself is read, after a call of `idle`. Ends at monotonic time `until`.
+
+        `on_delta` gets what is in no log and may be lost: pieces of answers and of outputs.
         """
+        wanted = [topics.events(session)]
+        if on_delta is not None:
+            wanted.append(topics.deltas(session))
         if self._sub is None:
-            self._sub = sockets.make_sub(self.instance.events, [topics.events(session)])
-        else:
-            self._sub.subscribe(topics.events(session))
+            self._sub = sockets.make_sub(self.instance.events)
+        for topic in wanted:
+            if topic not in self._topics:
+                self._topics.add(topic)
+                self._sub.subscribe(topic)
         while until is None or time.monotonic() < until:
             idle()
             for event in self.events(session, after):
                 after = event["seq"]
                 yield event
-            fresh = True
+            fresh, read = True, time.monotonic()
             while fresh and (until is None or time.monotonic() < until):
                 fresh = False
                 while self._sub.poll(1000):
@@ -233,9 +246,16 @@ class Client:
                             after = seq
                             fresh = True
                             yield as_json(live)
+                        case Delta(topic=topic, data=data) if topic == topics.deltas(session):
+                            if on_delta is not None:
+                                on_delta(data)
                         case Delta() | Event():
                             continue
-                    if until is not None and time.monotonic() >= until:
+                    now = time.monotonic()
+                    if until is not None and now >= until:
+                        break
+                    if now >= read + LOG_S:
+                        fresh = False  # others' output never pauses: read the log all the same
                         break
 
 

@@ -199,6 +199,13 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             style = "dim"
             log = str(data.get("log")).rpartition("/")[2]
             text = f"keeps entries {data.get('first')}-{data.get('last')} of {log}"
+        case "job_started":
+            style, text = "cyan", f"job {data.get('id')}: {short(data.get('command', ''))}"
+        case "job_ended":
+            good = data.get("state") == "done"
+            code = "" if data.get("exit") is None else f", exit code {data['exit']}"
+            style = "dim" if good else "red"
+            text = f"job {data.get('id')} {data.get('state')}{code}"
         case "shared":
             style, text = "blue", short(data.get("text", ""))
         case "tools_broken":
@@ -240,6 +247,53 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
     return line
 
 
+class Outputs:
+    """What calls print while they run, put together to lines: the pieces come as they fall."""
+
+    def __init__(self) -> None:
+        self._rest: dict[str, tuple[int, str, str]] = {}
+
+    def add(self, data: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """(who, line) for each line that this piece completes; [] for what is no output."""
+        if data.get("kind") != "output":
+            return []
+        call, text = str(data.get("call")), str(data.get("text", ""))
+        who = str(data.get("agent", "")).rpartition("/")[2]
+        offset = int(data.get("offset") or 0)
+        awaited, rest, _ = self._rest.get(call, (0, "", ""))
+        lines = []
+        if offset > awaited:
+            lines = [rest] if rest else []
+            lines.append(f"[... {offset - awaited} bytes ...]")
+            rest = ""
+        *whole, rest = (rest + text).split("\n")
+        lines += whole
+        if len(rest) > 1000:
+            lines.append(rest)
+            rest = ""
+        self._rest[call] = offset + len(text.encode()), rest, who
+        return [(who, line.rpartition("\r")[2] or line.strip("\r")) for line in lines]
+
+    def of(self, event: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """(who, line) that has been begun by a call that has ended with this event."""
+        if event["type"] not in ("tool_result", "job_ended"):
+            return []
+        data = event.get("data") or {}
+        _, rest, who = self._rest.pop(str(data.get("call")), (0, "", ""))
+        return [(who, rest)] if rest else []
+
+
+def output_line(who: str, text: str) -> Text:
+    """One line that a call has printed."""
+    from rich.text import Text
+
+    line = Text(no_wrap=False)
+    line.append(" " * 9)
+    line.append(f"{plain(who):<{LEFT}.{LEFT}} ", "dim")
+    line.append(f"│ {plain(text)}", "dim")
+    return line
+
+
 def numbered(event: Mapping[str, Any], line: Text | None) -> Text:
     """A line of `events`: with its sequence, and every event has one."""
     from rich.text import Text
@@ -277,7 +331,7 @@ HEADS = {
 }
 """Heads that are shorter than the keys they stand for."""
 
-WIDE = frozenset({"title", "text", "goal", "repo", "reason", "error", "message", "note"})
+WIDE = frozenset({"title", "text", "goal", "command", "repo", "reason", "error", "message", "note"})
 """Columns that give way, cut with an ellipsis, where a terminal is too narrow."""
 
 

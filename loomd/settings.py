@@ -69,6 +69,7 @@ class Limits:
     processes: int = 512
     file_mb: int = 4096
     cpu_s: float = 3600
+    jobs: int = 8  # commands in the background, of a session at once
 
 
 @dataclass(frozen=True)
@@ -483,6 +484,7 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "call_s": _number(0.1, 1e6, "a time in seconds"),
         "session_calls": _count(1, 1000),
         "daemon_calls": _count(1, 1000),
+        "jobs": _count(1, 1000),
         "import_s": _number(0.1, 600, "a time in seconds"),
         "memory_mb": _count(16, 1 << 24),
         "processes": _count(2, 1 << 20),

@@ -53,6 +53,7 @@ def test_without_a_file_everything_has_its_default(tmp_path):
             "session_calls": 16,
             "daemon_calls": 64,
             "import_s": 10,
+            "jobs": 8,
             "memory_mb": 4096,
             "processes": 512,
             "file_mb": 4096,

@@ -6,6 +6,7 @@
 `daemons`    daemon start stop restart upgrade status logs `code`       reload, tools, roles
 `children`   child start terminate restart delete ...     `output`     logs
 `undo`       taking back what a session has changed
+`background` jobs
 `demo`       the main job with a crash on the way          `bench`      figures on this machine
 `doctor`     what this machine lacks, and the repair
 `permissions` list test remove log                        `trust`      a project's own word
@@ -17,6 +18,7 @@ import click
 
 from loomctl.commands import (
     accounts,
+    background,
     bench,
     boards,
     children,
@@ -53,6 +55,7 @@ VERBS: list[click.Command] = [
     code.tools,
     code.roles,
     *boards.BOARDS,
+    background.jobs,
     boards.recall,
     boards.diff,
     undo.undo,

@@ -108,16 +108,18 @@ def follow(
     on_event: Callable[[dict[str, Any]], None],
     deadline: float | None = None,
     on_wait: Callable[[str], None] = lambda what: None,
+    on_delta: Callable[[dict[str, Any]], None] | None = None,
 ) -> bool:
     """Feeds every event to `on_event` until the session has ended; False at the deadline.
 
     `on_wait` gets what the session waits for when that changes: a full disk has no event.
+    `on_delta` gets what is said while it happens and may be lost (see Client.follow).
     """
     after, waits = 0, ""
     while True:
         step = time.monotonic() + SETTLE_S
         until = step if deadline is None else min(step, deadline)
-        for event in client.follow(session, after, until=until):
+        for event in client.follow(session, after, until=until, on_delta=on_delta):
             after = event["seq"]
             on_event(event)
             if event["type"] == "session_ended":
@@ -245,9 +247,17 @@ def run(
             context.show(opened, session)
             return 0
 
+        outputs = render.Outputs()
+
+        def on_delta(data: dict[str, Any]) -> None:
+            for who, text in outputs.add(data):
+                context.stream(render.output_line(who, text))
+
         def on_event(event: dict[str, Any]) -> None:
             if context.json:
                 return
+            for who, text in outputs.of(event):
+                context.stream(render.output_line(who, text))
             line = render.event_line(event)
             if line is not None:
                 context.stream(line)
@@ -260,7 +270,8 @@ def run(
 
         deadline = None if timeout is None else time.monotonic() + timeout
         try:
-            ended = follow(client, session, on_event, deadline, on_wait)
+            said = None if context.json else on_delta
+            ended = follow(client, session, on_event, deadline, on_wait, said)
         except KeyboardInterrupt:
             client.request("control", session=session, op="stop")
             settle(client, session, 5.0)

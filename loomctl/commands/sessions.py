@@ -57,13 +57,26 @@ def send(context: Context, session: str, text: str, to: str) -> None:
 @click.argument("session")
 @click.option("--after", type=click.IntRange(min=0), default=0, help="Start after this sequence.")
 @click.option("--follow", is_flag=True, help="Go on with what comes.")
+@click.option(
+    "--deltas/--no-deltas",
+    default=None,
+    help="With --follow: what is in no log too, output while it comes. Default: not with --json.",
+)
 @pass_context
-def events(context: Context, session: str, after: int, follow: bool) -> None:
+def events(context: Context, session: str, after: int, follow: bool, deltas: bool | None) -> None:
     """The event log of a session, one line an event.
 
     With --follow it goes on until you stop it, or until supervision gives the session up.
     """
     seen, doubt = after, True
+    outputs = render.Outputs()
+
+    def on_delta(data: dict[str, Any]) -> None:
+        if context.json:
+            context.line(data)
+        for who, text in [] if context.json else outputs.add(data):
+            context.stream(render.output_line(who, text), err=False)
+
     with context.client() as client:
         client.request("session", session=session)  # an unknown one is an error, not silence
 
@@ -73,7 +86,9 @@ def events(context: Context, session: str, after: int, follow: bool) -> None:
             doubt = doubt and _has_failed(client, session, seen)
 
         if follow:
-            stream = client.follow(session, after, idle=idle)
+            wanted = not context.json if deltas is None else deltas
+            said = on_delta if wanted else None
+            stream = client.follow(session, after, idle=idle, on_delta=said)
         else:
             stream = client.events(session, after)
         for event in stream:
@@ -81,6 +96,8 @@ def events(context: Context, session: str, after: int, follow: bool) -> None:
             if context.json:
                 context.line(event)
             else:
+                for who, text in outputs.of(event):
+                    context.stream(render.output_line(who, text), err=False)
                 line = render.event_line(event)
                 context.stream(render.numbered(event, line), err=False)
             if follow and event["type"] == "session_ended":
@@ -136,6 +153,7 @@ def show(context: Context, session: str) -> None:
             ("agents", ("name", "role", "state", "pid", "restarts", "recovery", "waiting_for")),
             ("recoveries", ("ts", "name", "from", "rung", "cause", "reason")),
             ("tasks", ("id", "state", "owner", "title")),
+            ("jobs", ("id", "state", "exit", "agent", "command")),
             ("questions", ("id", "kind", "state", "text")),
         ):
             rows = [one for one in row.get(name) or () if isinstance(one, dict)]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from loomd.hub.mail import OVER
 from loomd.store import standing
 from loomd.store.journal import PAGE_BYTES, PAGE_ROWS
 from loomd.store.schema import name_key
@@ -16,7 +17,7 @@ from loomd.store.tables import SessionRow, Transaction
 from loomd.wire import codec
 from loomd.wire.errors import LoomError
 
-TABLES: Final = ("tasks", "claims", "edits", "decisions", "keepers", "questions")
+TABLES: Final = ("tasks", "claims", "edits", "decisions", "keepers", "questions", "jobs")
 DIFF_BYTES: Final = 768 << 10
 FILE_BYTES: Final = 4 << 20
 
@@ -48,13 +49,14 @@ def rows(txn: Transaction, table: str, prefix: bytes) -> list[dict[str, Any]]:
 
 
 def board(txn: Transaction, session: SessionRow, table: str) -> list[dict[str, Any]]:
-    """tasks | claims | edits | decisions | keepers | questions of a session."""
+    """tasks | claims | edits | decisions | keepers | questions | jobs of a session."""
     if table not in TABLES:
         raise LoomError("usage", f"no board {table!r}", f"one of: {', '.join(TABLES)}")
     if table == "edits":
         return edits(txn, session.session)
     if table != "decisions":
-        return sorted(rows(txn, table, name_key(session.session)), key=_by_number)
+        found = sorted(rows(txn, table, name_key(session.session)), key=_by_number)
+        return _with_its_session(found, session) if table == "jobs" else found
     # The graph belongs to the project: its key begins with whatever names the project.
     graph = []
     for key, raw in txn.scan("decisions", b""):
@@ -79,6 +81,15 @@ def edits(txn: Transaction, session: str) -> list[dict[str, Any]]:
         if row["id"] in gone:
             row |= {"state": "undone", "undone_by": gone[row["id"]]}
     return found
+
+
+def _with_its_session(jobs: list[dict[str, Any]], session: SessionRow) -> list[dict[str, Any]]:
+    """Jobs end with their session, and nobody is left to say so in their rows."""
+    if session.state in OVER:
+        for job in jobs:
+            if job["state"] == "running":
+                job |= {"state": "stopped", "ended": session.ended}
+    return jobs
 
 
 def _by_number(row: dict[str, Any]) -> list[tuple[int, str]]:

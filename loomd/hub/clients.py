@@ -67,6 +67,9 @@ MAX_CLIENTS: Final = 10_000
 REMEMBERED: Final = 1000
 """Calls whose outcome is kept for a resend."""
 
+JOB_BYTES: Final = 256 << 10
+"""Of what a job has printed, the end, in one reply."""
+
 PAGE_KB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 
 log = structlog.get_logger()
@@ -359,6 +362,7 @@ class Clients:
         del shown["noted"]
         with self.hub.store.reading() as txn:
             shown["tasks"] = boards.board(txn, row, "tasks")[:100]
+            shown["jobs"] = boards.board(txn, row, "jobs")[-50:]
             shown["questions"] = boards.open_questions(txn, session)[:50]
             used = boards.usage(boards.ledger(txn), "session", session)
         shown["usage"] = (
@@ -395,6 +399,18 @@ class Clients:
         if session:
             self._session(session)
         return roles.in_force(self.hub, session)
+
+    def job(self, session: str, id: str) -> dict[str, Any]:
+        """One that has ended: its row, and the end of what it printed."""
+        row = self._session(session)
+        with self.hub.store.reading() as txn:
+            jobs = boards.board(txn, row, "jobs")
+        for job in jobs:
+            if job["id"] == id:
+                printed = self.hub.store.blob(job["output"])[-JOB_BYTES:] if job["output"] else b""
+                said = printed.decode("utf-8", "replace").rstrip("\n")
+                return {**job, "text": f"{said}\n{job['text']}".strip()}
+        raise LoomError("not_found", f"no job {id!r}", f"see: loomctl jobs {session}")
 
     def waiting(self, session: str = "") -> list[dict[str, Any]]:
         if session:
@@ -935,6 +951,7 @@ OPS: Final[dict[str, Operation]] = {
     "board": Operation(Clients.board),
     "tools": Operation(Clients.tools),
     "roles": Operation(Clients.roles),
+    "job": Operation(Clients.job),
     "waiting": Operation(Clients.waiting),
     "permissions": Operation(Clients.permissions),
     "project": Operation(Clients.project),

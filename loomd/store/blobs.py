@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from loomd.wire.errors import LoomError
@@ -36,24 +37,23 @@ def put_blob(directory: Path, content: bytes) -> str:
     """
     name = name_of(content)
     path = path_of(directory, name)
-    if path.exists():
-        return name
-    for folder in (directory, path.parent):
-        if not folder.exists():
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync(folder.parent)
-    fd, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
-    try:
-        with open(fd, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    _sync(path.parent)
+    if not path.exists():
+        _write(directory, path, (content,))
+    return name
+
+
+def put_file(directory: Path, source: Path) -> str:
+    """As `put_blob`, for the content of a file of any size, which nobody changes meanwhile."""
+    digest = hashlib.sha256()
+    with open(source, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+        name = digest.hexdigest()
+        path = path_of(directory, name)
+        if path.exists():
+            return name
+        file.seek(0)
+        _write(directory, path, iter(lambda: file.read(1 << 20), b""))
     return name
 
 
@@ -63,6 +63,26 @@ def get_blob(directory: Path, name: str) -> bytes:
         return path_of(directory, name).read_bytes()
     except FileNotFoundError:
         raise LoomError("not_found", f"no such blob: {name}") from None
+
+
+def _write(directory: Path, path: Path, pieces: Iterable[bytes]) -> None:
+    for folder in (directory, path.parent):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync(folder.parent)
+    fd, temporary = tempfile.mkstemp(prefix=".", dir=path.parent)
+    try:
+        with open(fd, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

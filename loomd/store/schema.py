@@ -33,6 +33,7 @@ TABLES: Final[dict[str, frozenset[str]]] = {
     "toolsets": frozenset({"tools"}),  # session -> {generation, hash, tools: [{name, ...}]}
     "tool_state": frozenset({"tools"}),  # session, tool -> value
     "calls": frozenset({"tools"}),  # session, call id -> tool call under way
+    "jobs": frozenset({"tools"}),  # session, job id -> a command in the background
     "edits": frozenset({"team"}),  # session, id -> proposal and its fate
     "tasks": frozenset({"team"}),
     "claims": frozenset({"team"}),

@@ -19,12 +19,18 @@
 `queue`        which of the calls that wait may start (pure)
 `slots`        how many run at once on this daemon: locks that end with their process
 `calls`        the calls under way: the order to each, and what is said with it until its end
+`background`   commands in the background: their rows and their ends (pure)
+`jobs`         those under way: what is said to them, and what agents are told of them
 `results`      what came of a call: what its agent, or the team, is told
 `nursery`      forked before the actor opens a socket: parent and undertaker of everything below it
 `generation`   a process that has imported one snapshot of the tool files; forks a call when told
 `guard`        the parent of one call's worker, and the end of all that the worker started
 `worker`       the process that confines itself, runs the function and sends what came of it
 `frames`       what tool host, guard and worker speak in
+`spool`        what a command prints, whole, on disk; `outputs`: kept for later commands
+`progress`     what a call says while it runs, to whoever looks on
+`terminal`     output as a terminal would show it (pure)
+`shellenv`     what stays of a command for the next one (pure); `surroundings`: of each agent
 `profile`      what a call may read, write, see and reach, by profile (pure)
 `ground`       the paths that this goes by, as they lie on the disk
 `sandbox`      how a worker is confined: which back end there is, what it lacks, the way in

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +18,11 @@ import msgspec
 
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.schema import text_key
-from loomd.tools import ground, landlock, layer, links, seen
+from loomd.tools import background, ground, landlock, layer, links, outputs, seen
 from loomd.tools.denied import explain
 from loomd.tools.frames import Frames, frame
 from loomd.tools.generations import Generation, Generations, Gone
+from loomd.tools.jobs import Jobs
 from loomd.tools.needs import Needs, needs
 from loomd.tools.places import MAX_CALL_S, ROOM_S, Places, author
 from loomd.tools.profile import Need, Rules, rules
@@ -29,9 +30,10 @@ from loomd.tools.results import Ending, Results, killed
 from loomd.tools.sandbox import lacking
 from loomd.tools.scratch import remove
 from loomd.tools.slots import Slots
+from loomd.tools.surroundings import TOOL, Surroundings
 from loomd.tools.witness import Witness
-from loomd.wire import codec
-from loomd.wire.bodies import Body, Changed, Note, Propose, ToolCall, ToolResult
+from loomd.wire import codec, topics
+from loomd.wire.bodies import Body, Note, Propose, ToolCall, ToolResult
 from loomd.wire.errors import LoomError
 
 SAFE_TO_REPEAT: Final = seen.PROPOSES | {"propose"}
@@ -45,6 +47,8 @@ were killed in one second."""
 RUNS: Final = 3
 """Of a call within one start: its generation died before it began, or its process was killed from
 outside."""
+
+_GONE: Final = {"exit": 0, "signal": 0, "reason": "gone", "output": b"", "size": 0}
 
 _INTERRUPTED: Final = (
     "interrupted: the tool host was restarted while this call was under way; it may or may not "
@@ -67,6 +71,7 @@ class Running:
     waiting: asyncio.Task[int] | None = None
     writer: asyncio.StreamWriter | None = None
     cancelled: bool = False
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Calls:
@@ -86,6 +91,8 @@ class Calls:
         self.hand: list[int] = []
         self.lines: dict[str, asyncio.Task[int]] = {}
         self.under_way: dict[str, Running] = {}
+        self.jobs = Jobs(stage, places, generations, results, self)
+        self.surroundings = Surroundings(stage.spec.session, stage.reader)
         self._states: dict[str, dict[str, Any]] = {}
         self._state_locks: dict[str, asyncio.Lock] = {}
         self._rooms: set[int] = set()
@@ -93,6 +100,10 @@ class Calls:
     def begin(self, effect: OpenEffect) -> bool:
         """Known from now on: it may be cancelled before its task has run. False if the daemon has
         no slot for it; one that has begun before waits for its slot in `make`."""
+        assert isinstance(effect.body, ToolCall)
+        if background.aside(effect.body):
+            self.under_way[effect.id] = Running()
+            return True
         slot = self.hand.pop(0) if self.hand else self.slots.take_nowait()
         if slot is None and effect.attempt == 1:
             return False
@@ -108,6 +119,7 @@ class Calls:
         running.cancelled = True
         if running.waiting is not None:
             running.waiting.cancel()
+        running.stopped.set()
         if running.writer is not None:
             running.writer.write(frame({"cancel": True}))
 
@@ -134,12 +146,12 @@ class Calls:
     async def make(self, effect: OpenEffect, call: ToolCall, report: Report) -> None:
         running = self.under_way[effect.id]
         try:
-            if running.slot is None:
+            if running.slot is None and not background.aside(call):
                 running.waiting = asyncio.ensure_future(self.slots.take())
                 with contextlib.suppress(_Cancelled):  # said below, with the result
                     running.slot = await _unless_cancelled(running.waiting)
                 running.waiting = None
-            body, state, changed = await self._witnessed(effect, call, running)
+            body, more = await self._witnessed(effect, call, running)
         finally:
             self.under_way.pop(effect.id, None)
             if running.slot is not None:
@@ -147,35 +159,35 @@ class Calls:
         if isinstance(body, Note):  # it was not made
             report(body)
             return
-        data: dict[str, Any] = {"body": codec.encode(body)}
-        if changed is not None:
-            data["changed"] = codec.encode(changed)
-        if state is not None:
-            data["state"] = {"tool": call.name, "value": state}
-        report(Note(data=data))
+        report(Note(data={"body": codec.encode(body), **more}))
 
     async def _witnessed(
         self, effect: OpenEffect, call: ToolCall, running: Running
-    ) -> tuple[Body, dict[str, Any] | None, Changed | None]:
+    ) -> tuple[Body, dict[str, Any]]:
         """With what the call has changed in the checkout itself, for the journal."""
         row = (await self.generations.in_force()).rows.get(call.name)
-        if row is None or not self._direct(row, needs(row, call.args)):
-            return *await self._perform(effect, call, running), None
+        if row is None or background.aside(call) or not self.direct(row, needs(row, call.args)):
+            return await self._perform(effect, call, running)
         try:
             await self.witness.begin(effect, call)
         except OSError as error:
             text = f"not done: what stands in the checkout could not be kept, for undo: {error}"
-            return ToolResult(id=call.id, ok=False, error="failed", text=text), None, None
-        body, state = await self._perform(effect, call, running)
-        try:
-            return body, state, await self.witness.end(effect, call)
-        except OSError as error:
-            if isinstance(body, ToolResult):
-                said = f"{body.text}\n[its changes could not be journaled, for undo: {error}]"
-                body = msgspec.structs.replace(body, text=said)
-            return body, state, None
+            return ToolResult(id=call.id, ok=False, error="failed", text=text), {}
+        body, more = await self._perform(effect, call, running)
+        changed, remark = await self.changed(effect, call)
+        if remark and isinstance(body, ToolResult):
+            body = msgspec.structs.replace(body, text=body.text + remark)
+        return body, more | changed
 
-    def _direct(self, row: Mapping[str, Any], need: Needs) -> bool:
+    async def changed(self, effect: OpenEffect, call: ToolCall) -> tuple[dict[str, Any], str]:
+        """({changed: a Changed, if anything has}, a remark) of a call that was witnessed."""
+        try:
+            changed = await self.witness.end(effect, call)
+        except OSError as error:
+            return {}, f"\n[its changes could not be journaled, for undo: {error}]"
+        return {} if changed is None else {"changed": codec.encode(changed)}, ""
+
+    def direct(self, row: Mapping[str, Any], need: Needs) -> bool:
         """May a call write the checkout itself? Where nothing confines it, also from a private
         copy. Of git: only what changes files."""
         if need.writes or need.access == "read":
@@ -187,14 +199,19 @@ class Calls:
 
     async def _perform(
         self, effect: OpenEffect, call: ToolCall, running: Running
-    ) -> tuple[Body, dict[str, Any] | None]:
-        """Note {links} if it was not made: it was judged by what its paths say, and links in them
-        lead elsewhere."""
+    ) -> tuple[Body, dict[str, Any]]:
+        """What is told, and what else the behaviour must know. Note {links} if it was not made: it
+        was judged by what its paths say, and links in them lead elsewhere."""
+        if background.about(call):
+            return await self.jobs.answer(call, running)
+        if background.wanted(call):
+            return await self.jobs.made(call, running), {}
         async with self.generations.using() as accepted:
             found = await asyncio.to_thread(links.found, call, self.ground)
             if found != call.links:
-                return Note(data={"links": found}), None
-            return await self._perform_on(accepted, effect, call, running)
+                return Note(data={"links": found}), {}
+            body, state = await self._perform_on(accepted, effect, call, running)
+        return body, {} if state is None else {"state": state}
 
     async def _perform_on(
         self, accepted: Generation, effect: OpenEffect, call: ToolCall, running: Running
@@ -217,21 +234,24 @@ class Calls:
             ending, limits = Ending(), self.places.limits
             order: dict[str, Any] = {}
             scratched = False
+            given: dict[str, Any] = {}
             try:
                 for _ in range(RUNS):
                     ending = Ending()
                     current = accepted if not accepted.gone else await self.generations.in_force()
-                    order = self._order(call, row, need, scratch, current)
+                    order = self.order(call, row, need, scratch, current)
                     order["env"] |= who
-                    limits, scratched = order["limits"], order["scratched"]
+                    limits, scratched, given = order["limits"], order["scratched"], order["kept"]
                     try:
-                        await self._converse(current, order, call.name, running, ending, held)
+                        await self._converse(current, order, call, running, ending, held)
                     except Gone:
                         continue
                     if not ending.born:
                         continue  # its generation died before it began: nothing has happened
                     if running.cancelled or not (_harmless(row) and killed(ending)):
                         break
+                spooled = scratch if is_shell(row) else None
+                body, state = await self.results.came_of(call, ending, limits, spooled)
             except LoomError as error:  # nothing here can confine it
                 text = f"{error.message}. {error.hint}".strip(". ")
                 return ToolResult(id=call.id, ok=False, error="failed", text=text), None
@@ -239,13 +259,23 @@ class Calls:
                 if scratched:
                     whole = ending.result is not None and not (ending.end or {}).get("reason")
                     await asyncio.to_thread(layer.leave_only if whole else remove, scratch)
-            taken = await asyncio.to_thread(self._take_away, order)
-            body, state = await self.results.came_of(call, ending, limits)
+            taken = await asyncio.to_thread(self.take_away, order)
             if scratched:
-                body = await asyncio.to_thread(self._explained, body, order, taken)
-            if state is not None:
-                self._states[call.name] = state
-            return body, state
+                body = await asyncio.to_thread(self.explained, body, order, taken)
+            if is_shell(row):
+                return body, self._left(call, given, ending)
+            if state is None:
+                return body, None
+            self._states[call.name] = state
+            return body, {"tool": call.name, "value": state}
+
+    def _left(self, call: ToolCall, given: dict[str, Any], ending: Ending) -> dict[str, Any] | None:
+        """What a command leaves for the next one of its agent, to be stored."""
+        left = (ending.result or {}).get("kept")
+        try:
+            return None if left is None else self.surroundings.left(call.agent, given, left)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None  # its process has not told what ours would
 
     @contextlib.contextmanager
     def _room(self) -> Iterator[Path]:
@@ -258,13 +288,13 @@ class Calls:
         finally:
             self._rooms.discard(number)
 
-    def _take_away(self, order: Mapping[str, Any]) -> list[str]:
+    def take_away(self, order: Mapping[str, Any]) -> list[str]:
         if not order.get("absent"):
             return []
         aside = self.places.scratch / "taken"
         return ground.take_away(self.places.repo, order["absent"], aside)
 
-    def _explained(self, body: Body, order: Mapping[str, Any], taken: Sequence[str]) -> Body:
+    def explained(self, body: Body, order: Mapping[str, Any], taken: Sequence[str]) -> Body:
         """With what the sandbox was in the way of, if it was; and with what it does not keep from
         a call on this kernel."""
         folder = f"{order['scratch']}/checkout" if order["copy"] else order["repo"]
@@ -297,9 +327,9 @@ class Calls:
             return False
         if row["name"] in SAFE_TO_REPEAT:
             return True
-        return row["access"] == "execute" and not self._direct(row, need)
+        return row["access"] == "execute" and not self.direct(row, need)
 
-    def _order(
+    def order(
         self,
         call: ToolCall,
         row: Mapping[str, Any],
@@ -333,6 +363,10 @@ class Calls:
         allowed = rules(
             p.profile, asked, p.ground(scratch, current.hash, writes=changes and not copied)
         )
+        if is_shell(row) and allowed.confined:
+            folder = outputs.folder(p.scratch)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            allowed = replace(allowed, read=(*allowed.read, str(folder)))
         return {
             "id": call.id,
             "tool": call.name,
@@ -346,6 +380,7 @@ class Calls:
             "scratched": scratched,
             "copy": copied,
             "review": p.review,
+            "kept": dict(self.surroundings.of(call.agent)) if is_shell(row) else {},
             "rules": asdict(allowed),
             "absent": ground.absent(p.repo) if str(p.repo) in allowed.write else [],
             "backend": p.backend() if allowed.confined else "",
@@ -356,12 +391,13 @@ class Calls:
         self,
         current: Generation,
         order: dict[str, Any],
-        tool: str,
+        call: ToolCall,
         running: Running,
         ending: Ending,
         held: contextlib.AsyncExitStack,
     ) -> None:
         """From the order to the end of the call's guard. Gone: there is nobody to order."""
+        tool = call.name
         raw = frame(order)
         mine = await self.generations.hand_over(current)
         reader, writer = await asyncio.open_connection(sock=mine)
@@ -391,6 +427,8 @@ class Calls:
                     elif "seen" in said:
                         known = self._seen(order["agent"], said["seen"])
                         writer.write(frame({"seen": known}))
+                    elif "progress" in said:
+                        self.publish(call, said)
                     elif "result" in said:
                         ending.result = said["result"]
                     elif "end" in said:
@@ -402,6 +440,21 @@ class Calls:
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
+
+    def publish(self, call: ToolCall, said: Mapping[str, Any], job: str = "") -> None:
+        """A piece of what a call says while it runs, to whoever looks on."""
+        data = {
+            "type": "delta",
+            "agent": call.agent,
+            "call": call.id,
+            "tool": call.name,
+            "kind": "output",
+            "offset": said["offset"],
+            "text": said["progress"],
+        }
+        if job:
+            data["job"] = job
+        self.stage.publish(topics.deltas(self.stage.spec.session), data)
 
     async def _lock(
         self,
@@ -415,20 +468,24 @@ class Calls:
         taking = asyncio.ensure_future(lock.acquire())
         reading = asyncio.ensure_future(reader.read(1 << 20))
         try:
-            await asyncio.wait({taking, reading}, return_when=asyncio.FIRST_COMPLETED)
-            if taking.done() and not reading.done():
-                held.callback(lock.release)
-                reading.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await reading
-                return
-            if taking.done():
-                held.callback(lock.release)
-            data = reading.result()
-            for said in frames.feed(data):
-                ending.end = said.get("end", ending.end)
-            if ending.end is None:
-                ending.end = {"exit": 0, "signal": 0, "reason": "gone", "output": b"", "size": 0}
+            while True:
+                await asyncio.wait({taking, reading}, return_when=asyncio.FIRST_COMPLETED)
+                if taking.done() and not reading.done():
+                    held.callback(lock.release)
+                    reading.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await reading
+                    return
+                data = reading.result()
+                for said in frames.feed(data):
+                    ending.end = said.get("end", ending.end)
+                if not data and ending.end is None:
+                    ending.end = {**_GONE}
+                if taking.done():
+                    held.callback(lock.release)
+                if ending.end is not None or taking.done():
+                    return
+                reading = asyncio.ensure_future(reader.read(1 << 20))  # it only said something
         finally:
             if not taking.done():
                 taking.cancel()
@@ -446,6 +503,10 @@ class Calls:
             row = self.stage.reader.row("tool_state", key)
             self._states[tool] = row if isinstance(row, dict) else {}
         return self._states[tool]
+
+
+def is_shell(row: Mapping[str, Any]) -> bool:
+    return (row["source"], row["name"]) == ("builtin", TOOL)
 
 
 class _Cancelled(Exception):

@@ -88,7 +88,11 @@ class Context:
     """What a call knows. repo: the checkout; session, agent: who calls; call: the id of the call;
     env: the environment of the session's opener, for programs that are started; scratch: a folder
     of the call's own, gone when it ends; seen: SHA-256 of the contents of a file that the agent
-    knows, None if it has never read it."""
+    knows, None if it has never read it; progress(text): says it to whoever looks on, may be lost.
+
+    For built-in tools alone: channel, where a job is spoken to; kept, what stays of a command for
+    the agent's next one (loomd.tools.shellenv).
+    """
 
     repo: Path
     session: str = ""
@@ -100,6 +104,9 @@ class Context:
     limits: Mapping[str, Any] = field(default_factory=dict)
     review: bool = False
     seen: Callable[[str], Sequence[str] | None] = _unseen
+    progress: Callable[..., None] = lambda text, offset=0: None
+    channel: Any = None
+    kept: MutableMapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

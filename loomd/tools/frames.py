@@ -2,9 +2,11 @@
 
 A frame is four bytes of length (big-endian) and a MessagePack map.
 
-    host -> guard    call {tool, args, ...}; state {value}; cancel {}
+    host -> guard    call {tool, args, ...}; state {value}; cancel {}; to the worker of a job:
+                     input {bytes, eof}, terminate {seconds until it is killed}
     guard -> host    born {} (before anything runs); lock {} (from the worker: first touch of the
-                     state); result {...}; end {exit, signal, reason, output, size}
+                     state); progress {text, offset}; of a job: started {pid}, taken {bytes of its
+                     input}; result {...}; end {exit, signal, reason, output, size}
 """
 
 from __future__ import annotations
@@ -76,3 +78,25 @@ def receive_frame(sock: socket.socket) -> dict[str, Any]:
             raise Gone
         if found := frames.feed(data):
             return found[0]
+
+
+class Channel:
+    """The worker's end of a frame socket, for a built-in tool that is spoken to while it runs."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._frames = Frames()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def receive(self) -> list[dict[str, Any]]:
+        """What has been said; blocks if nothing is there. Gone."""
+        data = self._sock.recv(1 << 20)
+        if not data:
+            raise Gone
+        return self._frames.feed(data)
+
+    def say(self, value: Mapping[str, Any]) -> None:
+        """Gone."""
+        send_frame(self._sock, value)

@@ -242,6 +242,7 @@ class _Serving:
         self.registry = registry
         self.tools = tools
         self.guards: set[int] = set()
+        self.lasting: set[int] = set()
         self.spare: tuple[int, socket.socket] | None = None
         self.wake, self.waker = socket.socketpair()
         for end in (self.wake, self.waker):
@@ -250,13 +251,14 @@ class _Serving:
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
 
     def run(self) -> None:
-        """Until our socket has ended and the last call too."""
+        """Until our socket has ended and the last call too. Jobs last longer: their guards become
+        children of the nursery."""
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         poll.register(self.wake, select.POLLIN)
         self._fork()
         listening = True
-        while listening or self.guards:
+        while listening or self.guards - self.lasting:
             ready = {fd for fd, _ in poll.poll()}
             if self.wake.fileno() in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -266,24 +268,26 @@ class _Serving:
                 data, fds, _, _ = socket.recv_fds(self.sock, 4096, 1)
                 if data:
                     for fd in fds:
-                        self._hand_over(fd)
+                        self._hand_over(fd, bool(json.loads(data).get("lasting")))
                 else:  # retired: it takes no more orders
                     listening = False
                     poll.unregister(self.sock)
                     if self.spare is not None:
                         self.spare[1].close()
 
-    def _hand_over(self, fd: int) -> None:
+    def _hand_over(self, fd: int, lasting: bool) -> None:
         """A call's socket to the spare guard. If no process can be made the call sees its end."""
         for _ in range(2):
             if self.spare is None:
                 self._fork()
             if self.spare is None:
                 break
-            _, ours = self.spare
+            pid, ours = self.spare
             self.spare = None
             try:
                 socket.send_fds(ours, [b"x"], [fd])
+                if lasting:
+                    self.lasting.add(pid)
                 break
             except OSError:
                 continue  # somebody has killed it
@@ -313,6 +317,7 @@ class _Serving:
             if pid == 0:
                 break
             self.guards.discard(pid)
+            self.lasting.discard(pid)
             if self.spare is not None and self.spare[0] == pid:
                 self.spare[1].close()
                 self.spare = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -87,7 +87,7 @@ class Generations:
         control: socket.socket,
         stage: Stage,
         places: Places,
-        spawn: Callable[[Awaitable[None]], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
         failed: Callable[[BaseException], None],
     ) -> None:
         self.loop = asyncio.get_running_loop()
@@ -142,13 +142,15 @@ class Generations:
             if one.retired:
                 self._retire(one)
 
-    async def hand_over(self, one: Generation) -> socket.socket:
-        """Hands a call's socket to a generation; our end of it. Gone."""
+    async def hand_over(self, one: Generation, *, lasting: bool = False) -> socket.socket:
+        """Hands a call's socket to a generation; our end of it. lasting: a job's, which the
+        generation does not wait for when it retires. Gone."""
+        order = b'{"lasting": true}' if lasting else b"{}"
         while not one.gone:
             mine, theirs = socket.socketpair()
             mine.setblocking(False)
             try:
-                socket.send_fds(one.sock, [b"{}"], [theirs.fileno()])
+                socket.send_fds(one.sock, [order], [theirs.fileno()])
                 return mine
             except BlockingIOError:
                 mine.close()

@@ -24,7 +24,7 @@ from loomd.supervise import kernel
 from loomd.supervise.brood import Hunt
 from loomd.tools.contract import ToolSpec
 from loomd.tools.frames import Frames, Gone, send_frame
-from loomd.tools.worker import worker
+from loomd.tools.worker import PROGRESS, worker
 
 OUTPUT_HEAD: Final = 16 << 10
 OUTPUT_TAIL: Final = 16 << 10
@@ -35,6 +35,15 @@ REAP_S: Final = 0.0005
 
 WATCH_S: Final = 0.1
 """How often the guard counts the memory and the processes of its tree."""
+
+PROGRESS_A_S: Final = 50
+"""What a call says while it runs may be lost: so often in a second it is handed on."""
+
+TO_WORKER: Final = ("state", "seen", "input", "terminate")
+"""Frames of the tool host that are the worker's."""
+
+HANDED_ON: Final[tuple[str, ...]] = ("started", "taken")
+"""What the worker of a job says to the tool host."""
 
 
 def guard(waiting: socket.socket, tools: Mapping[str, ToolSpec]) -> NoReturn:
@@ -70,6 +79,8 @@ class _Guard:
         self.size = 0
         self.reason = ""
         self.result: dict[str, Any] | None = None
+        self.second = 0
+        self.said = 0
         mine, theirs = socket.socketpair()
         reading, writing = os.pipe()
         self.pid = os.fork()
@@ -147,7 +158,7 @@ class _Guard:
         for frame in frames:
             if "cancel" in frame:
                 self.reason = "cancelled"
-            elif "state" in frame or "seen" in frame:
+            elif not frame.keys().isdisjoint(TO_WORKER):
                 with contextlib.suppress(Gone):
                     send_frame(self.inner, frame)
 
@@ -197,8 +208,22 @@ class _Guard:
                 send_frame(self.sock, {"lock": True})
             elif "seen" in frame:
                 send_frame(self.sock, {"seen": frame["seen"]})
+            elif isinstance(frame.get("progress"), str):
+                self._progress(frame["progress"][:PROGRESS], frame.get("offset", 0))
             elif isinstance(frame.get("result"), dict):
                 self.result = frame["result"]
+            elif any(isinstance(frame.get(name), int) for name in HANDED_ON):
+                said = {name: frame[name] for name in HANDED_ON if name in frame}
+                send_frame(self.sock, said)
+
+    def _progress(self, text: str, offset: Any) -> None:
+        second = int(time.monotonic())
+        if second != self.second:
+            self.second, self.said = second, 0
+        self.said += 1
+        if self.said <= PROGRESS_A_S:
+            offset = offset if isinstance(offset, int) else 0
+            send_frame(self.sock, {"progress": text, "offset": offset})
 
     def _read_output(self) -> bool:
         """Takes what the pipe has; False when it is empty or has ended."""

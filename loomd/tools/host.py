@@ -2,6 +2,7 @@
 
     ToolCall -> permission -> (question -> Decision) -> effect `call-ID` -> ToolResult to the agent,
                                                         or Propose to the team
+    a command in the background -> effect `job-ID` too, for as long as it runs
     Apply    -> effect `apply-EDIT`, one at a time -> Applied to the team
     PlanUndo -> effect `undo-ID`, which only reads the checkout -> UndoPlan to the team
     a standing effect `generation-N` ends with generation N + 1 and is opened anew for it; or it
@@ -38,7 +39,7 @@ from loomd.actor.behaviour import (
     TimerDue,
 )
 from loomd.store.schema import name_key, project_of, text_key
-from loomd.tools import queue, seen
+from loomd.tools import background, queue, seen
 from loomd.tools.compatible import clash, wrong
 from loomd.tools.desk import Book, Desk, book, question_of
 from loomd.tools.needs import needs
@@ -97,7 +98,9 @@ class State:
     calls as `queue` sees them; applying: the edit that is being applied, "" for none; slot: the
     effect that waits for a slot of the daemon, "" for none; room: how many calls run at once; read:
     what agents have read (loomd.tools.seen); off: tools that the configuration has not switched on;
-    offered, broken: the tools and the errors of the row in `toolsets`."""
+    offered, broken: the tools and the errors of the row in `toolsets`; aside: call id ->
+    agent, of calls under way that have no process of their own; jobs: rows of those that run, or
+    whose proposal nobody has asked for."""
 
     name: str
     session: str
@@ -111,8 +114,12 @@ class State:
     count: int = 0
     tools: dict[str, dict[str, Any]] = field(default_factory=dict)
     waiting: dict[str, Waiting] = field(default_factory=dict)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    begun: int = 0  # jobs so far
+    most_jobs: int = background.MAX_JOBS
     open: dict[str, str] = field(default_factory=dict)
     running: dict[str, queue.Running] = field(default_factory=dict)
+    aside: dict[str, str] = field(default_factory=dict)
     applying: str = ""
     slot: str = ""
     room: int = queue.SESSION_CALLS
@@ -156,6 +163,7 @@ class ToolsBehaviour:
             state.without = list(birth.saved.get("without") or ())
             state.tries = birth.saved.get("tries", 0)
             state.held = birth.saved.get("held", False)
+            state.begun = birth.saved.get("begun", 0)
             state.count = birth.saved["count"]
         row = birth.reader.row("toolsets", name_key(session))
         tools = row["tools"] if isinstance(row, dict) else self.builtin
@@ -174,11 +182,21 @@ class ToolsBehaviour:
                 state.waiting[id] = Waiting(value["n"], value["stage"], body, value["question"])
         for key, value in birth.reader.rows("tool_state", text_key(session, seen.PREFIX)):
             state.read[key[len(name_key(session)) :].decode()] = value
+        limits = {**(settings.get("limits") or {}), **(args.get("limits") or {})}
+        state.most_jobs = int(limits.get("jobs") or background.MAX_JOBS)
+        for _, row in birth.reader.rows("jobs", name_key(session)):
+            if row["state"] == "running" or row["proposal"]:
+                state.jobs[row["id"]] = row
         for effect in birth.effects:
+            if effect.id.startswith(background.EFFECT):
+                continue
             if isinstance(effect.body, ToolCall):
                 call = effect.body
                 state.open[call.id] = call.name
-                state.running[call.id] = queue.Running(call.agent, call.name)
+                if background.aside(call):
+                    state.aside[call.id] = call.agent
+                else:
+                    state.running[call.id] = queue.Running(call.agent, call.name)
             elif effect.id.startswith(SLOT):
                 state.slot = effect.id
             elif isinstance(effect.body, Apply):
@@ -194,6 +212,7 @@ class ToolsBehaviour:
             "tries": state.tries,
             "held": state.held,
             "granted": state.book.granted,
+            "begun": state.begun,
             "count": state.count,
         }
 
@@ -212,6 +231,7 @@ class ToolsBehaviour:
                         "waiting": {id: one.stage for id, one in state.waiting.items()},
                         "applying": state.applying,
                         "permissions": state.book.shown(),
+                        "jobs": [background.told(row) for row in state.jobs.values()],
                     }
                 )
             case _:
@@ -224,6 +244,8 @@ class ToolsBehaviour:
                 step.born()
             case Mailed():
                 step.mailed(input.body, input.sender)
+            case EffectEnded() if input.effect.startswith(background.EFFECT):
+                step.job_ended(input.request, input.result)
             case EffectEnded():
                 step.ended(input.effect, input.request, input.result)
             case TimerDue():
@@ -280,9 +302,12 @@ class _Step:
             return
         text = "not done: it ended the tool host again and again"
         match codec.body(lost.body):
+            case ToolCall() as call if call.id in self.s.jobs:
+                self.job_ended(call, Note(data=background.lost_note(call.id)))
             case ToolCall() as call:
                 self.s.open.pop(call.id, None)
                 self.s.running.pop(call.id, None)
+                self.s.aside.pop(call.id, None)
                 self._refuse(call, "crashed", text)
             case Apply() as order:
                 ended = Applied(edit=order.edit, state="failed", detail=text)
@@ -384,7 +409,12 @@ class _Step:
 
     def _open(self, call: ToolCall) -> None:
         """What is allowed: it starts in this step, or as soon as `queue` lets it."""
-        self._wait(f"call-{call.id}", "lined", call)
+        if not background.aside(call):
+            self._wait(f"call-{call.id}", "lined", call)
+        elif not background.wanted(call) or self._begin_job(call):
+            self.s.open[call.id] = call.name
+            self.s.aside[call.id] = call.agent
+            self.out.append(Open(f"call-{call.id}", call))
 
     def _refuse(self, call: ToolCall, error: str, text: str) -> None:
         self._answer(call, ToolResult(id=call.id, ok=False, error=error, text=text))
@@ -397,6 +427,7 @@ class _Step:
         it was not made, for links in its paths lead elsewhere than it was judged by."""
         s = self.s
         s.open.pop(call.id, None)
+        s.aside.pop(call.id, None)
         was = s.running.pop(call.id, None)
         body: Body = result
         if isinstance(result, Note) and result.data.get("crowded"):
@@ -415,6 +446,8 @@ class _Step:
             if kept := result.data.get("state"):
                 key = text_key(s.session, kept["tool"])
                 self.out.append(Put("tool_state", key, kept["value"]))
+            if job := s.jobs.pop(result.data.get("told", ""), None):
+                self._put_job({**job, "proposal": ""})
         if s.tools.get(call.name, {}).get("source") == "builtin":
             for part, row in seen.learned(s.read, call, body):
                 s.read[part] = row
@@ -436,6 +469,7 @@ class _Step:
             self._cancel_one(cancel.id, cancel.reason)
             return
         theirs = [id for id, one in s.running.items() if one.agent == cancel.agent]
+        theirs += [id for id, agent in s.aside.items() if agent == cancel.agent]
         theirs += [
             one.body.id
             for one in s.waiting.values()
@@ -622,6 +656,48 @@ class _Step:
             text = self.desk.unanswered(call, question_of(timer))
             self._forget(id)
             self._refuse(call, "denied", f"permission denied: {text}")
+
+    # --- jobs ----------------------------------------------------------------------------------
+
+    def _begin_job(self, call: ToolCall) -> bool:
+        """Opens the effect of a job, before that of the call which is answered when it runs; False
+        if there are too many."""
+        s = self.s
+        running = [id for id, row in s.jobs.items() if row["state"] == "running"]
+        if len(running) >= s.most_jobs:
+            text = f"{len(running)} jobs run already: end one of {', '.join(running)}, or wait"
+            self._refuse(call, "failed", text)
+            return False
+        s.begun += 1
+        id = f"j-{s.begun}"
+        s.jobs[id] = background.begun(id, s.session, call, self.now)
+        self._put_job(s.jobs[id])
+        self.out.append(Emit("job_started", background.told(s.jobs[id])))
+        order = msgspec.structs.replace(call, id=id, reply_to=call.id)
+        self.out.append(Open(f"{background.EFFECT}{id}", order))
+        return True
+
+    def job_ended(self, request: Body, result: Body) -> None:
+        """The end of a job's effect: a Note of background.note."""
+        assert isinstance(request, ToolCall)
+        row = self.s.jobs.pop(request.id, None)
+        if row is None:
+            return
+        assert isinstance(result, Note)
+        if "links" in result.data:  # not begun: its call is judged again, and begins another
+            self.out.append(Delete("jobs", text_key(self.s.session, row["id"])))
+            self.out.append(Emit("job_ended", {**background.told(row), "state": "not begun"}))
+            return
+        if changed := result.data.get("changed"):
+            self.out.append(Send(self.s.team, codec.body(changed)))
+        row = background.ended(row, result.data, self.now)
+        if row["proposal"]:
+            self.s.jobs[request.id] = row
+        self._put_job(row)
+        self.out.append(Emit("job_ended", background.told(row)))
+
+    def _put_job(self, row: dict[str, Any]) -> None:
+        self.out.append(Put("jobs", text_key(self.s.session, row["id"]), row))
 
     # --- applying ------------------------------------------------------------------------------
 

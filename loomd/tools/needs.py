@@ -28,6 +28,8 @@ class Needs:
 def needs(row: Mapping[str, Any], args: Mapping[str, Any]) -> Needs:
     """Of a call of the tool with this row of the toolset."""
     access = str(row["access"])
+    if (row["source"], row["name"]) == ("builtin", "job") and args.get("action") == "input":
+        return Needs("execute")  # what is typed into a job is as good as a command
     if row["name"] != "git" or row["source"] != "builtin":
         return Needs(access)
     try:

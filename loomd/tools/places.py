@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from loomd.actor.behaviour import Stage
 from loomd.tools import ground, sandbox
 from loomd.tools.profile import Ground
 from loomd.tools.queue import DAEMON_CALLS
+from loomd.tools.shellenv import is_secret
 from loomd.trust import trusted
 from loomd.wire.endpoints import Instance
 
@@ -45,9 +45,6 @@ FRESH_S: Final = 2.0
 """A file of credentials that has come into being is hidden from calls that begin so much later."""
 
 T = TypeVar("T")
-
-_SECRET = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
-_WITH_PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 
 
 @dataclass
@@ -162,9 +159,7 @@ def session_env(given: Mapping[str, str]) -> dict[str, str]:
     env = {
         name: value
         for name, value in given.items()
-        if not name.startswith("LOOM_")
-        and not any(part in name.upper() for part in _SECRET)
-        and not _WITH_PASSWORD.search(value)
+        if not name.startswith("LOOM_") and not is_secret(name, value)
     }
     own = os.path.join(sys.prefix, "bin")
     path = env.get("PATH") or "/usr/local/bin:/usr/bin:/bin"

@@ -10,14 +10,14 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.blobs import get_blob
-from loomd.tools import generation, links, nursery, undo
+from loomd.tools import background, generation, links, nursery, undo
 from loomd.tools.apply import apply
 from loomd.tools.calls import Calls
 from loomd.tools.generations import Generations
@@ -54,7 +54,7 @@ def behaviour(ground: Ground = NOWHERE) -> ToolsBehaviour:
 
 
 class ToolsPerformer:
-    """Runs the effects of S/tools: calls, orders to apply, generations."""
+    """Runs the effects of S/tools: calls, jobs, orders to apply, generations."""
 
     drain_s = DRAIN_S
 
@@ -81,7 +81,10 @@ class ToolsPerformer:
 
     def start(self, effect: OpenEffect, report: Report) -> None:
         body = effect.body
-        if isinstance(body, ToolCall):
+        if isinstance(body, ToolCall) and effect.id.startswith(background.EFFECT):
+            self.calls.jobs.begin(effect)
+            self._spawn(self.calls.jobs.run(effect, report))
+        elif isinstance(body, ToolCall):
             if self.calls.begin(effect):
                 self._spawn(self.calls.make(effect, body, report))
             else:
@@ -98,7 +101,8 @@ class ToolsPerformer:
             self._spawn(self.generations.stand(effect, report))
 
     def busy(self) -> bool:
-        """Calls and orders to apply; the standing effect of the generation never ends."""
+        """Calls and orders to apply; the standing effect of the generation never ends, and jobs
+        may not for days."""
         return bool(self.calls.under_way) or self._applying.locked()
 
     def cancel(self, id: str) -> None:
@@ -107,6 +111,12 @@ class ToolsPerformer:
     async def ask(self, question: Body) -> Body | None:
         if isinstance(question, Reload):
             return await self.generations.reload()
+        if (
+            isinstance(question, Note)
+            and isinstance(question.data, dict)
+            and "job" in question.data
+        ):
+            return await self.calls.jobs.asked(question.data)
         return None
 
     async def close(self) -> None:
@@ -130,13 +140,9 @@ class ToolsPerformer:
         await asyncio.to_thread(self.calls.witness.close)
         await asyncio.to_thread(remove, self.places.scratch)
 
-    def _spawn(self, work: Awaitable[None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Errors of a task are errors of the actor."""
-
-        async def guarded() -> None:
-            await work
-
-        task = self.loop.create_task(guarded())
+        task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self._done)
         return task

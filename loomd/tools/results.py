@@ -6,13 +6,16 @@ import asyncio
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from loomd.store.blobs import put_blob
+from loomd.tools import outputs, spool, terminal
 from loomd.tools.contract import ToolError
 from loomd.tools.places import Places
+from loomd.tools.propose import name_of
 from loomd.tools.undo import with_modes
 from loomd.tools.worker import checked_state
 from loomd.wire import codec
@@ -22,6 +25,9 @@ SHOWN: Final = 16_000
 """Characters of a result that stand beside its blob, for people and for the log."""
 
 NOTE: Final = 48_000
+
+PRINTED: Final = 16 << 10
+"""Bytes that are shown of what a command had printed that has no result."""
 
 MAX_RESULT: Final = 448 << 10
 """Bytes of what a call's end is told as. A commit carries it twice, as input and as mail, and the
@@ -44,12 +50,18 @@ class Results:
         self.places = places
 
     async def came_of(
-        self, call: ToolCall, ending: Ending, limits: dict[str, Any]
+        self,
+        call: ToolCall,
+        ending: Ending,
+        limits: dict[str, Any],
+        spooled: Path | None = None,
     ) -> tuple[Body, dict[str, Any] | None]:
         """What is told, and what is kept. A tool may have written its result frame itself, and
-        the disk may be full: neither ends the host and with it the calls of others."""
+        the disk may be full: neither ends the host and with it the calls of others.
+
+        spooled: the folder with the output of a command."""
         try:
-            body = await self._body(call, ending, limits)
+            body = await self._body(call, ending, limits, spooled)
             size = len(codec.encode(body))
             if size > MAX_RESULT:
                 text = f"the result has {size} bytes; at most {MAX_RESULT} can be told"
@@ -65,16 +77,23 @@ class Results:
             text = f"the process of the call sent no result of ours: {error!r}"[:1000]
             return ToolResult(id=call.id, ok=False, error="crashed", text=text), None
 
-    async def _body(self, call: ToolCall, ending: Ending, limits: dict[str, Any]) -> Body:
+    async def _body(
+        self, call: ToolCall, ending: Ending, limits: dict[str, Any], spooled: Path | None
+    ) -> Body:
         """What the agent, or the team, is told."""
         end = ending.end or {"exit": 0, "signal": 0, "reason": "gone", "output": b"", "size": 0}
         printed = end["output"].decode("utf-8", "replace").strip()
         result = ending.result
         if result is None or end["reason"]:
+            if spooled is not None:
+                ends = await asyncio.to_thread(spool.ends, spooled, PRINTED // 2, PRINTED // 2)
+                printed = f"{terminal.cut(*ends)}\n{printed}".strip()
             error, text = _ended(end, limits)
             if printed:
                 text += f"\n[it had printed:]\n{printed}"
             return ToolResult(id=call.id, ok=False, error=error, text=text)
+        if spooled is not None and (kept := (result.get("data") or {}).pop("spooled", "")):
+            await self._whole(call, result, spooled, told=kept == "cut")
         if "files" in result:
             return await self._propose(call, result, printed)
         text = result["text"]
@@ -114,6 +133,19 @@ class Results:
             note=note.encode()[:NOTE].decode("utf-8", "ignore"),
             review=bool(result.get("review")),
         )
+
+    async def _whole(
+        self, call: ToolCall, result: dict[str, Any], spooled: Path, *, told: bool
+    ) -> None:
+        """An output that is not shown whole is kept whole; `told`: the model is told where."""
+        name = name_of(call.id.encode())[:8]
+        p = self.places
+        path, blob = await asyncio.to_thread(outputs.keep, spooled, p.scratch, name, p.blobs)
+        if told:
+            part = "note" if "files" in result else "text"
+            result[part] += f"\n[the whole output, for your commands: {path}]"
+        if "files" not in result:
+            result["data"]["output"] = blob
 
     async def _blob(self, content: bytes) -> str:
         return await asyncio.to_thread(put_blob, self.places.blobs, content)

@@ -29,7 +29,7 @@ from loomd.tools.contract import (
     ToolSpec,
     check_arguments,
 )
-from loomd.tools.frames import Gone, receive_frame, send_frame
+from loomd.tools.frames import Channel, Gone, receive_frame, send_frame
 from loomd.tools.profile import Rules
 from loomd.tools.propose import MAX_HUNKS, capped, change, weight
 from loomd.wire import codec
@@ -39,6 +39,9 @@ STATE_LIMIT: Final = 48 << 10
 
 CPU_GRACE_S: Final = 2
 """Between SIGXCPU, which names the reason, and SIGKILL for whoever ignores it."""
+
+PROGRESS: Final = 16 << 10
+"""Characters of what a call says at once while it runs."""
 
 
 def worker(sock: socket.socket, output: int, tools: Mapping[str, ToolSpec]) -> NoReturn:
@@ -125,6 +128,7 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
     if copy is not None:
         layer.lay(copy, scratch)
     state = State(lambda: _fetch(sock))
+    kept = dict(order.get("kept") or {})
     if spec.context:
         given[spec.context] = Context(
             repo=repo,
@@ -137,12 +141,20 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
             limits=order["limits"],
             review=order["review"],
             seen=lambda path: _seen(sock, path),
+            progress=lambda text, offset=0: _progress(sock, text, offset),
+            channel=Channel(sock) if order.get("job") else None,
+            kept=kept,
         )
     returned = spec.function(**given)
+    spooled = returned.data.get("spooled") if isinstance(returned, Result) else None
     if copy is not None:
         returned = _changed(copy, returned)
         layer.keep(copy, scratch)
     result = _result(returned)
+    if spooled:
+        result.setdefault("data", {})["spooled"] = spooled
+    if kept != (order.get("kept") or {}):
+        result["kept"] = kept
     if state.touched:
         result["state"] = checked_state(state.value())
     return readable(result)  # type: ignore[no-any-return]
@@ -168,11 +180,18 @@ def _escaped(text: str) -> str:
 
 
 def _changed(copy: copies.Copy, returned: Any) -> Any:
-    """What came of a call on a private copy: its result, or a proposal if files have changed."""
-    files, left = copies.changes(copy)
+    """What came of a call on a private copy: its result, or a proposal if files have changed. A
+    call that failed leaves nothing."""
     if isinstance(returned, Proposal):
         return returned
     result = _result(returned)
+    files, left = copies.changes(copy)
+    if not result["ok"]:
+        if files:
+            names = ", ".join(file.path for file in files[:20])
+            more = f" and {len(files) - 20} more" if len(files) > 20 else ""
+            result["text"] += f"\n[it failed, so what it changed was not kept: {names}{more}]"
+        return Result(**result)
     if left:
         shown = "\n".join(left[:20])
         result["text"] += f"\n[not carried over from the private copy:\n{shown}]"
@@ -180,6 +199,11 @@ def _changed(copy: copies.Copy, returned: Any) -> Any:
         return Result(**result)
     reason = str(result["data"].get("reason") or "what a command changed")
     return Proposal(tuple(files), reason, result["text"], result["output"])
+
+
+def _progress(sock: socket.socket, text: str, offset: int) -> None:
+    said = _escaped(str(text))[:PROGRESS]
+    send_frame(sock, {"progress": said, "offset": int(offset)})
 
 
 def _fetch(sock: socket.socket) -> dict[str, Any]:

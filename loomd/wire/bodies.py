@@ -222,8 +222,8 @@ class CancelCall(Part, frozen=True, kw_only=True, tag="cancel_call"):
 
 
 class ToolResult(Part, frozen=True, kw_only=True, tag="tool_result"):
-    """error: "" | bad_args no_such_tool denied timeout crashed interrupted conflict refused revise
-    cancelled too_large not_found failed. Text over 64 KiB is in the blob `blob`."""
+    """error: "" | bad_args no_such_tool denied timeout idle crashed interrupted conflict refused
+    revise cancelled too_large not_found failed. Text over 64 KiB is in the blob `blob`."""
 
     id: str
     ok: bool = True

@@ -13,6 +13,7 @@ from loomd.wire.errors import LoomError
 from loomd.wire.messages import (
     ClientHello,
     ClientWelcome,
+    Delta,
     Event,
     Failure,
     Reply,
@@ -71,7 +72,8 @@ class ScriptedHub:
     def publish(self, xpub):
         while self.to_publish:
             event = self.to_publish.pop(0)
-            xpub.send_multipart([topics.events(event.session).encode(), codec.encode(event)])
+            topic = event.topic if isinstance(event, Delta) else topics.events(event.session)
+            xpub.send_multipart([topic.encode(), codec.encode(event)])
 
     def answer(self, message):
         match message:
@@ -157,6 +159,26 @@ def test_following_reads_the_log_then_goes_on_live_and_mends_gaps(instance):
         hub.to_publish.extend([event(2), event(5)])
         assert [next(stream)["seq"] for _ in range(3)] == [3, 4, 5]
         stream.close()
+
+
+def test_what_is_in_no_log_is_told_to_who_asks_for_it(instance):
+    page = {"events": [as_row(1)], "last": 1, "more": False}
+
+    def delta(session, n):
+        return Delta(topic=topics.deltas(session), actor="x", data={"n": n})
+
+    said = []
+    with (
+        ScriptedHub(instance.places, {"events": lambda args: page}) as hub,
+        Client(instance.places, start=False) as client,
+    ):
+        stream = client.follow("s-1", on_delta=said.append)
+        assert next(stream)["seq"] == 1
+        hub.to_publish += [delta("s-1", 1), delta("s-2", 2), delta("s-1", 3), event(2)]
+        client.request("events")
+        assert next(stream)["seq"] == 2
+        stream.close()
+    assert said == [{"n": 1}, {"n": 3}]
 
 
 def test_what_a_followed_session_waits_for_is_told_once(instance, monkeypatch):

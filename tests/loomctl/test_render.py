@@ -147,3 +147,31 @@ def test_one_of_a_thing_is_no_several():
     assert "1 file changed, 2 agents, 0 model calls, " in seen
     assert "after 1 crash (" in line("poison", crashes=1, error="x", message="m", id="i")
     assert "after 3 crashes (" in line("poison", crashes=3, error="x", message="m", id="i")
+
+
+def piece(text, offset=0, **more):
+    return {
+        "kind": "output",
+        "agent": "s-1/a",
+        "call": "c1",
+        "text": text,
+        "offset": offset,
+        **more,
+    }
+
+
+def test_pieces_of_output_become_lines_and_gaps_are_said():
+    outputs = render.Outputs()
+    assert outputs.add(piece("one\ntw")) == [("a", "one")]
+    assert outputs.add({"kind": "text", "text": "of a model"}) == []
+    assert outputs.add(piece("o\r\n10%\r20%\nrest", 6)) == [("a", "two"), ("a", "20%")]
+    lost = outputs.add(piece("later\n", 50))
+    assert lost == [("a", "rest"), ("a", "[... 29 bytes ...]"), ("a", "later")]
+    assert outputs.add(piece("no end", 56)) == []
+    assert outputs.of({"type": "tool_result", "data": {"call": "c2"}}) == []
+    assert outputs.of({"type": "tool_result", "data": {"call": "c1"}}) == [("a", "no end")]
+    assert outputs.of({"type": "tool_result", "data": {"call": "c1"}}) == []
+
+
+def test_a_printed_line_cannot_paint_the_terminal():
+    assert render.output_line("coder-1", "\x1b[2Jx").plain.endswith("│ \u241b[2Jx")

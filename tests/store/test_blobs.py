@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loomd.store.blobs import get_blob, name_of, put_blob
+from loomd.store.blobs import get_blob, name_of, put_blob, put_file
 from loomd.wire.errors import LoomError
 
 
@@ -51,3 +51,14 @@ def test_a_blob_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(LoomError) as error:
         get_blob(tmp_path, "0" * 64)
     assert error.value.code == "not_found"
+
+
+def test_a_file_becomes_the_same_blob_as_its_content(tmp_path: Path) -> None:
+    content = b"line\n" * 500_000
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    name = put_file(tmp_path / "blobs", source)
+    assert name == name_of(content)
+    assert get_blob(tmp_path / "blobs", name) == content
+    assert put_blob(tmp_path / "blobs", content) == put_file(tmp_path / "blobs", source) == name
+    assert source.exists()

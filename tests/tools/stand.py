@@ -38,7 +38,7 @@ from loomd.tools import generation, nursery
 from loomd.tools.host import ToolsBehaviour
 from loomd.tools.process import ToolsPerformer
 from loomd.wire import codec
-from loomd.wire.bodies import Body, ToolCall, ToolResult
+from loomd.wire.bodies import Body, Changed, ToolCall, ToolResult
 from loomd.wire.endpoints import Instance
 
 BOUND_S = 15.0
@@ -82,9 +82,10 @@ class FakeStage:
     spec: Spec
     directories: Instance
     keys_fd: int = -1
+    published: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     def publish(self, topic: str, data: dict[str, Any]) -> None:
-        return None
+        self.published.append((topic, data))
 
 
 class Host:
@@ -195,6 +196,8 @@ class Host:
     def answer(self, id: str) -> Any:
         """What came of the call: ToolResult or Propose; None while it is under way."""
         for _, body in self.sent:
+            if isinstance(body, Changed):
+                continue  # for the journal
             if getattr(body, "id", None) == id or getattr(body, "call", None) == id:
                 return body
         return None
@@ -207,6 +210,19 @@ class Host:
         found = await self.call(name, **args)
         assert isinstance(found, ToolResult), found
         return found
+
+    @property
+    def published(self) -> list[tuple[str, dict[str, Any]]]:
+        return self.stage.published
+
+    def said(self, text: str) -> dict[str, Any] | None:
+        """The first piece of output with this text in it."""
+        return next((data for _, data in self.published if text in data["text"]), None)
+
+    def mail_as(self, id: str, name: str, **args: Any) -> None:
+        """A call of another agent."""
+        other = f"{SESSION}/other-1"
+        self.mail(ToolCall(id=id, agent=other, name=name, args=args), other)
 
     def begin(self, name: str, **args: Any) -> str:
         id = f"c-{self.mails + 1}"

@@ -14,7 +14,7 @@ from loomd.tools.builtin.glob import glob
 from loomd.tools.builtin.grep import grep
 from loomd.tools.builtin.list import list_
 from loomd.tools.builtin.read import read
-from loomd.tools.builtin.shell import KEPT_TAIL, SHOWN_HEAD, SHOWN_TAIL, Output, shell
+from loomd.tools.builtin.shell import shell
 from loomd.tools.builtin.todo import todo
 from loomd.tools.builtin.tree import tree
 from loomd.tools.builtin.write import write
@@ -352,34 +352,8 @@ def test_shell_that_takes_too_long_is_killed_and_says_what_it_said(ctx):
 
 
 def test_shell_refuses_what_it_cannot_do(ctx):
-    refused("failed", "not supported yet", shell, "true", ctx, background=True)
+    refused("failed", "nothing here keeps a job", shell, "true", ctx, background=True)
     refused("bad_args", "empty", shell, " ", ctx)
-
-
-def feed(output, data):
-    reading, writing = os.pipe()
-    try:
-        for at in range(0, len(data), 1 << 16):
-            os.write(writing, data[at : at + (1 << 16)])
-            output.take(reading)
-    finally:
-        os.close(reading)
-        os.close(writing)
-
-
-def test_a_long_output_is_shown_by_its_ends_and_kept_whole():
-    output = Output()
-    data = b"".join(b"%09d\n" % n for n in range(20_000))
-    feed(output, data)
-    shown = output.shown()
-    assert shown.startswith("000000000\n") and shown.endswith("000019999")
-    assert f"[... {len(data) - SHOWN_HEAD - SHOWN_TAIL} bytes left out ...]" in shown
-    assert output.kept() == data
-
-
-def test_an_endless_output_is_kept_by_its_ends():
-    output = Output()
-    feed(output, b"x" * (20 << 20))
-    assert output.size == 20 << 20
-    assert len(output.tail) <= 2 * KEPT_TAIL + (1 << 16)
-    assert b"bytes were not kept" in output.kept()
+    refused("bad_args", "NUL", shell, "echo \0", ctx)
+    refused("bad_args", "more than 0", shell, "true", ctx, timeout_s=0)
+    refused("bad_args", "from 1 to 1000", shell, "true", ctx, pty=True, rows=0)

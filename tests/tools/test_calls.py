@@ -388,12 +388,12 @@ def test_a_read_whose_process_was_killed_from_outside_runs_again(instance, repo,
         converse = host.performer.calls._converse
         runs = []
 
-        async def killed_at_first(current, order, name, running, ending, held):
-            runs.append(name)
+        async def killed_at_first(current, order, call, running, ending, held):
+            runs.append(call)
             if len(runs) == 1:
                 ending.born = True  # and then its guard is gone
             else:
-                await converse(current, order, name, running, ending, held)
+                await converse(current, order, call, running, ending, held)
 
         host.performer.calls._converse = killed_at_first
         return await host.result(tool, **args), runs
