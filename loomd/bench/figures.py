@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loomd.bench import calls, endurance, floors, search, turns
+from loomd.bench import calls, endurance, floors, reloads, search, turns
 from loomd.bench.instance import Bench
 from loomd.bench.report import Figure
 from loomd.wire.errors import LoomError
@@ -300,6 +300,7 @@ FIGURES: dict[str, Measure] = {
         turns.calls_8,
         turns.cancel,
         grep,
+        reloads.reload,
         starvation,
     )
 }

@@ -58,4 +58,5 @@ def test_the_names_of_the_figures_are_public():
         "commits",
         "tool_call",
         "grep",
+        "reload",
     } <= set(FIGURES)
