@@ -328,7 +328,7 @@ def test_a_job_is_judged_by_where_the_links_in_its_paths_lead(instance, repo):
     id, denied, rows, events = drive(instance, repo, script)
     assert denied.error == "denied" and "hooks" in denied.text
     assert [r["id"] for (table, _), r in rows.items() if table == "jobs"] == [id]
-    assert [e.data["state"] for e in events if e.type == "job_ended"][0] == "not begun"
+    assert next(e.data["state"] for e in events if e.type == "job_ended") == "not begun"
 
 
 def test_a_poll_that_waits_can_be_cancelled(instance, repo):
