@@ -113,7 +113,11 @@ def test_a_stopped_nursery_does_not_outlive_its_daemon(place: TestInstance, cgro
 def test_a_command_of_a_tool_call_whose_guards_are_dead_is_ended(
     place: TestInstance, cgroups
 ) -> None:
-    place.config.write_text(f'[supervision]\ncgroups = "{"auto" if cgroups else "off"}"\n')
+    # Confined it would have a table of processes of its own, and die with the first of these.
+    place.config.write_text(
+        f'[supervision]\ncgroups = "{"auto" if cgroups else "off"}"\n'
+        '[permissions]\nsandbox = "full"\n'
+    )
     repo = place.base / "repo"
     repo.mkdir()
     daemon = Daemon(place).start()

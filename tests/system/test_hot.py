@@ -104,7 +104,8 @@ def test_what_is_saved_reaches_the_next_request_and_what_is_under_way_ends_as_it
     folder = home.instance.config.parent
     save(folder / "tools" / "mine.py", tool("one"))
     call = [("version", {})]
-    second, third = Answer(calls=call, stall_after=1), Answer(calls=call, stall_after=1)
+    loud = [("version", {"loud": True})]  # the same call a third time would not be made
+    second, third = Answer(calls=call, stall_after=1), Answer(calls=loud, stall_after=1)
     server.say(Answer(calls=call), second, third)
     with home.client() as client, OpenAIServer() as other:
         other.say(Answer(text="from the other server"))
@@ -180,9 +181,9 @@ def test_what_is_broken_stays_out_and_its_author_reads_why(
         # A reboot with the broken files: the recorded generation, the role and the state stay.
         save(folder / "config.toml", CONFIG.format(base=server.base_url))
         job.follow(until=lambda event: event["type"] == "config_reloaded" or True)
-    again.release.set()
     home.kill()
     home.process = None
+    again.release.set()
     server.say(Answer(calls=[("version", {})]), Answer(text="done"))
     home.start()
     with home.client() as client:
