@@ -1,7 +1,8 @@
-"""Whether a call that waits for a person means the same under a new version of its tool. Pure.
+"""Whether a call that waits means the same under a new version of its tool. Pure.
 
-A person is asked about one call of one tool: what they allow must be what runs. So new code waits
-while a call is asked about that it would not take, or that it would take for something else.
+A person is asked about one call of one tool: what they allow must be what runs; and a call that
+waits for its turn has been accepted. So new code waits while there is a call that it would not
+take, or that it would take for something else.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 def clash(
     old: Mapping[str, Any] | None, new: Mapping[str, Any] | None, args: Mapping[str, Any]
 ) -> str:
-    """Why a call with `args`, asked about under toolset row `old`, cannot run under `new`; "": it
+    """Why a call with `args`, accepted under toolset row `old`, cannot run under `new`; "": it
     can."""
     if new is None:
         return "it is gone"

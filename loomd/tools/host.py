@@ -68,6 +68,9 @@ from loomd.wire.bodies import (
 )
 from loomd.wire.errors import LoomError
 
+ACCEPTED: Final = frozenset({"asking", "lined"})
+"""Stages of a call that has been checked against its tool's schema and waits."""
+
 FIRST: Final = "generation-0"
 """The effect that forms the first generation, from a fresh snapshot."""
 
@@ -263,7 +266,7 @@ class _Step:
         self.builtin = builtin
         self.now = now
         self.out: list[Change] = []
-        self.decided = False  # somebody is asked no more
+        self.decided = False  # a call waits no more
         self.desk = Desk(state.book, state.session, state.name, state.tools, now, self.out)
         self.fresh: set[str] = set()  # calls that have come into the line in this step
 
@@ -601,7 +604,7 @@ class _Step:
 
     def _forget(self, id: str) -> None:
         if (forgotten := self.s.waiting.pop(id, None)) is not None:
-            self.decided = self.decided or forgotten.stage == "asking"
+            self.decided = self.decided or forgotten.stage in ACCEPTED
             self.out.append(Delete("calls", text_key(self.s.session, id)))
 
     # --- permission ----------------------------------------------------------------------------
@@ -799,26 +802,30 @@ class _Step:
             self.out.append(Emit("tools_mended", {"generation": s.generation}))
 
     def _clashes(self, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-        """What of new tools cannot be while a person is asked about a call: [{module, error}]."""
+        """What of new tools cannot be while a call waits that was accepted by the old ones, for a
+        person or for its turn: [{module, error}]."""
         s = self.s
         new = {row["name"]: row for row in rows}
         found = []
         for waiting in s.waiting.values():
             call = waiting.body
-            if waiting.stage != "asking" or not isinstance(call, ToolCall):
+            if waiting.stage not in ACCEPTED or not isinstance(call, ToolCall):
                 continue
             old = s.tools.get(call.name)
             if why := clash(old, new.get(call.name), call.args):
+                asking = waiting.stage == "asking"
+                what = f"for approval of a call ({waiting.question})" if asking else "with a call"
+                then = "that is decided" if asking else "that has begun"
                 error = (
-                    f"{call.name}: {why}, and {call.agent} waits for approval of a call "
-                    f"({waiting.question}); the new version is tried again when that is decided"
+                    f"{call.name}: {why}, and {call.agent} waits {what}; the new version is tried "
+                    f"again when {then}"
                 )
                 module = str((old or {}).get("source", "")).removeprefix("tools/")
                 found.append({"module": module, "error": error})
         return found
 
     def _try_again(self) -> None:
-        """A call was decided that new code may have waited for."""
+        """A call that new code may have waited for is decided, or has begun."""
         s = self.s
         if s.held and self.decided:
             s.held = False

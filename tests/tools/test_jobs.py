@@ -251,19 +251,29 @@ def test_so_many_jobs_at_once_and_no_more(instance, repo):
     assert drive(instance, repo, script, limits={"jobs": 2}) == "j-3"
 
 
+TYPED = """
+import sys
+print(f"a terminal: {sys.stdin.isatty() and sys.stdout.isatty()}")  # each in one piece
+print(f"\\033[1m{eval(input())}\\033[0m\\n42")
+try:
+    print("for ever")
+    while True: pass
+except KeyboardInterrupt:
+    print("KeyboardInterrupt")
+sys.exit(len(sys.stdin.read()))
+"""
+
+
 def test_a_job_has_a_terminal_if_it_wants_one_and_can_be_interrupted(instance, repo):
     async def script(host):
-        id = await begin(host, "exec python3 -q", pty=True)
-        await host.until(lambda: host.said(">>>"))
-        shown = await host.result("job", id=id, action="input", text="print(6 * 7)\n", wait_s=10)
+        id = await begin(host, f"exec python3 -u -c '{TYPED}'", pty=True)
+        await host.until(lambda: host.said("a terminal: True"))
+        shown = await host.result("job", id=id, action="input", text="6 * 7\n", wait_s=10)
         while "\n42\n" not in shown.text:
             shown = await host.result("job", id=id, wait_s=10)
-        await host.call("job", id=id, action="input", text="while True: pass\n\n", wait_s=0)
+        await host.until(lambda: host.said("for ever"))
         await host.call("job", id=id, action="input", text="\x03", wait_s=0)
         await host.until(lambda: host.said("KeyboardInterrupt"))
-        # Python would take the signal for its own end, were this the last that it runs.
-        await host.call("job", id=id, action="input", text="print('o' + 'n')\n", wait_s=0)
-        await host.until(lambda: host.said("on\r\n"))
         await host.call("job", id=id, action="input", eof=True, wait_s=0)
         return (await ended(host, id))[1]
 

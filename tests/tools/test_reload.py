@@ -308,13 +308,15 @@ def turn(old: str, ctx: Context) -> str:
         (tools / "turn.py").write_text(one)
         await reload(host)
         first, second = host.begin("turn", old="first"), host.begin("turn", old="second")
-        await host.until(lambda: len(host.performer.calls.under_way) == 2)
+        await host.until(lambda: host.performer.calls.under_way and host.state.waiting)
         (tools / "turn.py").write_text(one.replace("old", "new"))
-        assert (await reload(host)).generation == 3
+        held = await reload(host)
+        assert held.generation == 2 and "`old` would be unknown" in held.errors[0]["error"]
         (repo / "first").touch()
         (repo / "second").touch()
         assert (await host.until(lambda: host.answer(first))).text == "first"
         assert (await host.until(lambda: host.answer(second))).text == "second"
+        await host.until(lambda: host.state.generation == 3)
         assert (await host.result("turn", new="first")).text == "first"
         assert (await host.result("turn", old="first")).error == "bad_args"
 

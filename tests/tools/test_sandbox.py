@@ -198,11 +198,20 @@ def test_without_review_it_writes_the_checkout_but_not_what_others_run(inside, r
     assert not (repo / ".git/commondir").exists() and (repo / ".envrc").read_text() == "one\n"
 
 
+UNSEEN = """
+import os
+os.mkdir(".vs" + "code")
+for name in (".bash" + "rc", ".vs" + "code/tasks.json", "fine"):
+    open(name, "w").write("x\\n")
+"""
+"""Nobody who judges the command can tell what it writes."""
+
+
 @pytest.mark.parametrize("backend", ["landlock", "auto"])
 def test_what_others_would_run_is_taken_away_again(inside, repo, backend):
     told = inside(
         "shell",
-        command="echo x > .bashrc; mkdir .vscode; echo x > .vscode/tasks.json; echo x > fine",
+        command=f"python3 -c '{UNSEEN}'",
         permissions={"sandbox_backend": backend},
         settings={"review": {"required": False}},
     )
@@ -215,8 +224,8 @@ def test_what_others_would_run_is_taken_away_again(inside, repo, backend):
 def test_a_command_that_fails_at_the_sandbox_is_told_so(inside, backend):
     seen = f"{ground.home_of_user()}/.ssh"
     commands = [
-        "touch /usr/loom-x",
-        'python3 -c \'open("/usr/loom-x", "w")\'',
+        "d=r; touch /us$d/loom-x",
+        'python3 -c \'open("/us" + "r/loom-x", "w")\'',
         "getent hosts loom.invalid || echo 'curl: (6) Could not resolve host: x'; exit 1",
         f"test -e {seen} || echo 'cat: /run/nothing: No such file or directory'; exit 1",
     ]

@@ -55,7 +55,8 @@ async def waiting(host):
     """Begins a call that waits with the state in its hands: (its id, worker, guard). The pids are
     found by their parents: the sandbox may have given the call other numbers."""
     generation = psutil.Process(host.performer.generations.current.pid)
-    (spare,) = await host.until(generation.children)  # the guard that takes the next call
+    # The guard that takes the next call, once that of the last one is gone.
+    (spare,) = await host.until(lambda: len(found := generation.children()) == 1 and found)
     id = host.begin("count", wait=True)
     await host.until(lambda: list(host.performer.places.scratch.glob("*/began")))
     (worker,) = spare.children()
