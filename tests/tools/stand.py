@@ -41,7 +41,7 @@ from loomd.wire import codec
 from loomd.wire.bodies import Body, Changed, ToolCall, ToolResult
 from loomd.wire.endpoints import Instance
 
-BOUND_S = 15.0
+BOUND_S = 60.0
 NOBODY = 65534
 SESSION = "s-test00"
 AGENT = f"{SESSION}/coder-1"
