@@ -25,7 +25,7 @@ from loomd.supervise import sweep
 from loomd.wire import codec, endpoints
 from loomd.wire import messages as m
 
-BOUND_S = 15.0
+BOUND_S = 30.0
 """How long any wait of a test may take. Generous: the machine may be busy."""
 
 T = TypeVar("T")
