@@ -329,19 +329,25 @@ class _Reader:
             if char == '"':
                 self.at += 1
                 return "".join(out)
-            if char == "\\":
-                following = text[self.at + 1 : self.at + 2]
-                out.append("" if following == "\n" else following if following in '$`"\\' else
-                           char + following)  # fmt: skip
-                self.at += 2
-            elif char == "$":
-                out.append(self._dollar(quoted=True))
-            elif char == "`":
-                out.append(self._backticks(quoted=True))
-            else:
-                out.append(char)
-                self.at += 1
+            out.append(self._piece('$`"\\\n'))
         raise _Open('" is never closed')
+
+    def _piece(self, escaped: str) -> str:
+        """The next of what the shell expands and does not split, in quotes or a here-document; a
+        backslash takes their meaning from the characters `escaped`."""
+        char = self.text[self.at]
+        if char == "$":
+            return self._dollar(quoted=True)
+        if char == "`":
+            return self._backticks(quoted=True)
+        if char != "\\":
+            self.at += 1
+            return char
+        following = self.text[self.at + 1 : self.at + 2]
+        self.at += 2
+        if following not in escaped:
+            return char + following
+        return "" if following == "\n" else following
 
     def _dollar(self, *, quoted: bool) -> str:
         text = self.text
@@ -506,18 +512,7 @@ class _Reader:
         out: list[str] = []
         try:
             while inner.at < len(text):
-                char = text[inner.at]
-                if char == "\\":
-                    following = text[inner.at + 1 : inner.at + 2]
-                    out.append(following if following in "$`\\" else char + following)
-                    inner.at += 2
-                elif char == "$":
-                    out.append(inner._dollar(quoted=True))
-                elif char == "`":
-                    out.append(inner._backticks(quoted=True))
-                else:
-                    out.append(char)
-                    inner.at += 1
+                out.append(inner._piece("$`\\"))
         except _Open as error:
             inner.unclear.append(str(error))
         self._take(inner.commands)
