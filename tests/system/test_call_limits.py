@@ -34,11 +34,13 @@ def brain(request: dict[str, Any]) -> Answer:
     return Answer(calls=[("read", {"path": "a.py"}), ("list", {"path": "."})])
 
 
-def waits(client: Client, session: str) -> bool:
-    """Do both calls of the session's host wait, and is it said for what?"""
+def waits(client: Client, session: str, after: int = 0) -> int:
+    """The incarnation of the session's host, later than `after`, both calls of which wait, and say
+    for what; 0 if there is none."""
     rows = {row["name"]: row for row in client.request("ps", session=session)}
     host = rows.get(f"{session}/tools", {})
-    return host.get("waiting_for") == "2 queued: limits.daemon_calls"
+    waiting = host.get("waiting_for") == "2 queued: limits.daemon_calls"
+    return int(host["incarnation"]) if waiting and host["incarnation"] > after else 0
 
 
 @pytest.mark.parametrize("how", ["kill", "cancel"])
@@ -55,10 +57,10 @@ def test_a_session_waits_for_the_slot_of_another_until_that_ones_call_ends(
             holder.follow(until=lambda event: event["type"] == "tool_call")
             eventually(lambda: acting(client, holder.session), JOB_S, what=holder.story)
             other.open("look at it")
-            eventually(lambda: waits(client, other.session), JOB_S, what=other.story)
+            first = eventually(lambda: waits(client, other.session), JOB_S, what=other.story)
             # The one that waits is killed: it waits on.
             assert other.kill(f"{other.session}/tools")
-            eventually(lambda: waits(client, other.session), JOB_S, what=other.story)
+            eventually(lambda: waits(client, other.session, first), JOB_S, what=other.story)
             if how == "kill":
                 assert holder.kill(f"{holder.session}/tools")
                 # Its successor begins the call again, behind who was in line, but before that one's

@@ -115,7 +115,7 @@ def test_a_call_under_way_finishes_on_the_old_code(instance, repo, tools):
         ("def f(:", "SyntaxError"),
         ("import nothing_of_this_name", "ModuleNotFoundError"),
         ("raise SystemExit(3)", "SystemExit"),
-        ("import threading; threading.Thread(target=input, daemon=True).start()", "thread"),
+        ("import threading as t; t.Thread(target=t.Event().wait, daemon=True).start()", "thread"),
         ("from loomd.tools import tool\n@tool\ndef f(x): 'doc'", "no annotation"),
         ("from loomd.tools import tool\n@tool\ndef read(x: str): 'doc'", "built-in"),
         ("from loomd.tools import tool\n@tool\ndef spawn(x: str): 'doc'", "built-in"),
