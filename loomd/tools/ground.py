@@ -8,6 +8,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -111,6 +112,33 @@ def hidden(at: Instance, settings: Mapping[str, Any]) -> tuple[list[str], list[s
     return folders, files
 
 
+_SOCKET: Final = re.compile(rb"(?:\S+ +){6}\S+ +(/.*)")
+"""A line of /proc/net/unix: seven fields, then the path, if it has one."""
+
+
+def sockets(repo: str, covered: Iterable[str]) -> list[str]:
+    """Unix sockets that programs of this machine take orders on (a container engine's is root's
+    door), wherever they lie: a file system that can only be read does not keep anybody from
+    connecting. Not those in `covered` folders, nor the checkout's own. Real paths.
+
+    One that was bound by a relative path is not found: the kernel tells no more of it.
+    """
+    folders = tuple(covered)
+    found = []
+    with contextlib.suppress(OSError), open("/proc/net/unix", "rb") as file:
+        paths = {match[1] for line in file if (match := _SOCKET.fullmatch(line.rstrip(b"\n")))}
+        for path in map(os.fsdecode, sorted(paths)):
+            if any(profile.below(path, folder) for folder in (*folders, repo)):
+                continue
+            real = os.path.realpath(path)
+            if any(profile.below(real, folder) for folder in (*folders, repo)):
+                continue
+            with contextlib.suppress(OSError):
+                if stat.S_ISSOCK(os.lstat(real).st_mode):
+                    found.append(real)
+    return found
+
+
 def _other_homes(own: set[str]) -> list[str]:
     found = ["/root"]
     with contextlib.suppress(OSError), os.scandir("/home") as entries:
@@ -147,13 +175,20 @@ def absent(repo: Path) -> list[str]:
 
 
 def take_away(repo: Path, names: Iterable[str], aside: Path) -> list[str]:
-    """Moves what a call has made under `names` to the folder `aside`; what that was."""
+    """Moves what a call has made under `names` to the folder `aside`; what that was. What cannot be
+    moved there (it was made so) gets another name beside it, by which nobody looks for it."""
     taken = []
     for name in names:
-        if os.path.lexists(repo / name):
+        if not os.path.lexists(repo / name):
+            continue
+        try:
             place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_made(aside)))
             shutil.move(repo / name, place / name)
-            taken.append(name)
+        except OSError:  # shutil.Error is one
+            if os.path.lexists(repo / name):
+                beside = tempfile.mkdtemp(prefix=f"taken-away{name}-", dir=repo)
+                os.rename(repo / name, Path(beside, name))
+        taken.append(name)
     return taken
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from loomd.actor.behaviour import Stage
 from loomd.tools import ground, sandbox
-from loomd.tools.profile import Ground
+from loomd.tools.profile import SOCKET_FOLDERS, Ground
 from loomd.tools.queue import DAEMON_CALLS
 from loomd.tools.shellenv import is_secret
 from loomd.trust import trusted
@@ -42,7 +42,8 @@ ROOM_S: Final = 30.0
 """A tool with a time-out of its own gets this much more, for the copy and the comparison."""
 
 FRESH_S: Final = 2.0
-"""A file of credentials that has come into being is hidden from calls that begin so much later."""
+"""A file of credentials, or a socket, that has come into being is hidden from calls that begin so
+much later."""
 
 T = TypeVar("T")
 
@@ -120,7 +121,7 @@ def places(stage: Stage) -> Places:
         blobs=at.blobs,
         snapshots=at.snapshots / _safe(spec.session),
         programs=ground.without(wanted, never),
-        hidden=_remembered(lambda: ground.hidden(at, settings)),
+        hidden=_remembered(lambda: _hidden(at, settings, str(repo))),
         env=env,
         limits=limits,
         review=bool(review),
@@ -128,6 +129,12 @@ def places(stage: Stage) -> Places:
         trusted=lambda: trusted(at, repo),
         permissions=with_project(settings.get("permissions") or {}, args.get("project") or {}),
     )
+
+
+def _hidden(at: Instance, settings: Mapping[str, Any], repo: str) -> tuple[list[str], list[str]]:
+    """(folders, files) that no call sees."""
+    folders, files = ground.hidden(at, settings)
+    return folders, [*files, *ground.sockets(repo, (*SOCKET_FOLDERS, *folders))]
 
 
 def _remembered(look: Callable[[], T]) -> Callable[[], T]:

@@ -184,7 +184,8 @@ def mounts(rules: Rules) -> tuple[Mount, ...]:
             made.append(Mount("write", folder, rules.own))
         else:
             made.append(Mount("cover", folder))
-    made += [Mount("blank", file) for file in rules.hide_files]
+    named = {*rules.read, *rules.write}  # the settings show them
+    made += [Mount("blank", file) for file in rules.hide_files if file not in named]
     read = (*rules.read, *STILL_SEEN)
     for path in read:
         cover = _nearest(path, rules.hide_folders)

@@ -113,7 +113,7 @@ def enter(rules: Rules, backend: Backend, bwrap: str, close: Sequence[int]) -> b
     inside = processes = False
     lists = landlock.Lists(rules.read, rules.write, rules.network)
     if backend == "bubblewrap" and (foreign or not under):
-        cell = bubblewrap.build(bwrap, _present(rules), network=rules.network)
+        cell = _cell(bwrap, rules)
         try:
             bubblewrap.join(cell, network=rules.network)
         except LoomError:
@@ -144,6 +144,18 @@ def enter(rules: Rules, backend: Backend, bwrap: str, close: Sequence[int]) -> b
 def _kernel() -> tuple[int, ...]:
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     return tuple(map(int, found.groups())) if found else (0, 0)
+
+
+def _cell(bwrap: str, rules: Rules) -> bubblewrap.Cell:
+    """LoomError(failed), unless what was to be covered has gone meanwhile: once more without it."""
+    plan = _present(rules)
+    while True:
+        try:
+            return bubblewrap.build(bwrap, plan, network=rules.network)
+        except LoomError:
+            tried, plan = plan, _present(rules)
+            if len(plan) >= len(tried):
+                raise
 
 
 def _present(rules: Rules) -> list[Mount]:

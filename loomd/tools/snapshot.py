@@ -16,6 +16,7 @@ are no UTF-8, and whatever git ignores.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -130,7 +131,7 @@ class Snapshots:
         if self.index is None or not self.under_way:
             return
         for path in paths:
-            found = _lstat(self.repo / path)
+            found = _look(self.repo, path)
             if found is None or not stat.S_ISREG(found.st_mode):
                 self.index.files.pop(path, None)
             else:
@@ -158,7 +159,7 @@ class Snapshots:
             ):
                 touched.append((path, known, is_))
         for path in sorted(then.keys() - now.files.keys()):
-            found_ = _lstat(self.repo / path)
+            found_ = _look(self.repo, path)
             if found_ is None or not stat.S_ISREG(found_.st_mode):
                 touched.append((path, then[path], None))
                 if found_ is not None:
@@ -213,10 +214,12 @@ class Snapshots:
     # --- what is kept --------------------------------------------------------------------------
 
     def _scan(self) -> Iterator[tuple[str, os.stat_result]]:
-        """The plain files that git does not ignore; of a folder that is no checkout, all."""
+        """The plain files that git does not ignore; of a folder that is no checkout, all. Git goes
+        on naming what it tracks behind a folder that has become a link: that is elsewhere."""
         names = copies.files(self.repo, []) if (self.repo / ".git").exists() else None
+        folders: dict[str, bool] = {}
         for path in _walk(self.repo) if names is None else names:
-            found = _lstat(self.repo / path)
+            found = _look(self.repo, path, folders)
             if found is not None and stat.S_ISREG(found.st_mode):
                 yield path, found
 
@@ -233,7 +236,7 @@ class Snapshots:
         if found.st_size > MAX_FILE:
             return Known(stamp, mode, "")
         try:
-            content = (self.repo / path).read_bytes()
+            content = _read_inside(self.repo, path)
         except OSError:
             return Known(stamp, mode, "")
         name = name_of(content)
@@ -327,11 +330,51 @@ def _bounded(changed: Changed) -> Changed:
     return msgspec.structs.replace(changed, files=files)
 
 
-def _lstat(path: Path) -> os.stat_result | None:
+def _look(repo: Path, path: str, folders: dict[str, bool] | None = None) -> os.stat_result | None:
+    """What stands at a path of the checkout; None: nothing, or a link leads there. folders: what is
+    known of them already."""
+    folder = path.rpartition("/")[0]
+    if not _own(repo, folder, {} if folders is None else folders):
+        return None
     try:
-        return path.lstat()
+        return (repo / path).lstat()
     except OSError:
         return None
+
+
+def _own(repo: Path, folder: str, known: dict[str, bool]) -> bool:
+    """Is it a folder of the checkout, with no link on the way to it?"""
+    if not folder:
+        return True
+    if folder not in known:
+        try:
+            plain = stat.S_ISDIR((repo / folder).lstat().st_mode)
+        except OSError:
+            plain = False
+        known[folder] = plain and _own(repo, folder.rpartition("/")[0], known)
+    return known[folder]
+
+
+def _read_inside(repo: Path, path: str) -> bytes:
+    """A plain file of the checkout, by no link, also if a command puts one there meanwhile: it is
+    read with the rights of the daemon. OSError."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(repo, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        *folders, name = path.split("/")
+        for folder in folders:
+            inner = os.open(folder, flags | os.O_DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        with open(os.open(name, flags | os.O_NONBLOCK, dir_fd=fd), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise OSError(errno.EINVAL, "no plain file", path)
+            content = file.read(MAX_FILE + 1)
+            if len(content) > MAX_FILE:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
+            return content
+    finally:
+        os.close(fd)
 
 
 def _walk(repo: Path) -> Iterator[str]:

@@ -132,6 +132,8 @@ SOCKETS = {
 s = socket.socket(socket.AF_UNIX); s.connect(f'{runtime}/actors')""",
     "connects to a socket in a folder of temporary files": """
 s = socket.socket(socket.AF_UNIX); s.connect(other)""",
+    "connects to a socket elsewhere on the disk": """
+s = socket.socket(socket.AF_UNIX); s.connect(engine)""",
     "connects to an abstract socket": """
 s = socket.socket(socket.AF_UNIX); s.connect(b'\\0' + abstract.encode())""",
     "connects to a port": "s = socket.create_connection(('127.0.0.1', tcp), 2)",
@@ -196,7 +198,10 @@ def world(instance, monkeypatch):
     (folder / "probe.py").write_text(PROBE)
     repo = git_repo(instance.base / "repo", {"a.txt": "one\n", ".envrc": "one\n"})
     with ExitStack() as held:
-        listeners = [held.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(3)]
+        listeners = [held.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(4)]
+        engine = instance.base / "engine.sock"
+        listeners[3].bind(str(engine))
+        held.callback(engine.unlink)
         listeners[0].bind(str(runtime / "actors"))
         other = f"/tmp/{instance.base.name}-other"
         listeners[1].bind(other)
@@ -226,6 +231,7 @@ def world(instance, monkeypatch):
             "runtime": str(runtime),
             "config": str(instance.config),
             "other": other,
+            "engine": str(engine),
             "repo": str(repo),
             "abstract": listeners[2].getsockname()[1:].decode(),
             "tcp": tcp.getsockname()[1],

@@ -1,5 +1,7 @@
 """The profiles as a table: what may be read, written and seen, for every kind of call."""
 
+from dataclasses import replace
+
 import pytest
 
 from loomd.tools.profile import (
@@ -150,6 +152,13 @@ def test_a_deeper_mount_lies_on_top():
         Mount("read", "/w/repo/.git", "/w/repo/.git"),
     }
     assert "/opt/py" not in order, "what is not covered need not be shown again"
+
+
+def test_a_hidden_file_that_the_settings_show_is_not_covered():
+    ground = replace(GROUND, read=("/h/.netrc",))
+    allowed = rules("workspace", COMMAND, ground)
+    assert "/h/.netrc" not in [mount.target for mount in mounts(allowed) if mount.kind == "blank"]
+    assert not hidden(allowed, "/h/.netrc") and not may_write(allowed, "/h/.netrc")
 
 
 def test_a_checkout_that_lies_in_a_covered_folder_is_seen():

@@ -220,6 +220,21 @@ def test_what_others_would_run_is_taken_away_again(inside, repo, backend):
     assert (repo / "fine").read_text() == "x\n"
 
 
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="there is no other file system")
+def test_what_cannot_be_moved_away_loses_its_name_all_the_same(tmp_path):
+    repo = tmp_path / "repo"
+    (repo / ".vscode").mkdir(parents=True)
+    os.mkfifo(repo / ".vscode/pipe")  # nobody copies that to another file system
+    (repo / ".vscode/tasks.json").write_text("evil")
+    aside = Path(tempfile.mkdtemp(prefix="loom-", dir="/dev/shm"))
+    try:
+        assert ground.take_away(repo, [".vscode", ".idea"], aside) == [".vscode"]
+    finally:
+        shutil.rmtree(aside)
+    assert ground.absent(repo) == list(profile.PROTECTED)
+    assert [path.name for path in repo.rglob("tasks.json")] == ["tasks.json"]
+
+
 @pytest.mark.parametrize("backend", ["landlock", "auto"])
 def test_a_command_that_fails_at_the_sandbox_is_told_so(inside, backend):
     seen = f"{ground.home_of_user()}/.ssh"
@@ -280,6 +295,22 @@ def test_a_sandbox_that_cannot_be_built_refuses_the_call(inside, repo, monkeypat
     monkeypatch.setattr(process, "facts", lambda at: facts)
     said = inside("look", path=str(repo / "a.txt"), permissions={"sandbox_backend": "auto"})
     assert said.startswith("the sandbox could not be built") and "apparmor" in said
+
+
+def test_what_has_gone_before_it_is_covered_needs_no_cover(monkeypatch):
+    rules = profile.Rules("workspace", hide_files=("/etc/passwd",), own="/tmp")
+    plans = []
+
+    def build(program, plan, *, network):
+        plans.append(plan)
+        if len(plans) == 1:
+            monkeypatch.setattr(os.path, "lexists", lambda path: False)  # it goes meanwhile
+            raise LoomError("failed", "Can't create file")
+        return "cell"
+
+    monkeypatch.setattr(sandbox.bubblewrap, "build", build)
+    assert sandbox._cell("bwrap", rules) == "cell"
+    assert [len(plan) for plan in plans] == [1, 0]
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,27 @@ def ticked(path: Path) -> None:
     eventually(lambda: snapshot._clock() > path.stat().st_ctime_ns)
 
 
+def test_a_folder_that_has_become_a_link_is_not_followed(repo):
+    """What lies there would be read with the rights of the daemon, and shown as the change."""
+    elsewhere = repo.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "c").write_text("secret\n")
+    looked = snapshots(repo)
+    looked.before("x")
+    (repo / "b/c").unlink()
+    (repo / "b").rmdir()
+    (repo / "b").symlink_to(elsewhere)
+    found = looked.after("x", CALL, "shell: x")
+    assert contents(repo, found) == {"b/c": (b"two\n", None)}
+    with pytest.raises(NotADirectoryError):
+        snapshot._read_inside(repo, "b/c")
+    looked.before("y")
+    (elsewhere / "c").write_text("other\n")
+    assert looked.after("y", CALL, "shell: y") is None
+    names = {path.name for path in (repo.parent / "blobs").rglob("*") if path.is_file()}
+    assert snapshot.name_of(b"secret\n") not in names
+
+
 def test_what_changed_is_found_with_before_and_after(repo):
     looked = snapshots(repo)
     looked.before("x")
