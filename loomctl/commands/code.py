@@ -29,9 +29,9 @@ ROLE_COLUMNS = ("name", "source", "file", "generation", "model", "tools", "descr
 def reload(context: Context, what: str) -> int:
     """A new generation of code, roles, or a changed configuration, dropping nothing.
 
-    A saved tool, a saved role and a saved [models] or [providers] table do not need it: they are
-    watched. Exit 1 if what is new is refused, 8 if the configuration is: then nothing of it is in
-    force.
+    A saved tool, a saved role and a saved [models], [providers], [budget] or [permissions] table do
+    not need it: they are watched. Exit 1 if what is new is refused, 8 if the configuration is: then
+    nothing of it is in force.
     """
     with context.client() as client:
         result = client.request("reload", what=what, wait_s=RELOAD_S)

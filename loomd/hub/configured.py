@@ -1,7 +1,8 @@
-"""What of the configuration is put in force while the daemon runs: what models are asked with.
+"""What of the configuration is put in force while the daemon runs: what models are asked with, and
+what calls of tools may do.
 
 It stands in table `config`, so that whoever is born takes it from there, and gateways with each
-call; models and agents that run are told by mail in the same transaction.
+call; models, agents and tool hosts that run are told by mail in the same transaction.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ Done = Callable[[Any], None]
 
 MAX_CONFIG: Final = 1 << 20
 
-LIVE: Final = ("models", "providers", "budget")
+LIVE: Final = ("models", "providers", "budget", "permissions")
 """Tables of the configuration that are put in force while the daemon runs."""
+
+TOLD: Final = ("agent", "tools")
+"""Kinds of actors that are told of them, beside `models`."""
 
 SETTINGS: Final = name_key("settings")
 """Row of table `config`: {base, generation, tables}. base: of what the root had read, of which
@@ -59,8 +63,9 @@ def read(path: Path) -> settings_of.Settings:
 
 
 def reload_models(hub: Hub, done: Done) -> None:
-    """Puts the tables `LIVE` of the configuration in force: for requests that are not performed yet
-    and for agents; calls under way end as they began. A faulty file changes nothing."""
+    """Puts the tables `LIVE` of the configuration in force: for requests that are not performed
+    yet, for agents and for the next calls of tools; those under way end as they began. A faulty
+    file changes nothing."""
     if not hub.places.config.exists():
         done({"generation": hub.generation, "loaded": [], "changed": [], "errors": []})
         return
@@ -130,7 +135,7 @@ def take_settings(hub: Hub, new: Mapping[str, Any], then: Done) -> None:
         batch.txn.put("config", SETTINGS, codec.pack(row))
         body = codec.encode(Configured(settings=tables))
         for name, actor in batch.rules.actors.items():
-            if actor.wanted == "running" and (name == MODELS or batch.known(name).kind == "agent"):
+            if actor.wanted == "running" and (name == MODELS or batch.known(name).kind in TOLD):
                 batch.deliver(name, CONTROL, f"{HUB}/settings.{number}", HUB, body)
         for session in sessions:
             data = {"generation": number, "changed": changed}

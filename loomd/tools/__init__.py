@@ -5,6 +5,7 @@
   `facts`, `command_facts`      what the rules (`loomd.rules`) say of a path, a host, a command
   `shell_line`, `shell_parts`   a shell line taken apart; what it runs, through its `wrappers`
   `catastrophes`, `git_commands`, `protected`   what no rule can allow
+`credentials`  where keys and passwords lie, for the rules and for the sandbox (pure)
 `desk`         the permission part of the host's step: judges, asks, takes answers (pure)
 `links`        where the links in a call's paths lead, looked up right before it is made
 `trial`        a program: what the rules would say of a call that nobody makes
@@ -55,13 +56,10 @@
 `newlines`     line ends and byte order marks stay as they are in a file (pure)
 `paths`        patterns for paths (pure)
 `prefilter`    a regular expression of Python's -> one for ripgrep that misses nothing (pure)
-`stash`        a checkout as it stands, untracked files too, as a commit of git
 `symbols`      what a file defines (pure)
 `findings`     what linters say, and what is no Python, JSON or TOML (pure)
-`stash`        a checkout as it stands, untracked files too, as a commit of git
 `fetch`        one page from the web, bounded, never from a private address
 `readable`     HTML as text (pure)
-`stash`        a checkout as it stands, untracked files too, as a commit of git
 `builtin`      the tools that ship with loomd, a file per tool
 
     tools (actor) -> nursery -> generation N -> guard of a call -> worker

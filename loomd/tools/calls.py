@@ -380,7 +380,7 @@ class Calls:
             "scratched": scratched,
             "copy": copied,
             "review": p.review,
-            "kept": dict(self.surroundings.of(call.agent)) if is_shell(row) else {},
+            "kept": {**self.surroundings.of(call.agent), "cwd": call.cwd} if is_shell(row) else {},
             "rules": asdict(allowed),
             "absent": ground.absent(p.repo) if str(p.repo) in allowed.write else [],
             "backend": p.backend() if allowed.confined else "",

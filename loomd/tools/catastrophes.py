@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from loomd.rules import HOME, MANY, MARKS, SOME, STAR
 from loomd.tools import git_commands
-from loomd.tools.protected import Ground, below, secret, unwritable
+from loomd.tools.protected import Ground, below, perhaps_secret, run_later, secret, unwritable
 from loomd.tools.shell_parts import Part
 from loomd.tools.wrappers import literal
 
@@ -140,6 +140,8 @@ def read(part: Part) -> list[str]:
     paths = [one.target for one in part.redirects if one.kind != "write"]
     if part.name in READERS:
         paths += operands(part.words)
+    if part.name == "git":  # `HEAD:path` is that file, as it was
+        paths += [word.rpartition(":")[2] for word in operands(part.words) if ":" in word]
     return paths
 
 
@@ -166,6 +168,9 @@ def _written(path: str, part: Part, ground: Ground) -> Iterator[Finding]:
             if reason := unwritable(ground, place):
                 yield Finding("deny", "protected", f"{_said(path)}: {reason}")
                 return
+            if reason := run_later(ground, place):
+                yield Finding("ask", "protected", f"{_said(path)}: {reason}")
+                return
 
 
 def _read(path: str, part: Part, ground: Ground) -> Iterator[Finding]:
@@ -174,12 +179,17 @@ def _read(path: str, part: Part, ground: Ground) -> Iterator[Finding]:
             if reason := secret(ground, place):
                 yield Finding("deny", "protected", f"{_said(path)}: {reason}")
                 return
+            if not literal(place) and (reason := perhaps_secret(ground, place)):
+                yield Finding("ask", "protected", f"{_said(path)}: {reason}")
+                return
 
 
 def _touched(part: Part, ground: Ground) -> Iterator[Finding]:
     """Operands: secrets are nobody's, and what is protected is changed by nobody."""
     for path in written(part):
         yield from _written(path, part, ground)
+    for path in _attached(part.words):
+        yield from _read(path, part, ground)
     for path in operands(part.words):
         yield from _read(path, part, ground)
         if part.name in READERS or part.name in WRITERS or part.name in _SPEAKS:
@@ -192,6 +202,13 @@ def _touched(part: Part, ground: Ground) -> Iterator[Finding]:
             if place and ground.inside(place) and (reason := unwritable(ground, place)):
                 yield Finding("ask", "protected", f"{_said(path)}: {reason}")
                 break
+
+
+def _attached(words: Sequence[str]) -> Iterator[str]:
+    """Paths that are one word with their option: `-f/etc/shadow`."""
+    for word in words[1:]:
+        if word.startswith("-") and not word.startswith("--") and "/" in word:
+            yield word[word.index("/") :]
 
 
 _SPEAKS: Final = frozenset({"echo", "printf", "git", "cd", "true", "false", ":", "pwd"})

@@ -11,6 +11,7 @@ from loomd.rules import MANY, RESERVED, SOME, STAR, Rule
 from loomd.tools import catastrophes
 from loomd.tools.facts import Call, Facts, is_at, mode_of, path_facts
 from loomd.tools.git_commands import git_verb
+from loomd.tools.needs import words_of
 from loomd.tools.protected import Ground, below, secret, unwritable
 from loomd.tools.shell_parts import Part, Parts, parts_of, parts_of_words
 
@@ -30,9 +31,13 @@ def command_of(call: Call, ground: Ground) -> Parts | None:
         return parts_of(text if isinstance(text, str) else "", ground.cwd)
     if call.tool == "git":
         given = call.args.get("args")
-        if isinstance(given, str):
-            return parts_of(f"git {given}", ground.cwd)
-        words = [str(one) for one in given] if isinstance(given, list | tuple) else []
+        if isinstance(given, str):  # no shell reads it: these are the words that git gets
+            try:
+                words = words_of(given)
+            except ValueError:
+                return Parts((), ("it cannot be split into words",))
+        else:
+            words = [str(one) for one in given] if isinstance(given, list | tuple) else []
         if any(RESERVED.search(word) for word in words):
             return Parts((), ("it has characters that no command has",))
         return parts_of_words(("git", *words), ground.cwd)

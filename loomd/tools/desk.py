@@ -22,6 +22,7 @@ from loomd.tools.facts import Call
 from loomd.tools.needs import Needs, needs
 from loomd.tools.permissions import Decided, Policy, decide
 from loomd.tools.protected import NOWHERE, Ground, unwritable
+from loomd.tools.shellenv import judged, told_folder
 from loomd.wire.bodies import Decision, Propose, ToolCall
 
 SHOWN: Final = 2_000
@@ -50,12 +51,23 @@ class Book:
     ground: Ground = NOWHERE
     granted: list[str] = field(default_factory=list)
     saved: dict[str, str] = field(default_factory=dict)
+    _read: tuple[Any, Policy] | None = None
 
     @property
     def policy(self) -> Policy:
-        session = [rules.parse("allow", text, "session") for text in self.granted]
-        saved = [rules.parse("allow", text, "saved", id) for id, text in self.saved.items()]
-        return Policy(self.modes, (*session, *self.fixed, *saved), self.yes)
+        """What is in force; rules are read once, until there are others."""
+        said = (self.modes, self.fixed, self.yes, (*self.granted,), (*self.saved.items(),))
+        if self._read is None or self._read[0] != said:
+            session = [rules.parse("allow", text, "session") for text in self.granted]
+            saved = [rules.parse("allow", text, "saved", id) for id, text in self.saved.items()]
+            policy = Policy(self.modes, (*session, *self.fixed, *saved), self.yes)
+            self._read = said, policy
+        return self._read[1]
+
+    def configure(self, args: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        """Another configuration; what was answered stands."""
+        new = book(args, settings, (), self.ground)
+        self.modes, self.fixed, self.answer_s = new.modes, new.fixed, new.answer_s
 
     def shown(self) -> dict[str, Any]:
         """Plain data for clients."""
@@ -125,14 +137,15 @@ class Desk:
         """A tool call as it is judged."""
         row = self.tools.get(call.name) or {}
         first = next(iter((row.get("parameters") or {}).get("properties") or {}), "")
-        ground = replace(self.book.ground, links=dict(call.links))
+        cwd = judged(call.cwd) if call.name == "shell" else "."
+        ground = replace(self.book.ground, links=dict(call.links), cwd=cwd)
         need = needs(row, call.args) if row else Needs("execute")
         return Call(call.name, call.args, need.access, first, need.asks), ground
 
     def judge(self, call: ToolCall) -> Decided:
         """What holds for a call, and for the record. Where nobody can answer, ask is deny."""
-        judged, ground = self.call(call)
-        found = decide(judged, self.book.policy, ground)
+        asked, ground = self.call(call)
+        found = decide(asked, self.book.policy, ground)
         if found.verdict == "ask" and self.book.answers == "nobody":
             found = replace(
                 found, verdict="deny", reason=f"{found.reason}; {self._headless(found)}"
@@ -146,6 +159,8 @@ class Desk:
             "rule": found.rule,
             "source": found.source,
         }
+        if call.cwd:
+            data["cwd"] = told_folder(call.cwd)
         if found.verdict != "allow":
             data["reason"] = found.reason
         self.out.append(Emit("permission_judged", data))
@@ -155,6 +170,12 @@ class Desk:
         how = "open the session on a terminal, or with --detach and answer with loomctl approve"
         rule = f"; or allow {found.suggest[0]!r} under [permissions]" if found.suggest else ""
         return f"nobody is there to be asked: {how}; or with --yes{rule}"
+
+    def denied(self, call: str, agent: str, tool: str, what: str, reason: str) -> None:
+        """For the record: what was judged before, and turned out to be something else."""
+        data = {"call": call, "agent": agent, "tool": tool, "what": what, "verdict": "deny"}
+        data |= {"rule": "[after]", "source": "built-in", "reason": reason}
+        self.out.append(Emit("permission_judged", data))
 
     def refused(self, proposal: Propose) -> str:
         """Why what a call wants to become of the checkout is denied whatever was judged before it
@@ -172,10 +193,12 @@ class Desk:
     # --- asking --------------------------------------------------------------------------------
 
     def ask(self, call: ToolCall, found: Decided, question: str) -> None:
-        judged = self.call(call)[0]
-        text = f"{call.agent} wants to {_said(judged.access)}: {_shown(call)}"
-        if judged.asks:
-            text += f"\nThis {judged.asks}. All files are kept in a snapshot before."
+        asked = self.call(call)[0]
+        text = f"{call.agent} wants to {_said(asked.access)}: {_shown(call)}"
+        if call.cwd:
+            text += f"\nIt begins in {told_folder(call.cwd)}."
+        if asked.asks:
+            text += f"\nThis {asked.asks}. All files are kept in a snapshot before."
         row = self._row(call, question, text) | {
             "scopes": list(found.scopes),
             "rules": list(found.suggest),
@@ -236,8 +259,8 @@ class Desk:
         self.out.append(CancelTimer(_timer(decision.question)))
         if not decision.allow or decision.scope == "once":
             return False
-        judged, ground = self.call(call)
-        found = decide(judged, self.book.policy, ground)
+        asked, ground = self.call(call)
+        found = decide(asked, self.book.policy, ground)
         if decision.scope not in found.scopes:
             return False
         if decision.scope == "session":
@@ -254,8 +277,16 @@ class Desk:
 
     def now_allowed(self, call: ToolCall) -> bool:
         """Whether a call that is asked about needs no answer any more."""
-        judged, ground = self.call(call)
-        return decide(judged, self.book.policy, ground).verdict == "allow"
+        return decide(*self._judged(call)).verdict == "allow"
+
+    def now_denied(self, call: ToolCall) -> bool:
+        """Whether a call that a person has allowed is denied all the same: the rules have changed
+        since it was asked about."""
+        return decide(*self._judged(call)).verdict == "deny"
+
+    def _judged(self, call: ToolCall) -> tuple[Call, Policy, Ground]:
+        asked, ground = self.call(call)
+        return asked, self.book.policy, ground
 
 
 def question_of(timer: str) -> str:

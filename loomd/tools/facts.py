@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 from loomd import rules
 from loomd.rules import RESERVED, Rule
+from loomd.tools import patch
 from loomd.tools.catastrophes import Finding
 from loomd.tools.git_commands import git_verb
-from loomd.tools.protected import Ground, secret, unwritable
+from loomd.tools.protected import Ground, run_later, secret, unwritable
 
 ASKS: Final[Mapping[str, frozenset[str]]] = {
     "never": frozenset({"execute", "network"}),
@@ -90,11 +91,9 @@ def _only_reads(call: Call) -> bool:
 def paths(call: Call) -> list[str]:
     """The paths of a call that reads or changes files."""
     if call.tool == "apply_patch":
-        patch = call.args.get("patch")
-        return re.findall(
-            r"(?m)^\*\*\* (?:(?:Add|Delete|Update) File|Move to): (.+?)\s*$",
-            patch if isinstance(patch, str) else "",
-        )
+        text = call.args.get("patch")
+        named = patch.named(text if isinstance(text, str) else "")
+        return [path if not RESERVED.search(path) else "" for path in named]
     path = call.args.get("path", "." if call.tool in READS else "")
     found = [path] if isinstance(path, str) and path else []
     if call.tool == "glob" and isinstance(pattern := call.args.get("pattern"), str):
@@ -128,6 +127,8 @@ def path_facts(call: Call, known: Sequence[Rule], ground: Ground, bare: Sequence
             reason = unwritable(ground, place) if writes else secret(ground, place)
             if reason:
                 facts.floor.append(Finding("deny", "protected", f"{path}: {reason}"))
+            elif writes and (reason := run_later(ground, place)):
+                facts.floor.append(Finding("ask", "protected", f"{path}: {reason}"))
             for rule in mine:
                 if rule.verdict != "allow" and is_at(rule, place, ground):
                     facts.denied = facts.denied or (rule if rule.verdict == "deny" else None)
@@ -145,6 +146,7 @@ def path_facts(call: Call, known: Sequence[Rule], ground: Ground, bare: Sequence
                 suggest.append(f"{family[0]}({pattern})")
     if by and not suggest and not facts.unclear:
         facts.allowed = by[0]
+    facts.floor.sort(key=lambda one: one.verdict != "deny")
     facts.suggest = tuple(dict.fromkeys(suggest)) if mentioned and not facts.unclear else None
     return facts
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from loomd.tools import profile
+from loomd.tools import credentials, profile
 from loomd.tools.profile import Ground
 from loomd.wire.endpoints import Instance
 
@@ -75,9 +75,6 @@ def without(folders: Iterable[str], never: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kept))
 
 
-_HOST_KEY: Final = re.compile(r"ssh_host_.*_key")
-
-
 @cache
 def home_of_user() -> str:
     """As the user data base has it: HOME may be anything."""
@@ -91,11 +88,9 @@ def hidden(at: Instance, settings: Mapping[str, Any]) -> tuple[list[str], list[s
     """(folders, files) that no call sees: real paths, each of them there."""
     homes = {os.path.realpath(home) for home in (home_of_user(), os.path.expanduser("~"))}
     wanted = [str(at.state), str(at.runtime), str(at.config), str(at.config.parent / "environment")]
-    wanted += [f"{home}/{name}" for home in homes for name in profile.SECRETS]
-    wanted += profile.SYSTEM_SECRETS
-    with contextlib.suppress(OSError):
-        keys = [name for name in os.listdir("/etc/ssh") if _HOST_KEY.fullmatch(name)]
-        wanted += [f"/etc/ssh/{name}" for name in keys]
+    wanted += [path for home in homes for path in credentials.places(home)]
+    with contextlib.suppress(OSError), os.scandir(credentials.HOST_KEYS) as entries:
+        wanted += [entry.path for entry in entries if credentials.host_key(entry.path)]
     wanted += _other_homes(homes)
     for provider in (settings.get("providers") or {}).values():
         if provider.get("api_key_file"):

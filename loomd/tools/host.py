@@ -39,9 +39,9 @@ from loomd.actor.behaviour import (
     TimerDue,
 )
 from loomd.store.schema import name_key, project_of, text_key
-from loomd.tools import background, queue, seen
+from loomd.tools import background, queue, seen, surroundings
 from loomd.tools.compatible import clash, wrong
-from loomd.tools.desk import Book, Desk, book, question_of
+from loomd.tools.desk import Book, Desk, book, brief, question_of
 from loomd.tools.needs import needs
 from loomd.tools.permissions import Decided
 from loomd.tools.protected import NOWHERE, Ground
@@ -53,6 +53,7 @@ from loomd.wire.bodies import (
     Body,
     CallEnded,
     CancelCall,
+    Configured,
     Decision,
     Discard,
     FileChange,
@@ -97,17 +98,21 @@ class Waiting:
 
 @dataclass
 class State:
-    """waiting: key in table `calls` -> what waits; open: call id -> tool name; running: the same
-    calls as `queue` sees them; applying: the edit that is being applied, "" for none; slot: the
-    effect that waits for a slot of the daemon, "" for none; room: how many calls run at once; read:
-    what agents have read (loomd.tools.seen); off: tools that the configuration has not switched on;
-    offered, broken: the tools and the errors of the row in `toolsets`; aside: call id ->
-    agent, of calls under way that have no process of their own; jobs: rows of those that run, or
-    whose proposal nobody has asked for."""
+    """args, settings: of its spec, and those in force; folders: agent -> where its last command
+    has left it; waiting: key in table `calls` -> what waits; open: call id -> tool name; running:
+    the same calls as `queue` sees them; applying: the edit that is being applied, "" for none;
+    slot: the effect that waits for a slot of the daemon, "" for none; room: how many calls run at
+    once; read: what agents have read (loomd.tools.seen); off: tools that the configuration has not
+    switched on; offered, broken: the tools and the errors of the row in `toolsets`; aside: call id
+    -> agent, of calls under way that have no process of their own; jobs: rows of those that run,
+    or whose proposal nobody has asked for."""
 
     name: str
     session: str
     book: Book
+    args: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
     generation: int = 0
     hash: str = ""
     seen: str = ""  # the snapshot that was last tried, whatever came of it
@@ -154,6 +159,8 @@ class ToolsBehaviour:
             name=birth.spec.name,
             session=session,
             book=book(args, settings, (birth.saved or {}).get("granted") or (), self.ground),
+            args=args,
+            settings=settings,
             room=int(limits.get("session_calls") or queue.SESSION_CALLS),
         )
         project = name_key(project_of(str(args.get("repo") or "")))
@@ -183,6 +190,9 @@ class ToolsBehaviour:
             if isinstance(body, ToolCall | Apply):
                 id = key[len(name_key(session)) :].decode()
                 state.waiting[id] = Waiting(value["n"], value["stage"], body, value["question"])
+        for key, value in birth.reader.rows("tool_state", text_key(session, surroundings.PREFIX)):
+            agent = key[len(name_key(session)) + len(surroundings.PREFIX) :].decode()
+            state.folders[agent] = str(value.get("cwd") or "")
         for key, value in birth.reader.rows("tool_state", text_key(session, seen.PREFIX)):
             state.read[key[len(name_key(session)) :].decode()] = value
         limits = {**(settings.get("limits") or {}), **(args.get("limits") or {})}
@@ -285,6 +295,10 @@ class _Step:
                 self._cancel(body)
             case Decision():
                 self._decided(body)
+            case Configured() if sender == "hub":
+                self.s.settings = {**self.s.settings, **body.settings}
+                self.s.book.configure(self.s.args, self.s.settings)
+                self._reconsider()
             case Permits():
                 self.desk.told(body.rules)
                 self._reconsider()
@@ -396,6 +410,9 @@ class _Step:
         self._judge(call)
 
     def _judge(self, call: ToolCall) -> None:
+        if call.name == surroundings.TOOL:
+            folder = self.s.folders.get(call.agent, "")
+            call = msgspec.structs.replace(call, cwd=folder)
         found = self.desk.judge(call)
         match found.verdict:
             case "allow":
@@ -404,6 +421,11 @@ class _Step:
                 self._refuse(call, "denied", f"permission denied: {found.reason}")
             case "ask":
                 self._ask(call, found)
+
+    def _deny(self, call: ToolCall, reason: str) -> None:
+        """What was allowed and is not made all the same."""
+        self.desk.denied(call.id, call.agent, call.name, brief(call), reason)
+        self._refuse(call, "denied", f"permission denied: {reason}")
 
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.s.tools, 3)
@@ -438,7 +460,7 @@ class _Step:
             return
         if isinstance(result, Note) and "links" in result.data:
             if call.links:
-                self._refuse(call, "denied", "permission denied: its links change meanwhile")
+                self._deny(call, "its links change meanwhile")
             else:
                 self._judge(msgspec.structs.replace(call, links=result.data["links"]))
             return
@@ -449,6 +471,8 @@ class _Step:
             if kept := result.data.get("state"):
                 key = text_key(s.session, kept["tool"])
                 self.out.append(Put("tool_state", key, kept["value"]))
+                if kept["tool"] == f"{surroundings.PREFIX}{call.agent}":
+                    s.folders[call.agent] = str(kept["value"].get("cwd") or "")
             if job := s.jobs.pop(result.data.get("told", ""), None):
                 self._put_job({**job, "proposal": ""})
         if s.tools.get(call.name, {}).get("source") == "builtin":
@@ -458,7 +482,7 @@ class _Step:
         match body:
             case Propose():
                 if why := self.desk.refused(body):
-                    self._refuse(call, "denied", f"permission denied: {why}")
+                    self._deny(call, why)
                 else:
                     self.out.append(Send(s.team, body))
             case ToolResult():
@@ -633,6 +657,9 @@ class _Step:
             reason = f": {decision.text}" if decision.text else ""
             by = decision.by or "the user"
             self._refuse(call, "denied", f"permission denied by {by}{reason}")
+            return
+        if self.desk.now_denied(call):
+            self._judge(call)
             return
         self._open(call)
         if more:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from loomd.tools.facts import Call
 from loomd.tools.permissions import paths_of
 from loomd.tools.protected import Ground
+from loomd.tools.shellenv import judged
 from loomd.wire.bodies import ToolCall
 from loomd.wire.endpoints import Instance
 
@@ -21,5 +23,6 @@ def ground(at: Instance, repo: str = "/") -> Ground:
 
 def found(call: ToolCall, ground: Ground) -> dict[str, str]:
     """Absolute path -> where it leads, for each path of the call in which a link is."""
+    ground = replace(ground, cwd=judged(call.cwd))
     real = {path: os.path.realpath(path) for path in paths_of(Call(call.name, call.args), ground)}
     return {path: place for path, place in real.items() if place != path}

@@ -93,6 +93,13 @@ def parse(text: str) -> list[Section]:
     return sections
 
 
+def named(text: str) -> list[str]:
+    """Every path that a patch may be about, whether it is one or not."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    heads = [match[2] for line in lines if (match := _HEAD.fullmatch(line))]
+    return heads + [match[1] for line in lines if (match := _MOVE.fullmatch(line))]
+
+
 def _take(sections: list[Section], line: str, number: int) -> None:
     """One line of the patch."""
     if head := _HEAD.fullmatch(line):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from loomd.actor.behaviour import Stage
+from loomd.store.schema import name_key
 from loomd.tools import ground, sandbox
 from loomd.tools.profile import SOCKET_FOLDERS, Ground
 from loomd.tools.queue import DAEMON_CALLS
@@ -65,13 +66,18 @@ class Places:
     review: bool
     daemon_calls: int
     trusted: Callable[[], bool]
-    permissions: Mapping[str, Any]
+    permitted: Callable[[], Mapping[str, Any]]
     facts: sandbox.Facts = field(default_factory=sandbox.Facts)
 
     def repo_tools(self) -> Path | None:
         """The folder of the repo's own tools; None: it has none, or nobody trusts it (yet)."""
         folder = self.repo / ".loom" / "tools"
         return folder if folder.is_dir() and self.trusted() else None
+
+    @property
+    def permissions(self) -> Mapping[str, Any]:
+        """As they are now: a call goes by those that it begins with."""
+        return self.permitted()
 
     @property
     def profile(self) -> str:
@@ -121,14 +127,22 @@ def places(stage: Stage) -> Places:
         blobs=at.blobs,
         snapshots=at.snapshots / _safe(spec.session),
         programs=ground.without(wanted, never),
-        hidden=_remembered(lambda: _hidden(at, settings, str(repo))),
+        hidden=_remembered(lambda: _hidden(at, in_force(stage), str(repo))),
         env=env,
         limits=limits,
         review=bool(review),
         daemon_calls=int((settings.get("limits") or {}).get("daemon_calls") or DAEMON_CALLS),
         trusted=lambda: trusted(at, repo),
-        permissions=with_project(settings.get("permissions") or {}, args.get("project") or {}),
+        permitted=lambda: with_project(
+            in_force(stage).get("permissions") or {}, args.get("project") or {}
+        ),
     )
+
+
+def in_force(stage: Stage) -> Mapping[str, Any]:
+    """The settings, with what has been put in force since this host began."""
+    newer = stage.reader.row("config", name_key("settings"))
+    return {**stage.settings, **((newer or {}).get("tables") or {})}
 
 
 def _hidden(at: Instance, settings: Mapping[str, Any], repo: str) -> tuple[list[str], list[str]]:

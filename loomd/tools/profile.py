@@ -22,34 +22,6 @@ from typing import Final, Literal
 
 PROFILES: Final = ("read-only", "workspace", "full")
 
-SECRETS: Final = (
-    ".ssh", ".gnupg", ".aws", ".azure", ".oci", ".boto", ".s3cfg", ".kube", ".docker",
-    ".config/gcloud", ".config/gh", ".config/hub", ".config/glab-cli", ".config/op",
-    ".config/rclone", ".config/doctl", ".config/containers/auth.json", ".terraform.d",
-    ".terraformrc", ".vault-token", ".netrc", "_netrc", ".git-credentials",
-    ".config/git/credentials", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pypirc", ".config/pip",
-    ".pip", ".condarc", ".gem/credentials", ".cargo/credentials", ".cargo/credentials.toml",
-    ".m2/settings.xml", ".m2/settings-security.xml", ".gradle/gradle.properties",
-    ".config/composer/auth.json", ".composer/auth.json", ".nuget/NuGet/NuGet.Config", ".pgpass",
-    ".my.cnf", ".mylogin.cnf", ".password-store", ".local/share/keyrings", ".local/share/kwalletd",
-    ".pki", ".mozilla", ".thunderbird", ".config/google-chrome", ".config/chromium",
-    ".config/BraveSoftware", ".config/microsoft-edge", ".config/vivaldi", ".config/opera",
-    ".var/app", "snap", ".claude", ".claude.json", ".codex", ".gemini", ".config/anthropic",
-    ".config/openai", ".config/github-copilot", ".local/share/opencode", ".huggingface",
-    ".cache/huggingface/token", ".kaggle", ".config/sops", ".config/age", ".bash_history",
-    ".zsh_history", ".python_history", ".node_repl_history", ".psql_history", ".sqlite_history",
-    ".mysql_history", ".lesshst", ".viminfo", ".local/share/fish/fish_history",
-    ".config/systemd/user", ".local/share/loom", ".config/loom/environment",
-)  # fmt: skip
-"""Below a home: files and folders that hold keys, passwords, cookies or what was typed."""
-
-SYSTEM_SECRETS: Final = (
-    "/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers",
-    "/etc/sudoers.d", "/etc/ssl/private", "/etc/krb5.keytab", "/etc/wireguard", "/etc/ppp",
-    "/etc/NetworkManager/system-connections", "/etc/docker", "/etc/kubernetes",
-    "/var/lib/docker", "/var/lib/containerd", "/var/lib/kubelet", "/var/lib/sss", "/var/spool/cron",
-)  # fmt: skip
-
 TEMPORARY: Final = ("/tmp", "/var/tmp")
 SOCKET_FOLDERS: Final = ("/run", *TEMPORARY)
 """Where programs keep the sockets that they take orders on: a container engine's is root's door."""

@@ -10,20 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from loomd.rules import HOME, MANY, MARKS, PATH_MAX, SOME
-
-SECRETS: Final = (
-    "~/.ssh", "~/.gnupg", "~/.aws", "~/.azure", "~/.kube", "~/.config/gcloud", "~/.config/gh",
-    "~/.config/hub", "~/.config/op", "~/.config/rclone", "~/.config/doctl", "~/.oci",
-    "~/.docker/config.json", "~/.netrc", "~/.git-credentials", "~/.config/git/credentials",
-    "~/.pypirc", "~/.npmrc", "~/.yarnrc.yml", "~/.gem/credentials", "~/.pgpass", "~/.my.cnf",
-    "~/.cargo/credentials", "~/.cargo/credentials.toml", "~/.vault-token", "~/.terraformrc",
-    "~/.terraform.d", "~/.password-store", "~/.local/share/keyrings", "~/.mozilla",
-    "~/.config/google-chrome", "~/.config/chromium", "~/.bash_history", "~/.zsh_history",
-    "~/.python_history", "/root/.ssh", "/etc/shadow", "/etc/gshadow", "/etc/sudoers",
-    "/etc/sudoers.d", "/etc/ssl/private",
-)  # fmt: skip
-"""Neither read nor written; with all below them."""
+from loomd.rules import HOME, MANY, MARKS, PATH_MAX, SOME, path_quoted, path_touches
+from loomd.tools import credentials, profile
 
 FOLDERS: Final = frozenset({".git", ".loom", ".githooks", ".husky"})
 """Not written, wherever they are: what is in them runs as the user, outside of any sandbox."""
@@ -118,9 +106,14 @@ def secret(ground: Ground, place: str) -> str:
     """Why a place may not even be read; "" if it may."""
     if len(place) > PATH_MAX:
         return ""
-    for path in _expanded(ground, SECRETS):
-        if below(place, path):
-            return f"{path} holds secrets"
+    path = credentials.holder(place, ground.home)
+    # A checkout that lies in there is the user's word that it is none.
+    if path and not (below(ground.repo, path) and ground.inside(place)):
+        return f"{path} holds secrets"
+    if credentials.host_key(place):
+        return f"{place} holds secrets"
+    if ground.config and place == posixpath.join(posixpath.dirname(ground.config), "environment"):
+        return f"{place} holds secrets"
     if any(part == ".ssh" for part in place.split("/")) and not ground.inside(place):
         return f"{place} holds secrets"
     if below(place, ground.state):
@@ -130,6 +123,24 @@ def secret(ground: Ground, place: str) -> str:
     parts = place.split("/")
     if parts[1:2] == ["proc"] and parts[-1] in ("environ", "mem", "maps", "kcore", "kmem"):
         return f"{place} holds the memory of a process"
+    return ""
+
+
+def perhaps_secret(ground: Ground, place: str) -> str:
+    """Why a path with wildcards may not be read unless a person says so; "" if it may."""
+    for path in credentials.places(ground.home):
+        if path_touches(f"{path_quoted(path)}/**", place, ground.repo, ground.home):
+            return f"it may be {path}, which holds secrets"
+    return ""
+
+
+def run_later(ground: Ground, place: str) -> str:
+    """Why a person is asked before a place of the checkout is written; "" if none need be."""
+    if not ground.inside(place):
+        return ""
+    first = place[len(ground.repo.rstrip("/")) :].strip("/").partition("/")[0]
+    if first in profile.PROTECTED:
+        return f"{first} decides what others run in this checkout"
     return ""
 
 

@@ -15,6 +15,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any, Final
 
+from loomd.rules import RESERVED, SOME
+
 SECRET: Final = ("KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL")
 
 _WITH_PASSWORD: Final = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
@@ -36,6 +38,19 @@ EMPTY: Final[Mapping[str, Any]] = {"cwd": "", "env": {}, "unset": []}
 _TELL: Final = (
     '{{ set +x; }} 2>/dev/null; {{ printf "%s\\0" "$PWD"; exec /usr/bin/env -0; }} >{0} 2>/dev/null'
 )
+
+
+def judged(cwd: str) -> str:
+    """A kept folder as a command is judged by it: relative to the checkout or absolute; SOME: it
+    cannot be known before the call has its place."""
+    if not cwd:
+        return "."
+    return SOME if RESERVED.search(cwd) else cwd  # our own marks are among them
+
+
+def told_folder(cwd: str) -> str:
+    """A kept folder for people."""
+    return cwd.replace(SCRATCH, "the temporary folder").replace(ROOT, "the checkout") or "."
 
 
 def script(command: str, told: str) -> str:

@@ -15,6 +15,9 @@ from loomd.tools import shellenv
 
 TOOL: Final = "shell"
 
+PREFIX: Final = f"{TOOL}@"
+"""Of the names of these rows; the agent's name follows."""
+
 
 class Surroundings:
     """Of one session."""
@@ -44,7 +47,7 @@ class Surroundings:
 
 
 def _name(agent: str) -> str:
-    return f"{TOOL}@{agent}"
+    return f"{PREFIX}{agent}"
 
 
 def _checked(left: Any) -> dict[str, Any]:

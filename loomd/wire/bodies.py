@@ -189,7 +189,8 @@ class Performed(Part, frozen=True, kw_only=True, tag="performed"):
 class ToolCall(Part, frozen=True, kw_only=True, tag="tool_call"):
     """`reply_to` gets the ToolResult ("": the sender). `after`: calls of the same turn that write
     the same file; this one begins when a CallEnded has come for each of them. links: paths of it
-    in which links are, and where they lead, as it was judged."""
+    in which links are, and where they lead, as it was judged. cwd: of a command, the folder in
+    which it begins, likewise (as loomd.tools.shellenv keeps it)."""
 
     id: str
     agent: str
@@ -199,6 +200,7 @@ class ToolCall(Part, frozen=True, kw_only=True, tag="tool_call"):
     reply_to: str = ""
     after: tuple[str, ...] = ()
     links: dict[str, str] = {}
+    cwd: str = ""
 
 
 class Permits(Part, frozen=True, kw_only=True, tag="permits"):

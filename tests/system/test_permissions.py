@@ -178,6 +178,24 @@ def test_a_run_where_nobody_can_answer_is_denied_and_ends(stand: Stand) -> None:
     assert ran["answer"].startswith("ok")
 
 
+def test_a_changed_configuration_is_in_force_for_the_next_call(stand: Stand) -> None:
+    session = stand.open(
+        shell("date +one"), ("read", {"path": "a.py"}), ("write", {"path": "new", "content": "x"})
+    )
+    stand.question(session)
+    config = stand.daemon.instance.config
+    text = config.read_text()
+    text = text.replace('"shell(echo *)"', '"shell(date *)"').replace("**/.env", "a.py")
+    config.write_text(text.replace("[review]", 'sandbox = "read-only"\n[review]'))
+    said = stand.loomctl("reload", "config")
+    assert said["restart_needed"] == [] and said["errors"] == []
+    first, second, third = stand.answer(session).split(" | ")
+    assert first.startswith("one") and "deny rule of your configuration" in second
+    assert "`read-only`" in third
+    listed = stand.loomctl("permissions", "list", "--repo", str(stand.repo))
+    assert "read(a.py)" in [rule["rule"] for rule in listed["rules"]]
+
+
 def test_a_project_tightens_at_once_and_loosens_only_while_it_is_trusted(stand: Stand) -> None:
     folder = stand.repo / ".loom"
     folder.mkdir()

@@ -1,13 +1,25 @@
 """Permissions in a tool host: who is asked, what is answered, what stands in the record."""
 
 import pytest
+from msgspec.structs import replace
 
+from loomd import rules
 from loomd.actor.behaviour import CancelTimer, Open, SetTimer, TimerDue
 from loomd.store.schema import project_of, text_key
 from loomd.tools.places import with_project
 from loomd.wire import codec
-from loomd.wire.bodies import CancelCall, Decision, FileChange, Note, Permits, Propose, ToolResult
-from tests.tools.test_host import TEAM, Script, call, shell
+from loomd.wire.bodies import (
+    CancelCall,
+    Configured,
+    Decision,
+    FileChange,
+    Note,
+    Permits,
+    Propose,
+    ToolResult,
+)
+from tests.tools.stand import SESSION
+from tests.tools.test_host import AGENT, TEAM, Script, call, shell
 
 
 def ask(script, id="c1", command="make"):
@@ -156,6 +168,89 @@ def test_what_a_command_has_changed_is_judged_however_it_did_it(path):
     proposal = Propose(call="c1", agent="a", tool="shell", reason="", files=(change,))
     [sent] = script.end("call-c1", proposal)
     assert sent.to != TEAM and sent.body.error == "denied" and path in sent.body.text
+
+
+def test_what_turned_out_otherwise_is_in_the_record_too():
+    script = Script(yes=True)
+    script.mail(shell())
+    change = FileChange(path=".git/hooks/x", base="", after="h")
+    proposal = Propose(call="c1", agent="a", tool="shell", reason="", files=(change,))
+    script.end("call-c1", proposal)
+    [judged] = script.judged
+    assert (judged["call"], judged["verdict"], judged["tool"]) == ("c1", "deny", "shell")
+    assert judged["what"] == "shell: make" and ".git" in judged["reason"]
+
+
+def leaves(script, cwd, id="c1"):
+    """The end of a command that has left its agent in a folder."""
+    body = codec.encode(ToolResult(id=id))
+    value = {"cwd": cwd, "env": {}, "unset": []}
+    state = {"tool": f"shell@{AGENT}", "value": value}
+    script.end(f"call-{id}", Note(data={"body": body, "state": state}))
+
+
+def test_a_command_is_judged_where_the_last_one_has_left_its_agent():
+    script = Script(yes=True, rules={"deny": ["read(secret/**)"]})
+    script.mail(call("shell", "c1", command="cd secre?"))
+    leaves(script, "secret")
+    [sent] = script.mail(call("shell", "c2", command="cat x"))
+    assert sent.body.error == "denied" and script.judged[0]["rule"] == "read(secret/**)"
+    assert script.judged[0]["cwd"] == "secret"
+    script.born()  # it is durable
+    [sent] = script.mail(call("shell", "c3", command="cat x"))
+    assert sent.body.error == "denied"
+    [opened] = script.mail(call("shell", "c4", command="cd .."))
+    assert opened.body.cwd == "secret"  # it begins where it was judged
+    leaves(script, "", "c4")
+    [opened] = script.mail(call("shell", "c5", command="cat x"))
+    assert opened.id == "call-c5" and opened.body.cwd == ""
+    other = replace(call("shell", "c6", command="cat x"), agent=f"{SESSION}/other", cwd="lie")
+    [opened] = script.mail(other)
+    assert opened.body.cwd == ""
+
+
+def test_a_folder_outside_and_one_that_nobody_knows():
+    script = Script(rules={"allow": ["shell(cat *)"], "deny": ["read(/srv/**)"]})
+    script.mail(call("shell", "c1", command="cat x"))
+    leaves(script, "/srv")
+    [sent] = script.mail(call("shell", "c2", command="cat x"))
+    assert sent.body.error == "denied"
+    script = Script(rules={"allow": ["shell(cat *)"], "deny": ["read(/srv/**)"]})
+    script.mail(call("shell", "c1", command="cat x"))
+    leaves(script, "\0s/tmp")
+    [asked] = script.mail(call("shell", "c2", command="cat x"))
+    assert "It begins in the temporary folder/tmp" in asked.data["text"]
+
+
+def test_another_configuration_is_in_force_for_the_next_call():
+    script = Script(rules={"allow": ["shell(make)"]}, mode="on-request")
+    data = ask(script, "c1", "make x")
+    waits = ask(script, "c2", "make y")
+    permissions = {"mode": "on-request", "allow": ["shell(make x)"], "deny": ["shell(make y)"]}
+    told = Configured(settings={"permissions": permissions})
+    assert script.mail(told, AGENT) == [], "only the hub may say so"
+    closed, opened = script.mail(told, "hub")
+    assert (closed.type, closed.data["id"]) == ("permission_closed", data["id"])
+    assert opened.id == "call-c1"
+    [sent] = script.mail(Decision(question=waits["id"]))
+    assert sent.body.error == "denied", "deny always holds, whoever has said yes meanwhile"
+    assert script.judged[0]["rule"] == "shell(make y)"
+    ask(script, "c3", "make")
+    assert script.behaviour.answer(script.state, Note(), script.table).data["permissions"][
+        "rules"
+    ] == [
+        {"verdict": "deny", "rule": "shell(make y)", "source": "config", "id": ""},
+        {"verdict": "allow", "rule": "shell(make x)", "source": "config", "id": ""},
+    ]
+
+
+def test_rules_are_read_once(monkeypatch):
+    script = Script(rules={"allow": ["shell(make *)"]})
+    script.mail(Permits(rules={"r-1": "shell(make)"}), "user")
+    script.mail(shell("c1"))
+    monkeypatch.setattr(rules, "parse", None)  # nobody calls it
+    [opened] = script.mail(shell("c2"))
+    assert opened.id == "call-c2"
 
 
 def test_what_holds_is_told_to_clients():

@@ -1,10 +1,13 @@
 """The rules as tables: a call, what is known, the verdict."""
 
+from dataclasses import replace
+
 import pytest
 
 from loomd import rules
+from loomd.tools import credentials
 from loomd.tools.permissions import Call, Policy, decide, paths_of
-from loomd.tools.protected import Ground
+from loomd.tools.protected import Ground, secret
 
 GROUND = Ground(
     repo="/home/ann/repo",
@@ -395,6 +398,79 @@ def test_the_tool_git_is_a_command_of_which_reading_needs_no_word():
     assert (
         decide(Call("git", {"args": ["commit", "-m", "a b"]}), allowed, GROUND).verdict == "allow"
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "verdict"),
+    [
+        ("cat ~/.s*/id_rsa", "ask"),
+        ("cat ~/.ss?/id_rsa", "ask"),
+        ("cat /home/*/.aws/x", "ask"),
+        ("ls ~/.config/o*", "ask"),
+        ("ls /srv/*", "allow"),
+        ("ls ~/*hidden", "allow"),  # no wildcard of a shell takes the dot that hides a file
+        ("cat src/*", "allow"),
+        ("cat -f/etc/shadow", "deny"),
+        ("cat ~/.config/openai/key", "deny"),
+        ("cat /etc/ssh/ssh_host_ed25519_key", "deny"),
+        ("cat /etc/ssh/ssh_host_ed25519_key.pub", "allow"),
+        ("cat ~/.config/loom/environment", "deny"),
+    ],
+)
+def test_secrets_are_seen_through_wildcards_and_options(command, verdict):
+    assert shell(command, allow=["shell(cat *)", "shell(ls *)"]).verdict == verdict
+
+
+def test_both_walls_know_the_same_secrets():
+    for path in credentials.places(GROUND.home):
+        assert secret(GROUND, f"{path}/x") and shell(f"cat {path}", allow=["shell"]).verdict == (
+            "deny"
+        )
+    inside = replace(GROUND, repo="/home/ann/snap/work")
+    assert not secret(inside, "/home/ann/snap/work/a") and secret(inside, "/home/ann/snap/other")
+
+
+@pytest.mark.parametrize(
+    ("args", "verdict"),
+    [
+        ("commit -m # --no-verify", "deny"),
+        ("commit > --no-verify", "deny"),
+        ("commit -m x", "allow"),
+        ("show HEAD:.env", "deny"),
+        ("show HEAD:src/a", "allow"),
+        ("log 'x", "ask"),
+    ],
+)
+def test_the_words_of_git_are_those_that_it_gets(args, verdict):
+    known = {"allow": ["git"], "deny": ["git(commit * --no-verify)", "read(**/.env)"]}
+    call = Call("git", {"args": args})
+    assert decide(call, policy(**known), GROUND).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "head", ["*** Add File:gen/x", "*** Update File:  gen/x\r", "*** Move to:gen/x"]
+)
+def test_a_patch_is_judged_as_it_is_read(head):
+    call = Call("apply_patch", {"patch": f"*** Begin Patch\n{head}\n*** End Patch"}, "write")
+    assert decide(call, policy(ask=["edit(gen/**)"]), GROUND).verdict == "ask"
+
+
+@pytest.mark.parametrize(
+    ("path", "verdict"),
+    [
+        (".vscode/tasks.json", "ask"),
+        (".mcp.json", "ask"),
+        (".claude/settings.json", "ask"),
+        (".pre-commit-config.yaml", "ask"),
+        ("docs/.vscode/x", "allow"),
+        (".git/config", "deny"),
+        (".envrc", "deny"),
+    ],
+)
+def test_what_others_run_when_they_enter_the_checkout_is_written_after_a_question(path, verdict):
+    call = Call("edit", {"path": path}, "write")
+    assert decide(call, policy(allow=["edit"]), GROUND).verdict == verdict
+    assert shell(f"echo x > {path}", allow=["shell"]).verdict == verdict
 
 
 def test_a_denial_says_why():
