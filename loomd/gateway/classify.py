@@ -4,12 +4,14 @@
 `failure`   an exception of the client library, described by plain values -> Failed
 `number`    our own ids for a reply's calls
 
-Beyond this file no code looks at a provider's dict.
+Beyond this file no code looks at a provider's dict, and what leaves it can be stored: characters
+that are none (half of a pair), numbers beyond 64 bits and bottomless nesting end here.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +26,12 @@ ANSWER_LIMIT = 384 << 10
 """Bytes of one answer. It is mailed twice in one commit, whose frame holds 1 MiB."""
 
 DETAIL_LIMIT = 2000
+
+NESTING = 64
+"""Levels of a call's arguments."""
+
+INTEGERS = (-(1 << 63), (1 << 64) - 1)
+"""The smallest and the largest that a message holds."""
 
 
 # --- an answer ---------------------------------------------------------------------------------
@@ -78,7 +86,7 @@ class Assembly:
             self.text.append(added)
         if thought:
             self.reasoning.append(thought)
-        return added, thought
+        return characters(added), characters(thought)
 
     def _call(self, position: int, call: Any) -> None:
         if not isinstance(call, Mapping):
@@ -111,14 +119,14 @@ class Assembly:
             code = self.error.get("code") if isinstance(self.error, Mapping) else None
             status = code if isinstance(code, int) else None
             return failure(("APIError",), status, str(message or self.error))
-        text, reasoning = "".join(self.text), "".join(self.reasoning)
+        text, reasoning = characters("".join(self.text)), characters("".join(self.reasoning))
         text, inside = _think_tags(text)
         reasoning += inside
         if self._size(text, reasoning) > ANSWER_LIMIT:
             return Failed(kind="malformed", detail=f"the answer is over {ANSWER_LIMIT} bytes")
         if self.finish == "content_filter":
             return Failed(kind="filtered", detail="the provider's filter stopped the answer")
-        if refusal := "".join(self.refusal).strip():
+        if refusal := characters("".join(self.refusal)).strip():
             return Failed(kind="refused", detail=refusal[:DETAIL_LIMIT])
         if not self.finish:
             if not (text or reasoning or self.calls):
@@ -147,7 +155,7 @@ class Assembly:
         return FinalAnswer(text=text, reasoning=reasoning)
 
     def _size(self, text: str, reasoning: str) -> int:
-        calls = sum(len(p.arguments.encode()) for p in self.calls.values())
+        calls = sum(len(p.arguments.encode("utf-8", "replace")) for p in self.calls.values())
         return len(text.encode()) + len(reasoning.encode()) + calls
 
     def tokens(self) -> Usage | None:
@@ -163,7 +171,7 @@ class Assembly:
             input_tokens=_count(self.usage.get("prompt_tokens")),
             output_tokens=_count(self.usage.get("completion_tokens")),
             cached_tokens=_count(cached),
-            cost_usd=float(cost) if isinstance(cost, int | float) else None,
+            cost_usd=_money(cost),
             calls=1,
         )
 
@@ -173,7 +181,28 @@ def _string(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return min(value, INTEGERS[1] >> 1) if isinstance(value, int) and value > 0 else 0
+
+
+def _money(value: Any) -> float | None:
+    """US dollars; None for what is no sum of money."""
+    if not isinstance(value, int | float):
+        return None
+    try:
+        amount = float(value)
+    except OverflowError:
+        return None
+    return amount if math.isfinite(amount) and amount >= 0 else None
+
+
+def characters(text: str) -> str:
+    """The text without halves of surrogate pairs: two that belong together are one character (a
+    stream may cut between them), a single one is U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _split_content(content: Any) -> tuple[str, str]:
@@ -201,18 +230,41 @@ def _think_tags(text: str) -> tuple[str, str]:
 
 
 def _typed(piece: _Piece, cut: bool) -> Call:
-    if piece.ready is not None:
-        return Call(id=piece.id, name=piece.name, args=piece.ready, provider_id=piece.id)
-    args, error = _arguments(piece.arguments)
+    id, name = characters(piece.id), characters(piece.name)
+    args, error = (piece.ready, "") if piece.ready is not None else _arguments(piece.arguments)
     if error and cut:
         error = "the arguments were cut off at the limit of output tokens"
-    return Call(id=piece.id, name=piece.name, args=args, provider_id=piece.id, error=error)
+    elif said := _odd(args):
+        args, error = {}, f"the arguments hold {said}"
+    return Call(id=id, name=name, args=args, provider_id=id, error=error)
+
+
+def _odd(value: Any, depth: int = 0) -> str:
+    """What in a call's arguments no message can hold, for the model; "" if there is nothing. Not
+    mended as texts are: a file would be written with what nobody meant."""
+    match value:
+        case str():
+            half = value != characters(value)
+            return "half of a character (a single \\ud800 to \\udfff)" if half else ""
+        case float() if not math.isfinite(value):
+            return f"{value}, which is no number of JSON"
+        case int() if not INTEGERS[0] <= value <= INTEGERS[1]:
+            return "an integer of more than 64 bits"
+        case dict() | list() if depth >= NESTING:
+            return f"more than {NESTING} levels of nesting"
+        case dict():
+            inner = [*value.keys(), *value.values()]
+        case list():
+            inner = value
+        case _:
+            return ""
+    return next((said for one in inner if (said := _odd(one, depth + 1))), "")
 
 
 def _arguments(text: str) -> tuple[dict[str, Any], str]:
     """(arguments, error). No argument at all is an empty object; JSON wrapped in a code fence or
     in a string once too often is unwrapped; anything else is said to the model."""
-    text = text.strip()
+    text = characters(text).strip()
     if not text:
         return {}, ""
     if text.startswith("```"):
@@ -372,7 +424,7 @@ def _is_html(message: str) -> bool:
 
 def _readable(message: str) -> str:
     """A page of HTML says nothing that its text does not; a traceback is not for people."""
-    message = message.split("Traceback (most recent call last)")[0]
+    message = characters(message).split("Traceback (most recent call last)")[0]
     message = message.split(" Original exception: ")[0]
     message = re.sub(r"\A(?:(?:litellm\.)?\w+(?:Error|Exception|Timeout)(?:: | - ))+", "", message)
     if _is_html(message):

@@ -8,6 +8,7 @@ import pytest
 
 from loomd.gateway import classify
 from loomd.gateway.classify import Assembly, failure
+from loomd.wire import codec
 from loomd.wire.bodies import Call, Failed, FinalAnswer, Outcome, ToolCalls
 
 
@@ -97,6 +98,58 @@ def test_no_arguments_are_an_empty_object(arguments: Any) -> None:
 def test_arguments_that_cannot_be_read_are_an_error_of_the_call_alone(arguments: str) -> None:
     made = call(arguments)
     assert made.args == {} and made.error and len(made.error) < 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ('{"content": "a\\ud800b"}', "half of a character"),
+        ('{"\\udc00": 1}', "half of a character"),
+        ({"content": ["\ud83d"]}, "half of a character"),
+        ('{"offset": 1' + "0" * 30 + "}", "64 bits"),
+        ('{"offset": -9223372036854775809}', "64 bits"),
+        ('{"offset": NaN}', "nan"),
+        ('{"offset": 1e400}', "inf"),
+        ('{"a": ' + "[" * 70 + "]" * 70 + "}", "nesting"),
+        ({"a": {"b": float("-inf")}}, "-inf"),
+    ],
+)
+def test_arguments_that_no_message_can_hold_are_an_error_of_the_call_alone(
+    arguments: Any, said: str
+) -> None:
+    made = call(arguments)
+    assert made.args == {} and said in made.error
+    codec.encode(made)
+
+
+def test_what_messages_can_hold_is_left_as_it_is() -> None:
+    given = {"a": [1, -(1 << 63), (1 << 64) - 1, 0.5, None, True, "\U0001f600", {"b": "\0"}]}
+    assert call(given).args == given
+    assert call('{"a": "\\ud83d\\ude00"}').args == {"a": "\U0001f600"}
+
+
+def test_half_a_character_is_joined_with_its_other_half_or_replaced() -> None:
+    assembly = Assembly()
+    assert assembly.feed(delta(content="a\ud83d")) == ("a\ufffd", "")
+    assembly.feed(delta(content="\ude00b\udfff", reasoning_content="\ud800"))
+    assembly.feed(delta("stop"))
+    made = assembly.outcome()
+    assert made == FinalAnswer(text="a\U0001f600b\ufffd", reasoning="\ufffd")
+    codec.encode(made)
+    codec.encode(outcome(delta("stop", refusal="no\ud800")))
+    codec.encode(failure(("APIError",), 500, "no\ud800"))
+    function = {"name": "read\ud800", "arguments": "{\ud800"}
+    named = outcome(delta("tool_calls", tool_calls=[{"id": "c\ud800", "function": function}]))
+    codec.encode(named)
+
+
+@pytest.mark.parametrize("cost", [float("nan"), float("inf"), -1.0, 10**400, "1"])
+def test_a_cost_that_is_no_sum_of_money_is_untold(cost: Any) -> None:
+    assembly = Assembly()
+    assembly.feed({"usage": {"prompt_tokens": 10**30, "completion_tokens": 1, "cost": cost}})
+    told = assembly.tokens()
+    assert told is not None and told.cost_usd is None
+    codec.encode(told)
 
 
 def test_arguments_cut_off_by_the_limit_say_so() -> None:
