@@ -8,7 +8,7 @@ import fcntl
 import os
 import select
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from loomd.supervise.spec import COULD_NOT_START
@@ -180,6 +180,23 @@ def default_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+@contextlib.contextmanager
+def limited(seconds: float, error: BaseException) -> Iterator[None]:
+    """Raises `error` in what takes longer, wherever that is by then; 0: as long as it likes. For
+    the main thread. C code that never looks for signals is not interrupted."""
+
+    def late(number: int, frame: object) -> None:
+        raise error
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def redirect_output(path: str, limit: int = MAX_OUTPUT) -> None:

@@ -13,12 +13,12 @@ import errno
 import os
 import re
 import select
-import signal
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from typing import Protocol
+
+from loomd.supervise import kernel
 
 MAX_LINE = 4096
 """Bytes of a line that are looked at."""
@@ -218,27 +218,11 @@ class LineSeen(Silent):
             return False
         text = line[:MAX_LINE].decode("utf-8", "replace")
         try:
-            with _limited(MATCH_S):
+            with kernel.limited(MATCH_S, TimeoutError()):
                 return self._pattern.search(text) is not None
         except TimeoutError:
             self._slow += 1
             return False
-
-
-@contextlib.contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError in a search that takes longer: `re` looks for signals on its way."""
-
-    def stop(number: int, frame: object) -> None:
-        raise TimeoutError
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def probe(kind: str, place: str, port: int, sock: socket.socket | None, pid: int) -> Probe:

@@ -51,6 +51,7 @@
 `snapshot`     what calls change in the checkout itself, where no review is required
 `witness`      its waiting half: looks before and after each such call
 `stash`        a checkout as it stands, untracked files too, as a commit of git
+`gitrun`       the one way in which git is started
 `seen`         what agents have read, and whether it has changed since (pure)
 `patch`        the `*** Begin Patch` grammar, and what it makes of files (pure)
 `newlines`     line ends and byte order marks stay as they are in a file (pure)

@@ -153,7 +153,8 @@ class Parameter:
 
 @dataclass(frozen=True)
 class ToolSpec:
-    """A checked tool. `context`: the name of its Context parameter, "" if it has none."""
+    """A checked tool. `context`: the name of its Context parameter, "" if it has none;
+    `socket_timeout_s`: what its module has set for new sockets, in force for its own calls."""
 
     name: str
     description: str
@@ -163,6 +164,7 @@ class ToolSpec:
     schema: dict[str, Any]
     context: str
     function: Callable[..., Any]
+    socket_timeout_s: float | None = None
 
     def row(self, source: str) -> dict[str, Any]:
         """The tool as it stands in a toolset row."""

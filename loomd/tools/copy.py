@@ -14,12 +14,12 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from loomd.tools import gitrun
 from loomd.tools.contract import NewFile, ToolError
 
 EXCLUDED: Final = frozenset(
@@ -263,24 +263,24 @@ def _executable(path: Path) -> bool:
 # --- git -----------------------------------------------------------------------------------------
 # Only ever in the original checkout: the copy's configuration may have been written by the command.
 
-_GIT: Final = ("git", "-c", "core.fsmonitor=false", "-c", "core.quotePath=false")
-
 
 def git(repo: Path, *args: str, input: bytes = b"", ok: tuple[int, ...] = (0,)) -> bytes | None:
     """Output of a git command that only reads; None if there is no git, or it is no checkout."""
     done = _run(repo, *args, input=input)
-    return done.stdout if done is not None and done.returncode in ok else None
+    return done.output if done is not None and done.code in ok else None
 
 
-def _run(repo: Path, *args: str, input: bytes = b"") -> subprocess.CompletedProcess[bytes] | None:
-    env = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "GIT_OPTIONAL_LOCKS": "0",
-           "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "HOME": "/nonexistent",
-           "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "safe.directory",
-           "GIT_CONFIG_VALUE_0": "*", "LC_ALL": "C"}  # fmt: skip
+def _run(repo: Path, *args: str, input: bytes = b"") -> gitrun.Ran | None:
+    env = {
+        **gitrun.NEUTRAL,
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "HOME": "/nonexistent",
+        "LC_ALL": "C",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+    }
     try:
-        return subprocess.run(
-            [*_GIT, "-C", str(repo), *args], input=input, capture_output=True, env=env, check=False
-        )
+        return gitrun.run(repo, *args, env=env, input=input)
     except OSError:
         return None
 
@@ -301,12 +301,12 @@ def files(repo: Path, shut: list[OSError], below: str = "") -> list[str] | None:
         repo, "--literal-pathspecs", "ls-files", "-z", "-co", "--exclude-standard",
         "--deduplicate", *never, *where,
     )  # fmt: skip
-    if done is None or done.returncode != 0:
+    if done is None or done.code != 0:
         return None
-    for match in _SHUT.finditer(done.stderr):
+    for match in _SHUT.finditer(done.errors):
         denied = errno.EACCES
         shut.append(PermissionError(denied, os.strerror(denied), os.fsdecode(match[1])))
-    return _names(done.stdout)
+    return _names(done.output)
 
 
 def ignored_folders(repo: Path) -> list[str]:

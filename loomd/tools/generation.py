@@ -19,7 +19,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -86,8 +86,9 @@ def load(
         if module in without:
             continue
         begins(module)
+        late = TooLong(f"importing takes longer than {import_s:g} s")
         try:
-            with _limited(import_s):
+            with kernel.limited(import_s, late):
                 found = _import(path, module)
             for spec in found:
                 if spec.name in taken or spec.name in TEAM_TOOLS:
@@ -154,23 +155,6 @@ class TooLong(BaseException):
         return f"{self}; it was here:\n{''.join(shown)}".strip()
 
 
-@contextlib.contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """Raises TooLong where the code is after so many seconds. What only C code or a bare `except`
-    could be told is left to whoever waits for this process."""
-
-    def late(signum: int, frame: Any) -> NoReturn:
-        raise TooLong(f"importing takes longer than {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def _import(path: Path, module: str) -> list[ToolSpec]:
     name = f"loom_{'repo' if module != path.name else 'tools'}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -178,8 +162,12 @@ def _import(path: Path, module: str) -> list[ToolSpec]:
         raise LoomError("bad_request", f"{path.name} cannot be imported")
     made = importlib.util.module_from_spec(spec)
     sys.modules[name] = made
-    spec.loader.exec_module(made)
-    return tools_of(vars(made), name)
+    try:
+        spec.loader.exec_module(made)
+    finally:  # for its own calls, and not for the sockets that every call here waits on
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(None)
+    return [replace(one, socket_timeout_s=timeout) for one in tools_of(vars(made), name)]
 
 
 # --- the process ---------------------------------------------------------------------------------

@@ -7,12 +7,22 @@ from collections.abc import Iterable
 
 
 def matching(pattern: str, paths: Iterable[str]) -> list[str]:
-    """The paths, relative to the checkout, that fit; a pattern without `/` is for names alone."""
+    """The paths, relative to the checkout, that fit; a pattern without `/` is for names alone.
+    ValueError as `compiled`."""
     pattern = pattern.strip().removeprefix("./")
-    fits = re.compile(translate(pattern)).fullmatch
+    fits = compiled(pattern).fullmatch
     if "/" in pattern:
         return [path for path in paths if fits(path)]
     return [path for path in paths if fits(path.rpartition("/")[2])]
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """For the whole path. ValueError: it is none, and why."""
+    try:
+        return re.compile(translate(pattern))
+    except (re.error, RecursionError, OverflowError) as error:
+        said = getattr(error, "msg", error)
+        raise ValueError(f"{pattern!r} is no pattern for paths: {said}") from None
 
 
 def translate(pattern: str) -> str:

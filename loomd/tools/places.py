@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from loomd.actor.behaviour import Stage
 from loomd.store.schema import name_key
-from loomd.tools import ground, sandbox
+from loomd.tools import gitrun, ground, sandbox
 from loomd.tools.profile import SOCKET_FOLDERS, Ground
 from loomd.tools.queue import DAEMON_CALLS
 from loomd.tools.shellenv import is_secret
@@ -249,12 +248,9 @@ def author(repo: Path) -> dict[str, str]:
     inside a call. Blocks on git."""
     found: dict[str, str] = {}
     for key in ("name", "email"):
-        command = ["git", "-C", str(repo), "config", "--get", f"user.{key}"]
         with contextlib.suppress(OSError):
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, check=False
-            )
-            if value := done.stdout.decode("utf-8", "replace").strip():
+            done = gitrun.run(repo, "config", "--get", f"user.{key}", env=os.environ)
+            if value := done.output.decode("utf-8", "replace").strip():
                 found |= {f"GIT_{role}_{key.upper()}": value for role in ("AUTHOR", "COMMITTER")}
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -185,7 +186,9 @@ def _ended(end: Mapping[str, Any], limits: Mapping[str, Any]) -> tuple[str, str]
         case "gone":
             return "crashed", "the process of the call was killed from outside"
     if end["signal"]:
-        name = signal.Signals(end["signal"]).name
+        name = f"signal {end['signal']}"  # not all have a name
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(end["signal"]).name
         if name == "SIGXCPU":
             used = f"more than {limits['cpu_s']:g} s of processor time"
             return "crashed", f"killed: it used {used} (limits.cpu_s)"

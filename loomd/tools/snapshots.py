@@ -174,7 +174,8 @@ def _contents(source: Path) -> Iterator[tuple[str, bytes]]:
             if name.startswith(".") or name.endswith((".pyc", ".pyo", "~")) or not path.is_file():
                 continue
             try:
-                content = path.read_bytes()
+                with open(path, "rb") as file:
+                    content = file.read(MAX_BYTES + 1 - size)  # whatever else it holds
             except FileNotFoundError:
                 continue  # an editor replaces it: there is another event to come
             size += len(content)

@@ -8,13 +8,13 @@ It has the shape of a stash: `git stash apply REF` puts it back, `git show REF:P
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
+
+from loomd.tools import gitrun
 
 PREFIX: Final = "refs/loom/snapshots/"
 
@@ -57,7 +57,7 @@ def take(repo: Path, name: str, why: str, env: Mapping[str, str]) -> str:
 def _tree(repo: Path, env: Mapping[str, str]) -> str:
     """The tree of the index; "" while it holds unmerged files."""
     done = _run(repo, env, "write-tree")
-    return done.stdout.decode().strip() if done.returncode == 0 else ""
+    return done.text if done.code == 0 else ""
 
 
 def _forget(repo: Path, env: Mapping[str, str]) -> None:
@@ -69,22 +69,19 @@ def _forget(repo: Path, env: Mapping[str, str]) -> None:
 
 
 def _ok(repo: Path, env: Mapping[str, str], *args: str) -> bool:
-    return _run(repo, env, *args).returncode == 0
+    return _run(repo, env, *args).code == 0
 
 
 def _git(repo: Path, env: Mapping[str, str], *args: str) -> str:
     done = _run(repo, env, *args)
-    if done.returncode != 0:
-        said = done.stderr.decode("utf-8", "replace").strip()[-500:]
-        raise StashError(f"git {args[0]}: {said or f'exit code {done.returncode}'}")
-    return os.fsdecode(done.stdout).strip()
+    if done.code != 0:
+        said = done.errors.decode("utf-8", "replace").strip()[-500:]
+        raise StashError(f"git {args[0]}: {said or f'exit code {done.code}'}")
+    return done.text
 
 
-def _run(repo: Path, env: Mapping[str, str], *args: str) -> subprocess.CompletedProcess[bytes]:
+def _run(repo: Path, env: Mapping[str, str], *args: str) -> gitrun.Ran:
     try:
-        return subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null", *args],
-            cwd=repo, env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, check=False,
-        )  # fmt: skip
+        return gitrun.run(repo, *args, env=env, options=gitrun.NO_HOOKS)
     except OSError as error:
         raise StashError(f"git cannot be started: {error}") from None

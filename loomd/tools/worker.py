@@ -60,7 +60,7 @@ def worker(sock: socket.socket, output: int, tools: Mapping[str, ToolSpec]) -> N
         kernel.default_signals()
         # Whatever the process that forked us had made of them: now they are the pipe.
         sys.stdin, sys.stdout, sys.stderr = _text(0, "r"), _text(1, "w"), _text(2, "w")
-        send_frame(sock, {"result": _run(sock, receive_frame(sock), tools)})
+        _send_result(sock, _run(sock, receive_frame(sock), tools))
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
                 stream.flush()
@@ -76,6 +76,16 @@ def worker(sock: socket.socket, output: int, tools: Mapping[str, ToolSpec]) -> N
 def _text(fd: int, mode: str) -> Any:
     """A standard stream, by lines: what is printed first comes first, on whichever of the two."""
     return os.fdopen(fd, mode, closefd=False, encoding="utf-8", errors="replace", buffering=1)
+
+
+def _send_result(sock: socket.socket, result: dict[str, Any]) -> None:
+    try:
+        send_frame(sock, {"result": result})
+    except ToolError as error:
+        send_frame(sock, {"result": _failure(error.code, error.text)})
+    except (TypeError, ValueError, OverflowError) as error:
+        text = f"the tool returned what cannot be told: {error}"
+        send_frame(sock, {"result": _failure("failed", text)})
 
 
 def _run(
@@ -145,6 +155,7 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
             channel=Channel(sock) if order.get("job") else None,
             kept=kept,
         )
+    socket.setdefaulttimeout(spec.socket_timeout_s)
     returned = spec.function(**given)
     spooled = returned.data.get("spooled") if isinstance(returned, Result) else None
     if copy is not None:

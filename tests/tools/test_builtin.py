@@ -13,6 +13,7 @@ from loomd.tools.builtin.edit import edit
 from loomd.tools.builtin.glob import glob
 from loomd.tools.builtin.grep import grep
 from loomd.tools.builtin.list import list_
+from loomd.tools.builtin.outline import outline
 from loomd.tools.builtin.read import read
 from loomd.tools.builtin.shell import shell
 from loomd.tools.builtin.todo import todo
@@ -310,6 +311,21 @@ def test_without_git_everything_but_caches_is_found(ctx, tmp_path):
 )  # fmt: skip
 def test_patterns(pattern, path, fits):
     assert bool(re.fullmatch(translate(pattern), path)) is fits
+
+
+@pytest.mark.parametrize("pattern", ["[z-a]*", "{a,{b,c}", "a[b-a]"])
+def test_what_is_no_pattern_is_told_without_a_traceback(ctx, pattern):
+    refused("bad_args", "no pattern for paths", glob, pattern, ctx)
+    refused("bad_args", "no pattern for paths", grep, "x", ctx, glob=pattern)
+
+
+@pytest.mark.parametrize("tool", [read, list_, tree, outline])
+def test_a_name_that_no_file_can_have(ctx, tool):
+    args = (ctx, "x" * 300) if tool in (list_, tree) else ("x" * 300, ctx)
+    refused("bad_args", "too long", tool, *args)
+    refused("bad_args", "too long", write, "x" * 300, "text", ctx)
+    refused("bad_args", "too long", edit, "x" * 300, "a", "b", ctx)
+    refused("bad_args", "too long", grep, "x", ctx, path="x" * 300)
 
 
 # --- todo ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 
 import pytest
@@ -49,6 +50,19 @@ def test_a_failure_says_what_git_says(ctx):
         assert caught.value.code == "bad_args" and said in caught.value.text
     with pytest.raises(ToolError, match="no git repository"):
         git("status", Context(repo=ctx.repo.parent))
+
+
+def test_a_hook_may_leave_something_behind_that_holds_the_output(ctx):
+    hook = ctx.repo / ".git/hooks/post-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho from the hook\nsleep 1000 &\necho $! >left\n")
+    hook.chmod(0o755)
+    try:
+        done = git("commit --allow-empty -m x", ctx)
+        assert done.ok and "from the hook" in done.text
+        os.kill(int((ctx.repo / "left").read_text()), 0)  # it goes on, and was not waited for
+    finally:
+        os.kill(int((ctx.repo / "left").read_text()), signal.SIGKILL)
 
 
 def test_a_repository_above_the_checkout_is_not_taken(ctx):

@@ -73,6 +73,60 @@ def test_a_tool_that_forges_its_result_fails_alone(instance, kind, error):
     asyncio.run(main())
 
 
+ODD = """
+import socket, time
+from loomd.tools import Context, Result, tool
+
+socket.setdefaulttimeout(0.05)
+
+@tool
+def large(size: int) -> str:
+    "More than one result may be."
+    return "x" * size
+
+@tool
+def untold() -> Result:
+    "Holds what no frame can."
+    return Result("", data={"kinds": {1, 2}})
+
+@tool
+def hold(ctx: Context) -> str:
+    "Holds the state for longer than a socket may take."
+    ctx.state["n"] = ctx.state.get("n", 0) + 1
+    time.sleep(0.2)
+    return f"{ctx.state['n']} {socket.getdefaulttimeout()}"
+
+@tool
+def end() -> str:
+    "Ends by a signal that has no name."
+    import os
+    os.kill(os.getpid(), 40)
+    return ""
+"""
+
+
+def test_odd_results_and_odd_settings_are_the_tools_own(instance):
+    folder = instance.config.parent / "tools"
+    folder.mkdir()
+    (folder / "odd.py").write_text(ODD)
+    repo = git_repo(instance.base / "repo", {"a.py": "x = 1\n"})
+
+    async def main():
+        async with hosting(instance.places, repo) as host:
+            await host.ready()
+            held = [host.begin("hold") for _ in range(4)]
+            said = {(await host.until(lambda id=id: host.answer(id))).text for id in held}
+            assert said == {f"{n} 0.05" for n in range(1, 5)}
+            large = await host.result("large", size=65 << 20)
+            assert (large.error, "Traceback" in large.text) == ("too_large", False), large
+            untold = await host.result("untold")
+            assert untold.error == "failed" and untold.text.startswith("the tool returned what")
+            ended = await host.result("end")
+            assert ended.error == "crashed" and "signal 40" in ended.text
+
+    asyncio.run(main())
+
+
 def test_a_full_disk_fails_the_call_and_not_the_host(instance, monkeypatch):
     repo = git_repo(instance.base / "repo", {"a.py": "x = 1\n"})
 

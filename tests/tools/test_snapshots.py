@@ -97,6 +97,14 @@ def test_whoever_comes_while_one_is_swept_makes_it_anew(user, generations):
     kept[0].close()
 
 
+def test_a_file_without_end_is_refused_before_it_is_read(user, generations):
+    with open(user / "big.bin", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(LoomError) as refused:
+        snapshots.take(user, None, generations)
+    assert refused.value.code == "too_large"
+
+
 def test_too_much_is_refused(user, generations, monkeypatch):
     monkeypatch.setattr(snapshots, "MAX_FILES", 1)
     with pytest.raises(LoomError) as refused:

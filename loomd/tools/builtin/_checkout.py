@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -48,10 +49,19 @@ def resolve(ctx: Context, path: str) -> Path:
     try:
         real = (root / path).resolve()
     except (OSError, RuntimeError) as error:
-        raise ToolError(f"{path}: {error}", "failed") from None
+        raise ToolError(f"{_cut(path)}: {error}", "failed") from None
     if not real.is_relative_to(root):
-        raise ToolError(f"{path} is outside of the checkout {ctx.repo}", "denied")
+        raise ToolError(f"{_cut(path)} is outside of the checkout {ctx.repo}", "denied")
+    try:
+        real.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file can have it
+            raise ToolError(f"{_cut(path)}: {error.strerror}", "bad_args") from None
     return real
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= 200 else f"{path[:100]}...{path[-100:]}"
 
 
 def shown(ctx: Context, place: Path) -> str:

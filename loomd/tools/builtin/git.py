@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-from pathlib import Path
 from typing import Final
 
-from loomd.tools import git_policy, stash
+from loomd.tools import git_policy, gitrun, stash
 from loomd.tools.contract import Context, Result, ToolError, tool
 from loomd.tools.needs import words_of
 
@@ -49,7 +47,16 @@ def git(args: str, ctx: Context) -> Result:
             ) from None
     _, command, rest = git_policy.split(words)
     own = ["--no-ext-diff"] if command in _DIFFS else []
-    output, code = _run(ctx.repo, [*_SAFE, *_quiet(judged.kind), command, *own, *rest], env)
+    try:
+        done = gitrun.run(
+            ctx.repo, command, *own, *rest, env=env, options=(*_PLAIN, *_quiet(judged.kind)),
+            most=KEPT, merged=True,
+        )  # fmt: skip
+    except OSError as error:
+        raise ToolError(f"git cannot be started: {error}") from None
+    output, code = done.output, 0 if done.cut else done.code
+    if done.cut:
+        output += b"\n[cut: there is more than 16 MB]"
     if b"\0" in output:
         output = output.replace(b"\0", b"\n")  # -z
     text = _shown(output)
@@ -69,17 +76,15 @@ def git(args: str, ctx: Context) -> Result:
     )
 
 
-_SAFE: Final = ("git", "--no-pager", "-c", "core.fsmonitor=false", "-c", "color.ui=false",
-                "-c", "core.quotePath=false", "-c", "commit.gpgSign=false",
-                "-c", "tag.gpgSign=false", "-c", "branch.autoSetupMerge=false",
-                "-c", "gc.auto=0")  # fmt: skip
+_PLAIN: Final = ("-c", "color.ui=false", "-c", "commit.gpgSign=false", "-c", "tag.gpgSign=false",
+                 "-c", "branch.autoSetupMerge=false", "-c", "gc.auto=0")  # fmt: skip
 
 
 def _quiet(kind: str) -> tuple[str, ...]:
     """What only looks starts no program of the repository's configuration."""
     if kind != "read":
         return ()
-    return ("-c", "core.hooksPath=/dev/null", "-c", "log.showSignature=false")
+    return (*gitrun.NO_HOOKS, "-c", "log.showSignature=false")
 
 
 _DIFFS: Final = frozenset({"diff", "log", "show", "whatchanged"})
@@ -89,15 +94,12 @@ def environment(ctx: Context, *, quiet: bool) -> dict[str, str]:
     """For git in a call: the person's own settings lie in the home, which no call sees. quiet: it
     does not even refresh the index."""
     env = {name: value for name, value in ctx.env.items() if not name.startswith("GIT_CONFIG")}
+    env |= gitrun.NEUTRAL
     env |= {
-        "GIT_CONFIG_GLOBAL": "/dev/null",
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_EDITOR": "false",
         "GIT_SEQUENCE_EDITOR": "false",
         "GIT_CEILING_DIRECTORIES": str(ctx.repo.parent),
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": "safe.directory",
-        "GIT_CONFIG_VALUE_0": "*",
         "LC_ALL": "C.UTF-8",
     }
     if quiet:
@@ -108,23 +110,6 @@ def environment(ctx: Context, *, quiet: bool) -> dict[str, str]:
             env.setdefault(f"GIT_{role}_NAME", who)
             env.setdefault(f"GIT_{role}_EMAIL", f"{who}@loomd.invalid")
     return env
-
-
-def _run(repo: Path, command: list[str], env: dict[str, str]) -> tuple[bytes, int]:
-    """Output, standard error included, and exit code. The call's own time-out ends what hangs."""
-    try:
-        with subprocess.Popen(
-            command, cwd=repo, env=env, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        ) as process:  # fmt: skip
-            assert process.stdout is not None
-            output = process.stdout.read(KEPT)
-            if len(output) == KEPT:
-                process.kill()
-                output += b"\n[cut: there is more than 16 MB]"
-        return output, process.returncode if len(output) < KEPT else 0
-    except OSError as error:
-        raise ToolError(f"git cannot be started: {error}") from None
 
 
 def _complains(output: bytes) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from loomd.tools.builtin import _checkout
 from loomd.tools.contract import Context, ToolError, tool
-from loomd.tools.paths import translate
+from loomd.tools.paths import compiled
 
 LIMIT: Final = 20_000
 
@@ -21,7 +20,10 @@ def glob(pattern: str, ctx: Context) -> str:
     """
     if not pattern.strip():
         raise ToolError("`pattern` is empty", "bad_args")
-    fits = re.compile(translate(pattern.removeprefix("./")))
+    try:
+        fits = compiled(pattern.removeprefix("./"))
+    except ValueError as error:
+        raise ToolError(str(error), "bad_args") from None
     found = [name for name in _checkout.listed(ctx) if fits.fullmatch(name)]
     text = "\n".join(found[:LIMIT])
     if len(found) > LIMIT:

@@ -79,7 +79,7 @@ def grep(
                 ripgrep.start()
             search.skipped = [f"{error.filename}/: {error.strerror}" for error in shut]
             if glob.strip():
-                names = matching(glob, names)
+                names = _fitting(glob, names)
             done = ripgrep.without_a_hit()
             search.all(_checkout.plain(search.root, [n for n in names if n not in done]))
             search.count += len(done.intersection(names))
@@ -90,6 +90,13 @@ def grep(
     else:
         raise _checkout.missing(ctx, path, place)
     return search.said()
+
+
+def _fitting(glob: str, names: list[str]) -> list[str]:
+    try:
+        return matching(glob, names)
+    except ValueError as error:
+        raise ToolError(f"`glob`: {error}", "bad_args") from None
 
 
 def _size(path: Path) -> int:
