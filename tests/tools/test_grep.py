@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loomd.tools import Context
-from loomd.tools.builtin.grep import grep
+from loomd.tools.builtin.grep import _Search, grep
 from loomd.tools.prefilter import prefilter
 from tests.tools.stand import git_repo, hosting, nobody, open_repo
 
@@ -127,14 +127,13 @@ def test_ripgrep_is_really_asked_and_what_it_cannot_read_is_said(monkeypatch):
         (repo / "f1.txt").chmod(0)
         ctx = Context(repo=repo, env={"PATH": os.environ["PATH"]})
         read = []
-        real = open
+        real = _Search._file
 
-        def noted(path, *args, **options):
-            if isinstance(path, str):
-                read.append(path)
-            return real(path, *args, **options)
+        def noted(search, name):
+            read.append(name)
+            return real(search, name)
 
-        monkeypatch.setattr("loomd.tools.builtin.grep.open", noted, raising=False)
+        monkeypatch.setattr(_Search, "_file", noted)
         with nobody():
             said = grep("needle", ctx).split("\n")
         assert len([line for line in said if ":1:needle" in line]) == 11

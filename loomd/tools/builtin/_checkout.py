@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,6 +40,16 @@ _INSIDE: Final[tuple[tuple[bytes, int, bytes, str], ...]] = (
     (b"", 257, b"ustar", "tar archive"),
 )  # fmt: skip
 """Start, and what stands at an offset."""
+
+_STARTS: Final = (
+    *(start for start, _ in _KINDS), *(start for start, *_ in _INSIDE if start),
+    b"BM", b"MZ", b"\xff\xfe", b"\xfe\xff",
+)  # fmt: skip
+_LATER: Final = re.compile(b".{4}ftyp|.{257}ustar", re.DOTALL).match
+"""Marks that stand at an offset, whatever the start."""
+
+FEW: Final = 16
+"""So many files of a folder are looked at one by one."""
 
 
 def resolve(ctx: Context, path: str) -> Path:
@@ -107,6 +118,8 @@ def content(ctx: Context, path: str, place: Path) -> bytes:
 
 def binary_kind(data: bytes) -> str:
     """What kind of binary file this is; "" for text."""
+    if not data.startswith(_STARTS) and not _LATER(data):
+        return "data" if data.find(b"\0", 0, LOOKED_AT) >= 0 else ""
     for start, kind in _KINDS:
         if data.startswith(start):
             return kind
@@ -166,17 +179,29 @@ def named(ctx: Context, below: str = "", shut: list[OSError] | None = None) -> l
 
 def plain(root: Path, names: Iterable[str]) -> list[str]:
     """Those that are files, in order: not deleted though tracked, no links, no submodules. A look
-    into each folder costs a tenth of a look at each file."""
+    into a folder costs as much as one at a few files."""
     kept = []
-    folders: dict[str, frozenset[str] | None] = {}
+    folders: dict[str, list[str]] = {}
     for name in names:
-        folder, _, last = name.rpartition("/")
-        if folder not in folders:
-            folders[folder] = _files_in(root / folder)
-        files = folders[folder]
-        if files is None or last in files:
-            kept.append(name)
+        folders.setdefault(name.rpartition("/")[0], []).append(name)
+    for folder, inside in folders.items():
+        if len(inside) <= FEW:
+            kept += [name for name in inside if _is_file(f"{root}/{name}")]
+            continue
+        files = _files_in(root / folder)
+        at = len(folder) + 1 if folder else 0
+        kept += inside if files is None else [name for name in inside if name[at:] in files]
     return sorted(kept)
+
+
+def _is_file(path: str) -> bool:
+    """As `_files_in` would say."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
 
 
 def _files_in(folder: Path) -> frozenset[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -29,6 +30,9 @@ TOLD: Final = 100
 
 FEW: Final = 100
 """So many files are searched sooner than ripgrep is started."""
+
+_PLAINLY: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+"""Neither through a link, nor waiting for whoever writes into a pipe."""
 
 LARGE: Final = 64 << 10
 """Bytes of a git index that names more than that."""
@@ -81,8 +85,9 @@ def grep(
             if glob.strip():
                 names = _fitting(glob, names)
             done = ripgrep.without_a_hit()
-            search.all(_checkout.plain(search.root, [n for n in names if n not in done]))
-            search.count += len(done.intersection(names))
+            left = [name for name in names if name not in done]
+            search.all(_checkout.plain(search.root, left))
+            search.count += len(names) - len(left)
         finally:
             ripgrep.close()
     elif place.exists():
@@ -129,27 +134,39 @@ class _Search:
     def _file(self, name: str) -> str:
         """Adds the lines of one file; why it could not be searched. A binary file has no lines."""
         try:
-            found = os.lstat(f"{self.root}/{name}")
-            if not stat.S_ISREG(found.st_mode):
-                return "no plain file"
-            with open(f"{self.root}/{name}", "rb") as file:
-                start = file.read(_checkout.LOOKED_AT)
-                if _checkout.binary_kind(start):
-                    return ""
-                if found.st_size <= WHOLE:
-                    self._lines(name, _split(start + file.read()))
-                else:
-                    file.seek(0)
-                    self._lines(name, [line for part in file for line in _split(part)])
+            fd = os.open(f"{self.root}/{name}", _PLAINLY)
         except FileNotFoundError:
             return ""
         except OSError as error:
+            linked = error.errno in (errno.ELOOP, errno.ENXIO)  # or a socket
+            return "no plain file" if linked else error.strerror or str(error)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return "no plain file"
+            size = found.st_size
+            start = os.read(fd, size + 1 if size <= WHOLE else _checkout.LOOKED_AT)
+            if _checkout.binary_kind(start):
+                return ""
+            if len(start) == size:
+                self._lines(name, _split(start))
+            else:
+                self._long(name, fd)
+        except OSError as error:
             return error.strerror or str(error)
+        finally:
+            os.close(fd)
         return ""
+
+    def _long(self, name: str, fd: int) -> None:
+        """Line by line: too large for once, or not of the size that it was said to have."""
+        os.lseek(fd, 0, os.SEEK_SET)
+        with open(fd, "rb", closefd=False) as file:
+            self._lines(name, [line for part in file for line in _split(part)])
 
     def _lines(self, name: str, lines: list[str]) -> None:
         search = self.pattern.search
-        found = [number for number, line in enumerate(lines) if search(line)]
+        found = [number for number, hit in enumerate(map(search, lines)) if hit]
         del found[LIMIT + 1 - self.hits :]
         self.hits += len(found)
         if found:
