@@ -355,8 +355,9 @@ class Batch:
             if kind == "actor_restarted":
                 data["reason"] = row.waiting_for if row.status == "restarting" else ""
             if row.status in ("restarting", "starting", "asleep"):
-                row.status, row.waiting_for, row.status_since = "idle", "", self.now
-                result.status = (hello.actor, "idle", "", self.now)
+                row.status, row.waiting_for, since = row.told
+                row.status_since = since or self.now
+                result.status = (hello.actor, row.status, row.waiting_for, row.status_since)
             row.slept = False
             self.event(session_of(hello.actor), kind, hello.actor, data)
             held = row
@@ -835,6 +836,7 @@ class Batch:
             return
         row.status, row.waiting_for = status.state, status.waiting_for
         row.status_since = status.since or self.now
+        row.told = (row.status, row.waiting_for, row.status_since)
         self._result.status = (name, row.status, row.waiting_for, row.status_since)
 
     def _consume(self, commit: Commit, row: ActorRow) -> None:

@@ -117,6 +117,7 @@ class ActorRow(Row, kw_only=True):
     rung      the rung that it runs on, for people; "": as usual
     booked    the last incarnation whose end is booked: a note of it may come again
     halted    it ran when its session's supervision gave up: it sleeps until the session is resumed
+    told      the last (status, waiting_for, since) that it told itself: its successor stands there
     """
 
     spec: msgspec.Raw
@@ -141,6 +142,7 @@ class ActorRow(Row, kw_only=True):
     halted: bool = False
     recovery: History | None = None
     rung: str = ""
+    told: tuple[str, str, float] = ("idle", "", 0.0)
 
 
 class SessionRow(Row, kw_only=True):

@@ -70,6 +70,18 @@ def test_neither_a_wake_up_nor_a_new_start_of_the_daemon_is_a_restart(desk: Desk
     assert desk.row("s-1/a").restarts == 1
 
 
+def test_a_successor_waits_for_what_its_predecessor_waited_for(desk: Desk) -> None:
+    """It need not say so again: its state is the one that was committed with the word."""
+    desk.commit("s-1/a", status=m.Status(state="waiting", waiting_for="models", since=7.0))
+    desk.do(lambda b: b.exited(exit_note("s-1/a", 1, reason="SEGV")))
+    row = desk.row("s-1/a")
+    assert (row.status, row.waiting_for) == ("restarting", "SEGV")
+    result = desk.hello("s-1/a", 2)
+    row = desk.row("s-1/a")
+    assert (row.status, row.waiting_for, row.status_since) == ("waiting", "models", 7.0)
+    assert result.status == ("s-1/a", "waiting", "models", 7.0)
+
+
 def test_a_commit_of_another_incarnation_is_fenced(desk: Desk) -> None:
     desk.hello("s-1/a", 7)
     result = desk.commit("s-1/a", incarnation=1, outbox=(out("s-1/b"),))
