@@ -34,6 +34,9 @@ from loomd.wire.errors import LoomError
 
 MAX_MESSAGE: Final = 1 << 17
 
+KEPT_MS: Final = 20_000
+"""How long guards that are free are kept beyond the one that always is."""
+
 
 # --- importing -----------------------------------------------------------------------------------
 
@@ -221,7 +224,12 @@ def _say(sock: socket.socket, message: dict[str, Any]) -> None:
 
 
 class _Serving:
-    """Guards of calls, one of them always ahead of its order: forking it is not the call's time."""
+    """Guards of calls, one of them always ahead of its order: forking it is not the call's time.
+
+    guards   all that live: pid -> our end of its socket
+    free     pids of those that wait for a call, the one that has waited longest first
+    lasting  pids of those that guard a job
+    """
 
     def __init__(
         self, sock: socket.socket, registry: socket.socket, tools: dict[str, ToolSpec]
@@ -229,29 +237,33 @@ class _Serving:
         self.sock = sock
         self.registry = registry
         self.tools = tools
-        self.guards: set[int] = set()
+        self.guards: dict[int, socket.socket] = {}
+        self.free: list[int] = []
         self.lasting: set[int] = set()
-        self.spare: tuple[int, socket.socket] | None = None
         self.wake, self.waker = socket.socketpair()
         for end in (self.wake, self.waker):
             end.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+        self.poll = select.poll()
+        self.poll.register(self.sock, select.POLLIN)
+        self.poll.register(self.wake, select.POLLIN)
 
     def run(self) -> None:
         """Until our socket has ended and the last call too. Jobs last longer: their guards become
         children of the nursery."""
-        poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        poll.register(self.wake, select.POLLIN)
         self._fork()
         listening = True
-        while listening or self.guards - self.lasting:
-            ready = {fd for fd, _ in poll.poll()}
+        while listening or self.guards.keys() - self.lasting:
+            surplus = self.free[1:] if listening else self.free
+            ready = {fd for fd, _ in self.poll.poll(KEPT_MS if surplus else None)}
+            if surplus and not ready:
+                self._part_with(surplus)
             if self.wake.fileno() in ready:
                 with contextlib.suppress(BlockingIOError):
                     self.wake.recv(4096)
                 self._reap()
+            self._hear(ready)
             if listening and self.sock.fileno() in ready:
                 data, fds, _, _ = socket.recv_fds(self.sock, 4096, 1)
                 if data:
@@ -259,32 +271,52 @@ class _Serving:
                         self._hand_over(fd, bool(json.loads(data).get("lasting")))
                 else:  # retired: it takes no more orders
                     listening = False
-                    poll.unregister(self.sock)
-                    if self.spare is not None:
-                        self.spare[1].close()
+                    self.poll.unregister(self.sock)
+                    self._part_with(list(self.free))
 
     def _hand_over(self, fd: int, lasting: bool) -> None:
-        """A call's socket to the spare guard. If no process can be made the call sees its end."""
-        for _ in range(2):
-            if self.spare is None:
-                self._fork()
-            if self.spare is None:
-                break
-            pid, ours = self.spare
-            self.spare = None
+        """A call's socket to a guard that is free. If no process can be made the call sees its
+        end."""
+        while self.free or self._fork():
+            pid = self.free.pop(0)
             try:
-                socket.send_fds(ours, [b"x"], [fd])
-                if lasting:
-                    self.lasting.add(pid)
-                break
+                socket.send_fds(self.guards[pid], [b"x"], [fd])
             except OSError:
                 continue  # somebody has killed it
-            finally:
-                ours.close()
+            if lasting:
+                self.lasting.add(pid)
+            break
         os.close(fd)
-        self._fork()
+        if not self.free:
+            self._fork()
 
-    def _fork(self) -> None:
+    def _hear(self, ready: set[int]) -> None:
+        """Guards that say they are FREE again, and the end of those that are gone."""
+        for pid, ours in list(self.guards.items()):
+            if ours.fileno() not in ready:
+                continue
+            try:
+                said = ours.recv(16)
+            except ConnectionResetError:
+                said = b""
+            if said:
+                self.lasting.discard(pid)
+                self.free.append(pid)
+            else:
+                self._part_with([pid])
+
+    def _part_with(self, pids: list[int]) -> None:
+        """Guards that get no more calls: they end when they are through with theirs."""
+        for pid in pids:
+            ours = self.guards[pid]
+            if ours.fileno() >= 0:
+                self.poll.unregister(ours)
+                ours.close()
+            if pid in self.free:
+                self.free.remove(pid)
+
+    def _fork(self) -> bool:
+        """One more that is free; False if there can be no process."""
         ours, theirs = socket.socketpair()
         pid = kernel.plain_fork()  # a guard runs no code of tools, it only forks the worker
         if pid == 0:
@@ -294,21 +326,21 @@ class _Serving:
         theirs.close()
         if pid < 0:
             ours.close()
-            return
-        self.guards.add(pid)
-        self.spare = pid, ours
+            return False
+        self.guards[pid] = ours
+        self.free.append(pid)
+        self.poll.register(ours, select.POLLIN)
         _register(self.registry, {"guard": pid})
+        return True
 
     def _reap(self) -> None:
         while self.guards:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            self.guards.discard(pid)
+            self._part_with([pid])
+            del self.guards[pid]
             self.lasting.discard(pid)
-            if self.spare is not None and self.spare[0] == pid:
-                self.spare[1].close()
-                self.spare = None
             _register(self.registry, {"gone": pid})
 
 

@@ -1,4 +1,4 @@
-"""The guard of one call: the worker's parent, and the end of everything that the worker started.
+"""The guard of a call: the worker's parent, and the end of everything that the worker started.
 
     tool host <--frames--> guard <--frames--> worker
                             `--- output pipe ---'
@@ -6,6 +6,9 @@
 A subreaper: whatever the worker starts stays below it, even in a session of its own. It ends the
 tree when the worker exits, when time, memory or number of processes are used up, when it is told
 to, and when the tool host is gone; then it says `end`.
+
+It runs no code of tools, so it guards one call after the other, each with a worker that it has
+forked ahead: what a fork costs here is less the fork than the pages that are copied after it.
 """
 
 from __future__ import annotations
@@ -42,26 +45,32 @@ PROGRESS_A_S: Final = 50
 TO_WORKER: Final = ("state", "seen", "input", "terminate")
 """Frames of the tool host that are the worker's."""
 
+FREE: Final = b"f"
+"""What a guard says to its generation when it can take another call."""
+
 HANDED_ON: Final[tuple[str, ...]] = ("started", "taken")
 """What the worker of a job says to the tool host."""
 
 
 def guard(waiting: socket.socket, tools: Mapping[str, ToolSpec]) -> NoReturn:
     """The life of a guard, in a process freshly forked from the generation: with its worker it
-    waits for the socket of one call."""
+    waits for the socket of a call, and when that has ended says FREE. Until `waiting` ends."""
     status = 0
     try:
         os.setsid()
         kernel.become_subreaper()
         kernel.close_all_but([waiting.fileno()])
         one = _Guard(tools)
-        _, fds, _, _ = socket.recv_fds(waiting, 1, 1)
-        waiting.close()
-        if fds:
-            if one.ended():
-                one = _Guard(tools)  # somebody has killed the worker while it waited
-            one.run(socket.socket(fileno=fds[0]))
-    except Gone:
+        while fds := socket.recv_fds(waiting, 1, 1)[1]:
+            with socket.socket(fileno=fds[0]) as sock:
+                if one.ended():  # somebody has killed the worker while it waited
+                    one.end()
+                    one.close()
+                    one = _Guard(tools)
+                one.run(sock)
+            one = _Guard(tools)
+            waiting.send(FREE)
+    except (Gone, BrokenPipeError, ConnectionResetError):
         pass
     except BaseException:  # noqa: BLE001 - the last line of defence: say it, then end
         traceback.print_exc()
@@ -103,6 +112,7 @@ class _Guard:
         return any(fd == self.pidfd for fd, _ in self.poll.poll(0))
 
     def run(self, sock: socket.socket) -> None:
+        """One call, from its order to its `end`. Gone."""
         self.sock = sock
         outer, inner = Frames(), Frames()
         frames: list[dict[str, Any]] = []
@@ -163,13 +173,14 @@ class _Guard:
                     send_frame(self.inner, frame)
 
     def _finish(self, inner: Frames) -> None:
-        status = self._end()
+        status = self.end()
         self.inner.setblocking(False)
         with contextlib.suppress(BlockingIOError, ConnectionResetError):
             while data := self.inner.recv(1 << 20):
                 self._from_worker(inner, data)
         while self._read_output():
             pass
+        self.close()
         if self.result is not None and not self.reason:
             send_frame(self.sock, {"result": self.result})
         code = os.waitstatus_to_exitcode(status)
@@ -186,7 +197,13 @@ class _Guard:
             },
         )
 
-    def _end(self) -> int:
+    def close(self) -> None:
+        """Once the worker has ended: no descriptor of it stays."""
+        self.inner.close()
+        os.close(self.output)
+        os.close(self.pidfd)
+
+    def end(self) -> int:
         """Ends the worker and all below it; the worker's wait status."""
         if self.reason:
             with contextlib.suppress(ProcessLookupError):
@@ -194,7 +211,6 @@ class _Guard:
             with contextlib.suppress(ProcessLookupError):  # it leads no group yet
                 os.killpg(self.pid, signal.SIGKILL)
         _, status = os.waitpid(self.pid, 0)
-        os.close(self.pidfd)
         kill_tree()
         return status
 

@@ -25,6 +25,7 @@ from loomd.supervise import kernel
 from loomd.supervise.brood import Hunt
 from loomd.tools import generation
 from loomd.tools.guard import kill_tree, reap_after
+from loomd.tools.worker import rehearse
 
 MAX_ORDER: Final = 1 << 16
 BUFFER: Final = 1 << 18
@@ -60,7 +61,8 @@ def _main(control: socket.socket, name: str) -> None:
     _title(f"loomd: {name} nursery")
     kernel.default_signals()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    generation.builtins()  # imported once here, and shared by every generation
+    # Imported and computed once here, and shared by every generation.
+    rehearse({spec.name: spec for _, spec in generation.builtins()})
     gc.collect()
     gc.freeze()
     _Nursery(control, name).run()

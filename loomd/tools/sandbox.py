@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -139,6 +140,15 @@ def enter(rules: Rules, backend: Backend, bwrap: str, close: Sequence[int]) -> b
         seccomp.install(seccomp.Filter(processes, inside, rules.network))
     # In a namespace of users of its own, as everybody but root has; before 5.14 they were not.
     return inside and os.geteuid() != 0 and _kernel() >= (5, 14)
+
+
+def rehearse(rules: Rules) -> None:
+    """What `enter` computes, without entering."""
+    landlock.Lists(rules.read, _temporary(rules), True, True)
+    _present(rules)
+    if landlock.abi() and seccomp.available():
+        for processes in (True, False):
+            seccomp.program(seccomp.Filter(processes, True, rules.network), platform.machine())
 
 
 def _kernel() -> tuple[int, ...]:

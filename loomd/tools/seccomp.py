@@ -95,6 +95,7 @@ def install(wanted: Filter) -> None:
         raise LoomError("failed", f"the call could not be confined: PR_SET_SECCOMP: {reason}")
 
 
+@cache
 def program(wanted: Filter, machine: str) -> bytes:
     """The filter as classic BPF, eight bytes an instruction."""
     arch, numbers = _MACHINES[machine]
