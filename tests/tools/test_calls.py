@@ -438,6 +438,53 @@ def test_a_killed_guard_ends_its_call_and_leaves_nothing(instance, repo, tools):
     assert result.error == "crashed" and "from outside" in result.text
 
 
+def guards(host):
+    generation = psutil.Process(host.performer.generations.current.pid)
+    return {one.pid: len(one.children()) for one in generation.children()}
+
+
+def test_guards_guard_one_call_after_the_other(instance, repo, tools):
+    async def script(host):
+        seen = set()
+        for _ in range(12):
+            assert (await host.result("read", path="a.txt")).ok
+            seen |= guards(host).keys()
+            # Between two calls each has a worker again, and nothing else below it.
+            await host.until(lambda: set(guards(host).values()) == {1})
+        assert len(seen) <= 3, seen
+        for pid in guards(host):
+            os.kill(pid, signal.SIGKILL)
+        assert (await host.result("read", path="a.txt")).ok
+
+    drive(instance, repo, script)
+
+
+def test_a_worker_that_is_killed_while_it_waits_is_replaced(instance, repo, tools):
+    async def script(host):
+        await host.result("read", path="a.txt")
+        await host.until(lambda: set(guards(host).values()) == {1})
+        for pid in guards(host):
+            [worker] = psutil.Process(pid).children()
+            worker.kill()
+            await host.until(lambda w=worker: w.status() == psutil.STATUS_ZOMBIE)
+        assert [(await host.result("read", path="a.txt")).ok for _ in range(3)] == [True] * 3
+
+    drive(instance, repo, script)
+
+
+def test_guards_beyond_the_one_that_is_always_free_end(instance, repo, tools, monkeypatch):
+    monkeypatch.setattr("loomd.tools.generation.KEPT_MS", 50)
+
+    async def script(host):
+        ids = [host.begin("shell", command="true") for _ in range(6)]
+        for id in ids:
+            await host.until(lambda i=id: host.answer(i))
+        await host.until(lambda: len(guards(host)) == 1)
+        assert (await host.result("read", path="a.txt")).ok
+
+    drive(instance, repo, script)
+
+
 def test_a_killed_nursery_ends_the_actor(instance, repo):
     async def script(host):
         os.kill(host.nursery, signal.SIGKILL)
