@@ -255,9 +255,9 @@ class _Serving:
         self._fork()
         listening = True
         while listening or self.guards.keys() - self.lasting:
-            surplus = self.free[1:] if listening else self.free
+            surplus = self.free[1:]
             ready = {fd for fd, _ in self.poll.poll(KEPT_MS if surplus else None)}
-            if surplus and not ready:
+            if not ready:
                 self._part_with(surplus)
             if self.wake.fileno() in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -272,12 +272,15 @@ class _Serving:
                 else:  # retired: it takes no more orders
                     listening = False
                     self.poll.unregister(self.sock)
-                    self._part_with(list(self.free))
+            if not listening:
+                self._part_with(list(self.free))
 
     def _hand_over(self, fd: int, lasting: bool) -> None:
         """A call's socket to a guard that is free. If no process can be made the call sees its
         end."""
-        while self.free or self._fork():
+        for _ in range(len(self.free) + 2):
+            if not self.free and not self._fork():
+                break
             pid = self.free.pop(0)
             try:
                 socket.send_fds(self.guards[pid], [b"x"], [fd])
