@@ -1,6 +1,7 @@
 """Real nurseries, real generations, and calls that misbehave."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import textwrap
@@ -440,7 +441,11 @@ def test_a_killed_guard_ends_its_call_and_leaves_nothing(instance, repo, tools):
 
 def guards(host):
     generation = psutil.Process(host.performer.generations.current.pid)
-    return {one.pid: len(one.children()) for one in generation.children()}
+    found = {}
+    for one in generation.children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            found[one.pid] = len(one.children())
+    return found
 
 
 def test_guards_guard_one_call_after_the_other(instance, repo, tools):

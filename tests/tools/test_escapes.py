@@ -78,7 +78,7 @@ os.link(f'{repo}/a.txt', ctx.scratch / 'hard')
     "writes a hook": "Path(repo, '.git/hooks/pre-commit').write_text('escaped')",
     "writes the home": "Path(home, 'new').write_text('escaped')",
     "cuts a file elsewhere": "os.truncate(f'{home}/plain', 0)",
-    "moves a file elsewhere": "os.rename(f'{home}/plain', f'{home}/moved')",
+    "moves a file elsewhere": "os.rename(f'{home}/movable', f'{home}/moved')",
     "runs a program from memory that reads a secret": """
 fd = os.memfd_create('x')
 os.write(fd, Path('/bin/cat').read_bytes())
@@ -184,7 +184,7 @@ def instance():
 def world(instance, monkeypatch):
     """What there is to be reached: secrets, sockets, a process, a terminal."""
     home = instance.base / "home"
-    for name in (".ssh/id_ed25519", ".netrc", ".aws/credentials", "plain"):
+    for name in (".ssh/id_ed25519", ".netrc", ".aws/credentials", "plain", "movable"):
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text("secret")
     monkeypatch.setenv("HOME", str(home))
