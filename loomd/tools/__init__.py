@@ -5,6 +5,7 @@
   `facts`, `command_facts`      what the rules (`loomd.rules`) say of a path, a host, a command
   `shell_line`, `shell_parts`   a shell line taken apart; what it runs, through its `wrappers`
   `catastrophes`, `git_commands`, `protected`   what no rule can allow
+`barred`       what is left out of whatever looks through a folder of the checkout (pure)
 `credentials`  where keys and passwords lie, for the rules and for the sandbox (pure)
 `desk`         the permission part of the host's step: judges, asks, takes answers (pure)
 `links`        where the links in a call's paths lead, looked up right before it is made

@@ -382,6 +382,7 @@ class Calls:
             "review": p.review,
             "kept": {**self.surroundings.of(call.agent), "cwd": call.cwd} if is_shell(row) else {},
             "rules": asdict(allowed),
+            "barred": p.barred(call.name),
             "absent": ground.absent(p.repo) if str(p.repo) in allowed.write else [],
             "backend": p.backend() if allowed.confined else "",
             "bwrap": p.facts.bwrap,

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, overload
 
+from loomd.tools.barred import Barred
 from loomd.wire.errors import LoomError
 
 Access = Literal["read", "write", "execute", "network"]
@@ -91,7 +92,7 @@ class Context:
     knows, None if it has never read it; progress(text): says it to whoever looks on, may be lost.
 
     For built-in tools alone: channel, where a job is spoken to; kept, what stays of a command for
-    the agent's next one (loomd.tools.shellenv).
+    the agent's next one (loomd.tools.shellenv); barred, what they may not tell of the checkout.
     """
 
     repo: Path
@@ -107,6 +108,7 @@ class Context:
     progress: Callable[..., None] = lambda text, offset=0: None
     channel: Any = None
     kept: MutableMapping[str, Any] = field(default_factory=dict)
+    barred: Barred = field(default_factory=Barred)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -42,17 +42,20 @@ _FICLONE: Final = 0x40049409
 class Copy:
     """A copy at `root` of the checkout `repo`. seen: path -> (inode, size, mtime ns, ctime ns) of
     each copied file, original: of what it was copied from; links: paths that stand in the copy as
-    links to the original."""
+    links to the original; barred: (path, is it a folder) of what was left out, for nobody may read
+    it."""
 
     repo: Path
     root: Path
     seen: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
     original: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
     links: set[str] = field(default_factory=set)
+    barred: list[tuple[str, bool]] = field(default_factory=list)
 
 
-def make(repo: Path, root: Path) -> Copy:
-    """Copies the checkout to `root`, which is made. OSError if the disk does not take it."""
+def make(repo: Path, root: Path, barred: Callable[[str], bool] | None = None) -> Copy:
+    """Copies the checkout to `root`, which is made, without what is barred. OSError if the disk
+    does not take it."""
     copy = Copy(repo, root)
     ignored = set(ignored_folders(repo))
     stack = [""]
@@ -70,7 +73,9 @@ def make(repo: Path, root: Path) -> Copy:
             for entry in entries:
                 path = f"{inside}/{entry.name}" if inside else entry.name
                 target = root / path
-                if entry.is_symlink():
+                if barred is not None and barred(path):
+                    copy.barred.append((path, entry.is_dir(follow_symlinks=False)))
+                elif entry.is_symlink():
                     os.symlink(os.readlink(entry.path), target)
                     copy.links.add(path)
                 elif path == ".git/objects":
@@ -79,6 +84,7 @@ def make(repo: Path, root: Path) -> Copy:
                     if path in ignored and _many(entry.path):
                         os.symlink(entry.path, target)
                         copy.links.add(path)
+                        copy.barred += below(repo, path, barred) if barred is not None else ()
                     else:
                         stack.append(path)
                 elif entry.is_file(follow_symlinks=False):
@@ -94,6 +100,21 @@ def make(repo: Path, root: Path) -> Copy:
                 shutil.copystat(repo / inside, folder)
                 folder.chmod(folder.stat().st_mode | 0o700)  # what it holds must be removable
     return copy
+
+
+def below(repo: Path, inside: str, barred: Callable[[str], bool]) -> Iterator[tuple[str, bool]]:
+    """(path, is it a folder) of what is barred in a folder of the checkout."""
+    stack = [inside]
+    while stack:
+        folder = stack.pop()
+        with contextlib.suppress(OSError), os.scandir(repo / folder) as entries:
+            for entry in entries:
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                deep = entry.is_dir(follow_symlinks=False)
+                if barred(path):
+                    yield path, deep
+                elif deep and path != ".git":
+                    stack.append(path)
 
 
 def _borrow(repo: Path, objects: Path) -> None:
@@ -171,8 +192,12 @@ def changes(copy: Copy) -> tuple[list[NewFile], list[str]]:
     gone = [path for path in copy.seen if path not in found and not _excluded(path)]
     ignored = set(check_ignored(copy.repo, touched + gone))
     made: list[NewFile] = []
+    barred = {path for path, _ in copy.barred}
     for path in sorted([*touched, *gone]):
         if path in ignored:
+            continue
+        if path in barred:
+            left.append(f"{path}: a rule denies what stands there")
             continue
         if not _is_text(path):
             left.append(f"{path}: its name is no UTF-8")

@@ -83,6 +83,18 @@ class Book:
         }
 
 
+def fixed(args: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Rule, ...]:
+    """The rules of the configuration and of the project."""
+    own = {**(settings.get("permissions") or {}), **(args.get("permissions") or {})}
+    project = (args.get("project") or {}).get("permissions") or {}
+    return tuple(
+        rules.parse(verdict, text, source)
+        for source, table in (("config", own), ("project", project))
+        for verdict in rules.VERDICTS
+        for text in table.get(verdict) or ()
+    )
+
+
 def book(
     args: Mapping[str, Any], settings: Mapping[str, Any], granted: Iterable[str], ground: Ground
 ) -> Book:
@@ -90,10 +102,6 @@ def book(
     own = {**(settings.get("permissions") or {}), **(args.get("permissions") or {})}
     said = args.get("project") or {}
     project = said.get("permissions") or {}
-    known: list[Rule] = []
-    for source, table in (("config", own), ("project", project)):
-        for verdict in rules.VERDICTS:
-            known += [rules.parse(verdict, text, source) for text in table.get(verdict) or ()]
     modes = [str(own.get("mode", "on-request"))]
     if project.get("mode"):
         # The stricter holds, unless the user has trusted the project.
@@ -103,7 +111,7 @@ def book(
     wait = own.get("detached_answer_s" if later else "answer_s")
     return Book(
         modes=tuple(modes),
-        fixed=tuple(known),
+        fixed=fixed(args, settings),
         yes=bool(args.get("yes")),
         answers=answers,
         answer_s=float(wait or (DETACHED_ANSWER_S if later else ANSWER_S)),

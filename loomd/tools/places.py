@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from loomd.actor.behaviour import Stage
+from loomd.rules import Rule
 from loomd.store.schema import name_key
-from loomd.tools import gitrun, ground, sandbox
+from loomd.tools import barred, gitrun, ground, sandbox
+from loomd.tools.desk import fixed
 from loomd.tools.profile import SOCKET_FOLDERS, Ground
 from loomd.tools.queue import DAEMON_CALLS
 from loomd.tools.shellenv import is_secret
@@ -66,6 +69,7 @@ class Places:
     daemon_calls: int
     trusted: Callable[[], bool]
     permitted: Callable[[], Mapping[str, Any]]
+    barred: Callable[[str], Mapping[str, list[str]]]
     facts: sandbox.Facts = field(default_factory=sandbox.Facts)
 
     def repo_tools(self) -> Path | None:
@@ -116,6 +120,8 @@ def places(stage: Stage) -> Places:
         limits |= {key: source[key] for key in LIMITS if source.get(key) is not None}
     limits["web_private"] = list((settings.get("tools") or {}).get("web_private") or ())
     repo = Path(args["repo"]).resolve()
+    rules = _rules(stage)
+    hide = _remembered(lambda: _hidden(at, in_force(stage), str(repo)))
     never = (ground.home_of_user(), os.path.expanduser("~"), str(at.state), str(at.runtime))
     wanted = (*ground.interpreter_folders(env), *ground.package_folders())
     return Places(
@@ -126,7 +132,7 @@ def places(stage: Stage) -> Places:
         blobs=at.blobs,
         snapshots=at.snapshots / _safe(spec.session),
         programs=ground.without(wanted, never),
-        hidden=_remembered(lambda: _hidden(at, in_force(stage), str(repo))),
+        hidden=hide,
         env=env,
         limits=limits,
         review=bool(review),
@@ -135,6 +141,13 @@ def places(stage: Stage) -> Places:
         permitted=lambda: with_project(
             in_force(stage).get("permissions") or {}, args.get("project") or {}
         ),
+        barred=lambda tool: barred.patterns(
+            tool,
+            rules(),
+            itertools.chain(*hide()),
+            str(repo),
+            os.path.realpath(os.path.expanduser("~")),
+        ),
     )
 
 
@@ -142,6 +155,21 @@ def in_force(stage: Stage) -> Mapping[str, Any]:
     """The settings, with what has been put in force since this host began."""
     newer = stage.reader.row("config", name_key("settings"))
     return {**stage.settings, **((newer or {}).get("tables") or {})}
+
+
+def _rules(stage: Stage) -> Callable[[], tuple[Rule, ...]]:
+    """Those of the configuration and of the project, parsed once for as long as they are the
+    same."""
+    kept: list[tuple[list[Any], tuple[Rule, ...]]] = []
+
+    def found() -> tuple[Rule, ...]:
+        args, settings = stage.spec.args, in_force(stage)
+        said = [settings.get("permissions"), args.get("permissions"), args.get("project")]
+        if not kept or kept[0][0] != said:
+            kept[:] = [(said, fixed(args, settings))]
+        return kept[0][1]
+
+    return found
 
 
 def _hidden(at: Instance, settings: Mapping[str, Any], repo: str) -> tuple[list[str], list[str]]:

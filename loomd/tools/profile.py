@@ -17,7 +17,7 @@ covered; Landlock knows no covers, so there only what `read` lists can be read.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 PROFILES: Final = ("read-only", "workspace", "full")
@@ -132,6 +132,16 @@ def rules(profile: str, need: Need, ground: Ground) -> Rules:
         network=network,
         own=f"{ground.scratch}/tmp" if need.foreign else "",
     )
+
+
+def without(rules: Rules, repo: str, barred: Iterable[tuple[str, bool]]) -> Rules:
+    """The same without what is barred in the checkout: (path, is it a folder)."""
+    if not rules.confined:
+        return rules
+    files, folders = list(rules.hide_files), list(rules.hide_folders)
+    for path, folder in barred:
+        (folders if folder else files).append(f"{repo}/{path}")
+    return replace(rules, hide_files=_unique(files), hide_folders=_unique(folders))
 
 
 # --- mounts --------------------------------------------------------------------------------------

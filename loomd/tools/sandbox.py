@@ -129,8 +129,11 @@ def enter(rules: Rules, backend: Backend, bwrap: str, close: Sequence[int]) -> b
         if inside:
             lists = landlock.Lists(rules.read, _temporary(rules), True, True)
         else:
-            write = [path for one in rules.write for path in landlock.without(one, rules.keep)]
-            lists = landlock.Lists(rules.read, tuple(write), rules.network)
+            hide = (*rules.hide_folders, *rules.hide_files)
+            read = [path for one in rules.read for path in landlock.without(one, hide)]
+            keep = (*rules.keep, *hide)
+            write = [path for one in rules.write for path in landlock.without(one, keep)]
+            lists = landlock.Lists(tuple(read), tuple(write), rules.network)
     if under:
         landlock.confine(lists)
     else:

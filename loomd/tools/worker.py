@@ -19,7 +19,8 @@ import msgspec
 from loomd.supervise import kernel
 from loomd.supervise.sweep import VARIABLE as MARK
 from loomd.tools import copy as copies
-from loomd.tools import layer, sandbox
+from loomd.tools import layer, profile, sandbox
+from loomd.tools.barred import Barred
 from loomd.tools.contract import (
     Context,
     Proposal,
@@ -150,13 +151,17 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
     _limit(order["limits"])
     repo, scratch = Path(order["repo"]), Path(order["scratch"])
     copy = None
+    barred = Barred(order["repo"], order.get("barred"))
     if order["scratched"]:
         for folder in ("tmp", "home"):
             (scratch / folder).mkdir(parents=True, exist_ok=True)
     if order["copy"]:
-        copy = copies.make(repo, scratch / "checkout")
+        copy = copies.make(repo, scratch / "checkout", barred.denied if barred else None)
         repo = copy.root
     allowed = msgspec.convert(order["rules"], Rules)
+    if barred and order["scratched"]:
+        found = copies.below(repo, "", barred.denied) if copy is None else copy.barred
+        allowed = profile.without(allowed, order["repo"], found)
     os.chdir("/")
     if sandbox.enter(allowed, order["backend"], order["bwrap"], [sock.fileno(), 1, 2]):
         most = int(order["limits"]["processes"])
@@ -181,6 +186,7 @@ def _execute(sock: socket.socket, order: dict[str, Any], spec: ToolSpec) -> dict
             progress=lambda text, offset=0: _progress(sock, text, offset),
             channel=Channel(sock) if order.get("job") else None,
             kept=kept,
+            barred=barred,
         )
     socket.setdefaulttimeout(spec.socket_timeout_s)
     returned = spec.function(**given)

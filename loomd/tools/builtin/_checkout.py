@@ -53,7 +53,8 @@ FEW: Final = 16
 
 
 def resolve(ctx: Context, path: str) -> Path:
-    """The place of `path` with all links followed. ToolError(denied) outside of the checkout."""
+    """The place of `path` with all links followed. ToolError(denied) outside of the checkout, and
+    where nobody may read: an edit shows what stands there too."""
     root = ctx.repo.resolve()
     if "\0" in path:
         raise ToolError(f"not a path: {path!r}", "bad_args")
@@ -68,6 +69,8 @@ def resolve(ctx: Context, path: str) -> Path:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # no file can have it
             raise ToolError(f"{_cut(path)}: {error.strerror}", "bad_args") from None
+    if ctx.barred.denied(str(real.relative_to(root))):
+        raise ToolError(f"permission denied: a rule denies to read {_cut(path)}", "denied")
     return real
 
 
@@ -174,7 +177,7 @@ def named(ctx: Context, below: str = "", shut: list[OSError] | None = None) -> l
         names = list(_walk(repo, below, closed))
     if shut is not None:
         shut += closed
-    return names
+    return [name for name in names if not ctx.barred.left_out(name)] if ctx.barred else names
 
 
 def plain(root: Path, names: Iterable[str]) -> list[str]:

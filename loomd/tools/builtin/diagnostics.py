@@ -154,7 +154,7 @@ class _Run:
             self.by.append(name)
 
     def said(self, files: int) -> str:
-        found = sorted(set(self.found))
+        found = sorted({one for one in self.found if not self.ctx.barred.left_out(one.path)})
         lines = [one.shown() for one in found[:LIMIT]]
         if len(found) > LIMIT:
             lines.append(f"[{len(found) - LIMIT} more]")

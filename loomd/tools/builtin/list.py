@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import posixpath
 
 from loomd.tools.builtin import _checkout
 from loomd.tools.contract import Context, ToolError, tool
@@ -18,12 +19,15 @@ def list_(ctx: Context, path: str = ".") -> str:
         path: relative to the checkout
     """
     place = _checkout.resolve(ctx, path)
+    shown = _checkout.shown(ctx, place)
+    shown = "" if shown == "." else shown
     try:
         with os.scandir(place) as entries:
             names = sorted(
                 entry.name + ("/" if entry.is_dir() else "")
                 for entry in entries
                 if entry.name not in (".git", "__pycache__")
+                and not ctx.barred.left_out(posixpath.join(shown, entry.name))
             )
     except FileNotFoundError:
         raise ToolError(f"{path} does not exist", "not_found") from None
