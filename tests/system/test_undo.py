@@ -120,13 +120,18 @@ def server() -> Iterator[OpenAIServer]:
 def test_what_a_command_changed_itself_is_undone(
     server: OpenAIServer, daemons: Any, tmp_path: Path
 ) -> None:
-    """Also what it had changed when the tool host was killed under it."""
+    """In the background too; and what it had changed when the tool host was killed under it."""
 
     def brain(request: dict[str, Any]) -> Answer:
-        asked = re.findall(r"run: (.*)", "\n".join(said(request, "user")))
+        calls: list[tuple[str, dict[str, Any]]] = []
+        for how, line in re.findall(r"(run|job): (.*)", "\n".join(said(request, "user"))):
+            calls.append(("shell", {"command": line, "timeout_s": 3000}))
+            if how == "job":
+                calls[-1][1]["background"] = True
+                calls.append(("job", {"id": "j-1", "wait_s": 300}))
         done = len(said(request, "tool"))
-        if done < len(asked):
-            return Answer(calls=[("shell", {"command": asked[done], "timeout_s": 3000})])
+        if done < len(calls):
+            return Answer(calls=[calls[done]])
         return Answer(text=f"it said: {said(request, 'tool')[-1][:200]}")
 
     server.brain = brain
@@ -154,6 +159,15 @@ def test_what_a_command_changed_itself_is_undone(
         assert not stat.S_IMODE((repo / "run.sh").stat().st_mode) & 0o111
         assert not (repo / "deep").exists() and (repo / "ignored").exists()
         (repo / "old.py").write_text(FILES["old.py"])
+        (repo / "ignored").unlink()
+
+        loomctl(at, "send", job.session, f"job: {COMMAND}")
+        job.follow()
+        (_, edit) = [e for e in loomctl(at, "edits", job.session) if e["tool"] == "shell"]
+        assert (edit["state"], len(edit["files"])) == ("applied", 7), job.story()
+        assert not (repo / "gone.py").exists()
+        loomctl(at, "undo", job.session, "--edit", edit["id"])
+        assert status(repo) == "" and (repo / "gone.py").exists()
         (repo / "ignored").unlink()
 
         loomctl(at, "send", job.session, f"run: {HANGS}")

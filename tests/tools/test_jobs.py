@@ -7,9 +7,19 @@ import signal
 
 import pytest
 
+from loomd.store.blobs import get_blob
 from loomd.tools import background
 from loomd.wire import codec
-from loomd.wire.bodies import CancelCall, Decision, Note, Propose, Reload, ToolCall, ToolResult
+from loomd.wire.bodies import (
+    CancelCall,
+    Changed,
+    Decision,
+    Note,
+    Propose,
+    Reload,
+    ToolCall,
+    ToolResult,
+)
 from loomd.wire.errors import LoomError
 from tests.support import eventually, processes_naming
 from tests.tools.stand import Table, git_repo, hosting
@@ -194,6 +204,37 @@ def test_a_job_dies_with_the_host_and_the_next_one_says_so(instance, repo):
     assert "[j-1 has ended: lost]" in poll.text and "died with the tool host" in poll.text
     assert "died with the tool host" in late.text and next_ == "j-2"
     assert unknown.error == "not_found" and "j-1 [lost]" in unknown.text
+
+
+def test_what_a_job_changes_in_the_checkout_is_journaled(instance, repo):
+    """At its end; of one that died with its host, by the next one."""
+    table = Table(instance.places.blobs)
+
+    def journaled(host):
+        return [body for _, body in host.sent if isinstance(body, Changed)]
+
+    async def first(host):
+        id = await begin(host, "echo 1 > made; while ! test -e go; do sleep 0.01; done; rm a.txt")
+        await asyncio.to_thread(eventually, (repo / "made").exists)
+        (repo / "go").touch()
+        await ended(host, id)
+        [changed] = await host.until(lambda: journaled(host))
+        await begin(host, "echo 2 > half; sleep 1000")
+        await asyncio.to_thread(eventually, lambda: (repo / "half").is_file())
+        return changed
+
+    async def second(host):
+        await host.until(lambda: row(host, "j-2")["state"] == "lost")
+        return journaled(host)
+
+    changed = drive(instance, repo, first, table=table)
+    assert {file.path: bool(file.after) for file in changed.files} == {
+        "a.txt": False, "made": True, "go": True,
+    }  # fmt: skip
+    assert (changed.call, changed.tool, changed.interrupted) == ("j-1", "shell", False)
+    assert get_blob(instance.places.blobs, changed.files[0].base) == b"one\n"
+    [lost] = drive(instance, repo, second, table=table)
+    assert [file.path for file in lost.files] == ["half"] and lost.interrupted
 
 
 def row_of(table, id):
