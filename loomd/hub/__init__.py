@@ -13,7 +13,10 @@
 `children`   the supervisor's calls, and another configuration of services
 `roles`      roles of the user and of repos: read anew, and told to their agents
 `configured` what models are asked with, put in force while all runs; `toolsets`: tools in force
-`clients`    the operations of clients; `boards`: rows as CONTRACT shows them
+`clients`    their ROUTER and the list of what they may ask: `queries`, `orders`, `requests`
+`queries`    what is read from the state; `boards`: its rows as CONTRACT shows them
+`orders`     what the root, an actor or the hub does for a client
+`checkouts`  what is looked up in a repo before a session is opened there
 `publish`    what goes to subscribers; `pulse`: what the root sees and hears of the hub
 
 A frame comes in at `process`, becomes a job for `writer`, which applies it by the rules of `mail`

@@ -27,9 +27,10 @@ import structlog
 
 from loomd.actor.behaviour import Spec
 from loomd.hub import configured, mail, reconcile, roles, supervision
-from loomd.hub.clients import FROM_CLIENT, Clients
+from loomd.hub.clients import Clients
 from loomd.hub.intake import Intake, Refusals
 from loomd.hub.mail import Batch, Result, Rules
+from loomd.hub.orders import FROM_CLIENT
 from loomd.hub.peers import HELD_S, Asks, Held, Peer, Peers
 from loomd.hub.publish import Publisher
 from loomd.hub.pulse import Pulse
@@ -523,7 +524,7 @@ class Hub:
     def answered(self, route: bytes, answer: Answered) -> None:
         """An answer to wherever its ask came from."""
         if route == FROM_CLIENT:
-            self.clients.answered(answer)
+            self.clients.orders.answered(answer)
         elif route == FROM_HUB:
             then = self._asked_here.pop(answer.id, None)
             if then is not None:
@@ -604,7 +605,7 @@ class Hub:
         later, self._later = self._later, []
         for submit in later:
             submit()
-        self.clients.look()
+        self.clients.orders.look()
         if self._check_readers:
             self._check_readers = False
             self.store.reader_check()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loomd.hub import boards
-from loomd.hub.clients import head
+from loomd.hub.checkouts import head
 from loomd.store.schema import text_key
 from loomd.store.tables import Memory, SessionRow
 from loomd.wire import codec

@@ -10,7 +10,7 @@ import pytest
 
 from loomd.actor.echo import EchoBehaviour
 from loomd.actor.pump import Pump
-from loomd.hub.clients import head
+from loomd.hub.checkouts import head
 from loomd.hub.intake import LOGGED
 from loomd.hub.mail import MAX_BODY
 from loomd.supervise.link import ChildLink, ProcessBirth
