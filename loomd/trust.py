@@ -8,6 +8,7 @@ it is trusted no longer. A path without a hash is trusted whatever becomes of it
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import tempfile
@@ -48,6 +49,8 @@ def trusted(places: Instance, repo: Path) -> bool:
 
 def trust(places: Instance, repo: Path, said: str) -> None:
     """Trusts a repo with a hash, or ANY; "" takes it back. OSError."""
+    if "\n" in str(repo.resolve()):  # the rest of the path would be a line of its own
+        raise OSError(errno.EINVAL, "a path with a line break in it")
     known = _read(places)
     known.pop(str(repo.resolve()), None)
     if said:
@@ -73,7 +76,7 @@ def _read(places: Instance) -> dict[str, str]:
     except OSError:
         return {}
     found = {}
-    for line in raw.decode("utf-8", "surrogateescape").splitlines():
+    for line in raw.decode("utf-8", "surrogateescape").split("\n"):
         if match := _LINE.fullmatch(line):
             found[match[2]] = match[1] or ANY
     return found

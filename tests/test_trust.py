@@ -36,6 +36,18 @@ def test_trust_is_for_exactly_this_content(instance, repo):
     assert not trust.trusted(places, repo)
 
 
+def test_a_line_break_in_a_path_trusts_nobody_else(instance, repo, tmp_path):
+    odd = tmp_path / f"odd\n{repo.parent.name}"
+    odd.mkdir(parents=True)
+    with pytest.raises(OSError, match="line break"):
+        trust.trust(instance.places, odd, trust.ANY)
+    for name in ("a\x85b", "a\u2028b", "a\x0cb"):
+        (tmp_path / name).mkdir()
+        trust.trust(instance.places, tmp_path / name, trust.ANY)
+        assert trust.trusted(instance.places, tmp_path / name)
+    assert not trust.trusted(instance.places, repo)
+
+
 def test_what_would_loosen_counts_only_with_trust(repo):
     found = projects.read(repo)
     said = found.in_force("")

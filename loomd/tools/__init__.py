@@ -43,6 +43,7 @@
 `denied`       which rule a failed call has run into, and how to ask for more (pure)
 `scratch`      removes what calls have worked in, and nothing else
 `propose`      two contents of a file -> hunks and a unified diff (pure)
+`pinned`       files that commands may be writing meanwhile, reached by no link
 `apply`        a proposal onto the disk: planned first, then temp file, fsync, rename
 `merge`        three-way merge of lines (pure)
 `reversal`     edits taken back: what the checkout would be without them (pure)

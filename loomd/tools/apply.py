@@ -2,7 +2,8 @@
 
 After a crash the same proposal is applied again: a file whose content is `after` is done, one whose
 content is `base` is written, anything else is a conflict and nothing (more) is written. No path may
-leave the checkout, neither by `..` nor through a symbolic link.
+leave the checkout, neither by `..` nor through a symbolic link, also if a command makes one
+meanwhile (`pinned`).
 
 If somebody has written one of the files between a crash and the second application, those that the
 first had written are made as they were: an edit has happened or it has not, never half of it.
@@ -22,6 +23,8 @@ from typing import Literal
 import msgspec
 
 from loomd.supervise.crash import crash_point
+from loomd.tools import protected
+from loomd.tools.pinned import chmod, pinned, read
 from loomd.tools.propose import name_of
 from loomd.wire.bodies import Applied, FileChange
 from loomd.wire.errors import LoomError
@@ -86,14 +89,15 @@ def apply(
     points; `again`: an application of it has died; `exact`: see `Apply`. Idempotent. Blocks on the
     disk."""
     begun: list[tuple[Path, OnDisk, Step]] = []
+    root = repo.resolve()
     try:
         paths = {file.path: inside(repo, file.path) for file in files}
-        before = {file.path: look(paths[file.path]) for file in files}
+        before = {file.path: look(root, paths[file.path]) for file in files}
         steps = plan(files, before.__getitem__, exact=exact)
         conflicts = [step.detail for step in steps if step.state == "conflict"]
         if conflicts:
             said = "; ".join(conflicts)
-            if again and (stands := _take_back(_written(paths, steps), blob, name)):
+            if again and (stands := _take_back(root, _written(paths, steps), blob, name)):
                 said += f"; {_standing(stands)}"
             return Applied(edit=edit, state="conflict", detail=said)
         for left in left_over(set(paths.values()), name):
@@ -101,12 +105,12 @@ def apply(
         for step in steps:
             path = step.change.path
             begun.append((paths[path], before[path], step))
-            _do(paths[path], step, blob, name, exact=exact)
+            _do(root, paths[path], step, blob, name, exact=exact)
         if exact:
-            _prune(repo.resolve(), [paths[file.path] for file in files if not file.after])
+            _prune(root, [paths[file.path] for file in files if not file.after])
     except (LoomError, OSError) as error:
         said = error.message if isinstance(error, LoomError) else f"could not be written: {error}"
-        if stands := _take_back(begun, blob, name):
+        if stands := _take_back(root, begun, blob, name):
             said += f"; {_standing(stands)}"
         return Applied(edit=edit, state="failed", detail=said)
     return Applied(edit=edit, state="applied")
@@ -133,18 +137,18 @@ def _prune(root: Path, gone: Sequence[Path]) -> None:
         folder = path.parent
         while folder != root and root in folder.parents:
             try:
-                folder.rmdir()
+                with pinned(root, folder) as place:
+                    place.rmdir()
+                    _sync(place.parent)
             except FileNotFoundError:
                 pass
             except OSError:  # something else is in it
                 break
-            else:
-                _sync(folder.parent)
             folder = folder.parent
 
 
 def _take_back(
-    begun: Sequence[tuple[Path, OnDisk, Step]], blob: Callable[[str], bytes], name: str
+    root: Path, begun: Sequence[tuple[Path, OnDisk, Step]], blob: Callable[[str], bytes], name: str
 ) -> list[str]:
     """Makes what was begun as it was, last first; the paths where that failed. A crash meanwhile
     is one of the application: what stands then is `base` or `after`."""
@@ -154,11 +158,11 @@ def _take_back(
         back = msgspec.structs.replace(change, base=change.after, after=change.base)
         try:
             if step.state == "mode":
-                path.chmod(was.mode)
-            elif step.state != "done" and look(path).hash == change.after != was.hash:
-                _do(path, Step(back, "write" if was.hash else "remove"), blob, name)
+                _chmod(root, path, was.mode)
+            elif step.state != "done" and look(root, path).hash == change.after != was.hash:
+                _do(root, path, Step(back, "write" if was.hash else "remove"), blob, name)
                 if was.hash and was.mode:
-                    path.chmod(was.mode)
+                    _chmod(root, path, was.mode)
         except (LoomError, OSError):
             stands.append(change.path)
     return stands
@@ -173,17 +177,25 @@ def inside(repo: Path, path: str) -> Path:
     folder = (root / given.parent).resolve()
     if not folder.is_relative_to(root):
         raise LoomError("bad_request", f"{path} leads out of the checkout through a link")
-    if ".git" in folder.relative_to(root).parts or given.name == ".git":
+    parts = folder.relative_to(root).parts
+    if ".git" in parts or given.name == ".git":
         raise LoomError("bad_request", f"{path} lies in .git, which edits may not touch")
+    if led := protected.FOLDERS.intersection(parts).difference(given.parts):
+        raise LoomError("bad_request", f"{path} leads to {', '.join(led)} through a link")
     return folder / given.name
 
 
-def look(path: Path) -> OnDisk:
-    """What stands at `path`. LoomError if it is neither nothing nor a plain file."""
+def _chmod(root: Path, path: Path, mode: int) -> None:
+    with pinned(root, path) as place:
+        chmod(place, mode)
+
+
+def look(root: Path, path: Path) -> OnDisk:
+    """What stands at `path` below `root`. LoomError if it is neither nothing nor a plain file."""
     found = kind_of(path)
     if found is None:
         return OnDisk("")
-    return OnDisk(name_of(path.read_bytes()), stat.S_IMODE(found.st_mode))
+    return OnDisk(name_of(read(root, path)), stat.S_IMODE(found.st_mode))
 
 
 def kind_of(path: Path) -> os.stat_result | None:
@@ -198,19 +210,31 @@ def kind_of(path: Path) -> os.stat_result | None:
 
 
 def _do(
-    path: Path, step: Step, blob: Callable[[str], bytes], name: str, *, exact: bool = False
+    root: Path,
+    path: Path,
+    step: Step,
+    blob: Callable[[str], bytes],
+    name: str,
+    *,
+    exact: bool = False,
 ) -> None:
-    change = step.change
     if step.state == "done":
         return
     crash_point("apply.before_rename", name)
+    with pinned(root, path, make=step.state == "write") as place:
+        _done(place, step, blob, name, exact=exact)
+    crash_point("apply.after_rename", name)
+
+
+def _done(path: Path, step: Step, blob: Callable[[str], bytes], name: str, *, exact: bool) -> None:
+    """`path`: pinned."""
+    change = step.change
     if step.state == "remove":
         path.unlink()
         _sync(path.parent)
     elif step.state == "mode":
-        path.chmod(_mode(path, change, exact))
+        chmod(path, _mode(path, change, exact))
     else:
-        _make_folders(path.parent)
         mode = _mode(path, change, exact)
         fd, temporary = tempfile.mkstemp(prefix=_prefix(name), dir=path.parent)
         try:
@@ -225,7 +249,6 @@ def _do(
                 os.unlink(temporary)
             raise
         _sync(path.parent)
-    crash_point("apply.after_rename", name)
 
 
 def _mode(path: Path, change: FileChange, exact: bool) -> int:
@@ -233,20 +256,10 @@ def _mode(path: Path, change: FileChange, exact: bool) -> int:
     if exact:
         return change.mode & 0o777
     try:
-        mode = stat.S_IMODE(path.stat().st_mode)
+        mode = stat.S_IMODE(path.lstat().st_mode)
     except FileNotFoundError:
         return change.mode & 0o777
     return mode | (mode & 0o444) >> 2 if change.mode & 0o100 else mode & ~0o111
-
-
-def _make_folders(folder: Path) -> None:
-    missing = []
-    while not folder.exists():
-        missing.append(folder)
-        folder = folder.parent
-    for one in reversed(missing):
-        one.mkdir(exist_ok=True)
-        _sync(one.parent)
 
 
 def _sync(folder: Path) -> None:

@@ -127,8 +127,9 @@ def rules(profile: str, need: Need, ground: Ground) -> Rules:
         read=_unique(read),
         write=_unique(write),
         keep=_unique(keep),
-        hide_folders=_unique((*SOCKET_FOLDERS, *ground.hidden_folders)) if need.foreign else (),
-        hide_files=ground.hidden_files if need.foreign else (),
+        # Ours too: a linter of the project's is code of the project's.
+        hide_folders=_unique((*(SOCKET_FOLDERS if need.foreign else ()), *ground.hidden_folders)),
+        hide_files=ground.hidden_files,
         network=network,
         own=f"{ground.scratch}/tmp" if need.foreign else "",
     )

@@ -16,7 +16,6 @@ are no UTF-8, and whatever git ignores.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -32,6 +31,7 @@ import msgspec
 
 from loomd.store.blobs import put_blob
 from loomd.tools import copy as copies
+from loomd.tools import pinned
 from loomd.tools.propose import MAX_HUNKS, capped, change, name_of, weight
 from loomd.wire import codec
 from loomd.wire.bodies import Changed, FileChange, ToolCall
@@ -236,7 +236,7 @@ class Snapshots:
         if found.st_size > MAX_FILE:
             return Known(stamp, mode, "")
         try:
-            content = _read_inside(self.repo, path)
+            content = pinned.read(self.repo, self.repo / path, MAX_FILE)
         except OSError:
             return Known(stamp, mode, "")
         name = name_of(content)
@@ -353,28 +353,6 @@ def _own(repo: Path, folder: str, known: dict[str, bool]) -> bool:
             plain = False
         known[folder] = plain and _own(repo, folder.rpartition("/")[0], known)
     return known[folder]
-
-
-def _read_inside(repo: Path, path: str) -> bytes:
-    """A plain file of the checkout, by no link, also if a command puts one there meanwhile: it is
-    read with the rights of the daemon. OSError."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(repo, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        *folders, name = path.split("/")
-        for folder in folders:
-            inner = os.open(folder, flags | os.O_DIRECTORY, dir_fd=fd)
-            os.close(fd)
-            fd = inner
-        with open(os.open(name, flags | os.O_NONBLOCK, dir_fd=fd), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise OSError(errno.EINVAL, "no plain file", path)
-            content = file.read(MAX_FILE + 1)
-            if len(content) > MAX_FILE:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), path)
-            return content
-    finally:
-        os.close(fd)
 
 
 def _walk(repo: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ import msgspec
 from loomd.store.blobs import get_blob, put_blob
 from loomd.tools import reversal
 from loomd.tools.apply import inside, kind_of
+from loomd.tools.pinned import read
 from loomd.tools.propose import MAX_HUNKS, capped, change, weight
 from loomd.tools.reversal import Content
 from loomd.wire import codec
@@ -63,7 +64,7 @@ def look(repo: Path, path: str) -> Content:
     if found is None:
         return Content(None)
     try:
-        return Content(place.read_bytes(), stat.S_IMODE(found.st_mode))
+        return Content(read(repo.resolve(), place), stat.S_IMODE(found.st_mode))
     except OSError as error:
         raise LoomError("failed", f"it cannot be read: {error.strerror}") from None
 

@@ -97,6 +97,58 @@ def test_a_link_is_not_written_through(repo, tmp_path):
     assert (tmp_path / "target").read_bytes() == OLD
 
 
+def swapped(repo, outside):
+    """What a command does to a folder while an edit is being applied there."""
+    (repo / "d").rename(repo / "moved")
+    (repo / "d").symlink_to(outside)
+
+
+@pytest.mark.parametrize("when", ["before it is opened", "while it is written"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        change("d/a", OLD, NEW),
+        change("d/a", OLD, OLD, 0o755),
+        change("d/a", OLD, None),
+        change("d/new/b", None, NEW),
+    ],
+)
+def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(
+    repo, tmp_path, monkeypatch, file, when
+):
+    outside = tmp_path / "outside"
+    for folder in (repo / "d", outside):
+        folder.mkdir()
+        (folder / "a").write_bytes(OLD)
+        (folder / "a").chmod(0o644)
+    if when == "before it is opened":
+        monkeypatch.setattr(
+            applying, "crash_point", lambda point, name: swapped(repo, outside)
+            if point == "apply.before_rename" and not (repo / "moved").exists() else None,
+        )  # fmt: skip
+        assert run(repo, file).state == "failed"
+    else:
+        done = applying._done
+
+        def late(*args, **more):
+            swapped(repo, outside)
+            done(*args, **more)
+
+        monkeypatch.setattr(applying, "_done", late)
+        assert run(repo, file).state == "applied"
+        assert not (repo / "moved/a").exists() or (repo / "moved/a").read_bytes() in (OLD, NEW)
+    assert os.listdir(outside) == ["a"] and (outside / "a").read_bytes() == OLD
+    assert stat.S_IMODE((outside / "a").stat().st_mode) == 0o644
+
+
+def test_what_is_protected_is_not_reached_through_a_link_either(repo):
+    (repo / ".loom").mkdir()
+    (repo / "x").symlink_to(".loom")
+    made = run(repo, change("x/tools.py", None, NEW))
+    assert made.state == "failed" and ".loom through a link" in made.detail
+    assert os.listdir(repo / ".loom") == []
+
+
 def test_a_missing_blob_is_a_failure_that_leaves_nothing(repo):
     (repo / "a.txt").write_bytes(OLD)
 

@@ -170,5 +170,9 @@ def test_a_checkout_that_lies_in_a_covered_folder_is_seen():
     ]
 
 
-def test_a_call_of_ours_needs_no_mounts():
-    assert [m for m in mounts(rules("workspace", BUILTIN, GROUND)) if m.kind != "read"] == []
+def test_a_call_of_ours_writes_nowhere_and_sees_no_secrets_either():
+    """What it starts may be the project's: a linter of its virtual environment."""
+    plan = mounts(rules("workspace", BUILTIN, GROUND))
+    assert {mount.kind for mount in plan} == {"read", "cover", "blank"}
+    assert {m.target for m in plan if m.kind == "blank"} == set(GROUND.hidden_files)
+    assert {m.target for m in plan if m.kind == "cover"} == set(GROUND.hidden_folders)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loomd.store.blobs import get_blob
-from loomd.tools import snapshot
+from loomd.tools import pinned, snapshot
 from loomd.tools.snapshot import Snapshots
 from loomd.wire.bodies import Changed, ToolCall
 from tests.support import eventually
@@ -57,7 +57,7 @@ def test_a_folder_that_has_become_a_link_is_not_followed(repo):
     found = looked.after("x", CALL, "shell: x")
     assert contents(repo, found) == {"b/c": (b"two\n", None)}
     with pytest.raises(NotADirectoryError):
-        snapshot._read_inside(repo, "b/c")
+        pinned.read(repo, repo / "b/c")
     looked.before("y")
     (elsewhere / "c").write_text("other\n")
     assert looked.after("y", CALL, "shell: y") is None
