@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
+from tests.openai_server import OpenAIServer
 from tests.support import Daemon, TestInstance, describe, eventually, make_instance, remove_instance
 
 
@@ -98,3 +99,10 @@ def daemons() -> Iterator[Callable[..., Daemon]]:
         for daemon in made:
             daemon.kill()
             remove_instance(daemon.instance)
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    """A model that says what it is told."""
+    with OpenAIServer() as made:
+        yield made

@@ -5,6 +5,7 @@ are real: errors with headers, pages of HTML, streams cut or stalled in the midd
 lets them go on. Standard library only.
 
 In a test:      with OpenAIServer() as server: server.say(Answer(text="hello")); server.base_url
+                daemons(server.config("[limits]..."), **KEYS): a daemon whose default model it is
 On its own:     python -m tests.openai_server [--port N] [--script FILE.json]   prints its base URL
                 POST /script takes a JSON list of answers, GET /requests tells what came in
 """
@@ -19,6 +20,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
+
+KEY = "sk-secret-of-this-test"
+KEYS = {"TEST_PROVIDER_KEY": KEY}
+"""Of the environment of a daemon that speaks with it."""
 
 BOUND_S = 30.0
 """How long a stalled answer waits to be let go."""
@@ -89,6 +94,14 @@ class OpenAIServer:
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def config(self, more: str = "") -> str:
+        """config.toml of a daemon whose default model answers here; `more`: other tables."""
+        return (
+            f'[models]\ndefault = "openai/gpt-5-mini"\n'
+            f'[providers.openai]\napi_base = "{self.base_url}"\n'
+            f'api_key_env = "TEST_PROVIDER_KEY"\n{more}'
+        )
 
     def say(self, *answers: Answer) -> None:
         with self._lock:

@@ -68,6 +68,7 @@ class Ends:
             process.killed = "stopped before it was born"
             self._root.births.never_born(process, process.killed, s.NORMAL)
             return
+        process.stopping = True
         self._root.send(process, {"op": "stop"})
         if not process.spec.start.template:
             self._signal(process, signal.SIGTERM)  # a template may be busy importing
@@ -218,6 +219,7 @@ class Ends:
             "reason": event.reason,
             "blame": None,
             "asked": bool(process.killed) and process.killed not in _OWN_DOING,
+            "obeyed": process.stopping and event.signal == signal.SIGTERM,
         }
         if event.blame is not None:
             kind, lane, seq = event.blame
@@ -292,7 +294,7 @@ class Ends:
             return
         if action.final:
             self.kills.pop(action.name, None)
-        quiet = note["status"] in (s.NORMAL, s.ASLEEP, s.UPGRADED)
+        quiet = note["status"] in (s.NORMAL, s.ASLEEP, s.UPGRADED) or note.get("obeyed")
         self._root.log.line(
             "info" if quiet or (action.final and self._root.stopping) else "warning",
             "exited",

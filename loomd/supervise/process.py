@@ -34,6 +34,7 @@ class Process:
     watched: int = 0  # the events the selector waits for on the link
     begun: float = 0.0
     killed: str = ""  # why we have killed it
+    stopping: bool = False  # it was told to stop
     crash: str = ""  # its own report
     dead: bool = False
     generation: int = 0  # of the code it is born from; of a template: that it has imported

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +33,6 @@ READ = ToolSchema(
 def imported() -> None:
     """Before the first test counts descriptors and threads."""
     __import__("loomd.gateway.litellm_backend")
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as made:
-        yield made
 
 
 def settings(server: OpenAIServer, **more: Any) -> dict[str, Any]:

@@ -8,18 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Client, Daemon, eventually
 from tests.system.mainjob import JOB_S, Job, make_repo
 
 pytestmark = pytest.mark.timeout(300)
 
 CONFIG = """
-[models]
-default = "openai/gpt-5-mini"
-[providers.openai]
-api_base = "{base}"
-api_key_env = "TEST_PROVIDER_KEY"
 [limits]
 daemon_calls = 1
 """
@@ -49,7 +44,7 @@ def test_a_session_waits_for_the_slot_of_another_until_that_ones_call_ends(
 ) -> None:
     repos = [make_repo(tmp_path / name, {"a.py": "x = 1\n"}) for name in ("one", "two")]
     with OpenAIServer(brain) as server:
-        daemon = daemons(CONFIG.format(base=server.base_url), TEST_PROVIDER_KEY="k")
+        daemon = daemons(server.config(CONFIG), **KEYS)
         client = daemon.client()
         try:
             holder, other = (Job(daemon, client, repo) for repo in repos)

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,6 @@ from tests.system.test_real_model import CONFIG, KEY
 STRICT = "[supervision]\nintensity = 2\nperiod_s = 60\n"
 
 pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as made:
-        yield made
 
 
 def note(**data: Any) -> dict[str, Any]:

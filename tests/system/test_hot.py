@@ -6,23 +6,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Daemon, eventually
 from tests.system.mainjob import Job, make_repo
-
-CONFIG = """
-[models]
-default = "openai/gpt-5-mini"
-[providers.openai]
-api_base = "{base}"
-api_key_env = "TEST_PROVIDER_KEY"
-"""
 
 PATIENCE_S = 100.0
 """Of the first call: on a busy machine litellm takes its time to be imported."""
@@ -66,14 +58,8 @@ def tool(version: str, more: str = "") -> str:
 
 
 @pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as made:
-        yield made
-
-
-@pytest.fixture
 def home(daemons: Callable[..., Daemon], server: OpenAIServer) -> Daemon:
-    return daemons(CONFIG.format(base=server.base_url), TEST_PROVIDER_KEY="sk-x")
+    return daemons(server.config(), **KEYS)
 
 
 @pytest.fixture
@@ -129,7 +115,7 @@ def test_what_is_saved_reaches_the_next_request_and_what_is_under_way_ends_as_it
         assert "Be hot." in system(server.requests[2])
         assert "Be hot." not in system(server.requests[1])
         assert [one["model"] for one in server.requests] == ["gpt-5-mini", "gpt-5-mini", "gpt-5"]
-        save(folder / "config.toml", CONFIG.format(base=other.base_url))
+        save(folder / "config.toml", other.config())
         told = job.follow(until=waiting_for("config_reloaded"))
         assert told["data"]["changed"] == ["providers"]
         third.release.set()  # the call under way ends where it began
@@ -179,7 +165,7 @@ def test_what_is_broken_stays_out_and_its_author_reads_why(
         assert results(server.requests[1]) == ["one 1"] and "Be good." in system(server.requests[1])
 
         # A reboot with the broken files: the recorded generation, the role and the state stay.
-        save(folder / "config.toml", CONFIG.format(base=server.base_url))
+        save(folder / "config.toml", server.config())
         job.follow(until=lambda event: event["type"] == "config_reloaded" or True)
     home.kill()
     home.process = None

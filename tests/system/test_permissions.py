@@ -12,16 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Client, Daemon, eventually
 from tests.system.mainjob import JOB_S, make_repo
 
 CONFIG = """
-[models]
-default = "openai/gpt-5-mini"
-[providers.openai]
-api_base = "{base}"
-api_key_env = "TEST_PROVIDER_KEY"
 [permissions]
 allow = ["shell(echo *)"]
 deny = ["read(**/.env)", "shell(curl *)"]
@@ -103,7 +98,7 @@ class Stand:
 @pytest.fixture
 def stand(daemons: Callable[..., Daemon], tmp_path: Path) -> Iterator[Stand]:
     with OpenAIServer(brain) as server:
-        daemon = daemons(CONFIG.format(base=server.base_url), TEST_PROVIDER_KEY="sk-x")
+        daemon = daemons(server.config(CONFIG), **KEYS)
         client = daemon.client()
         try:
             yield Stand(

@@ -10,30 +10,13 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEY, KEYS, Answer, OpenAIServer
 from tests.support import Daemon, eventually
 from tests.system.mainjob import JOB_S, Job, make_repo
 
 pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
 
-KEY = "sk-secret-of-this-test"
-
-CONFIG = """
-[models]
-default = "openai/gpt-5-mini"
-[providers.openai]
-api_base = "{base}"
-api_key_env = "TEST_PROVIDER_KEY"
-{more}
-"""
-
 Made = Callable[..., tuple[Daemon, Job]]
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as made:
-        yield made
 
 
 @pytest.fixture
@@ -41,8 +24,7 @@ def made(server: OpenAIServer, daemons: Callable[..., Daemon], tmp_path: Path) -
     clients = []
 
     def make(more: str = "", **env: str) -> tuple[Daemon, Job]:
-        config = CONFIG.format(base=server.base_url, more=more)
-        daemon = daemons(config, TEST_PROVIDER_KEY=KEY, **env)
+        daemon = daemons(server.config(more), **KEYS, **env)
         clients.append(daemon.client())
         return daemon, Job(daemon, clients[-1], make_repo(tmp_path / "repo", {"a.py": "x = 1\n"}))
 

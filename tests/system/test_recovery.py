@@ -8,16 +8,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import BOUND_S, Client, Daemon, eventually
 from tests.system.mainjob import JOB_S, Job, make_repo, opener_env
-from tests.system.test_real_model import CONFIG, KEY
 
 LADDER = """
 [models.fallback]
@@ -32,12 +31,6 @@ conversation = [1, 600]
 """
 
 pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as made:
-        yield made
 
 
 def fault(client: Client, name: str, seen: set[int]) -> None:
@@ -89,8 +82,8 @@ def test_an_agent_that_crashes_again_and_again_climbs_and_its_session_fails_at_t
 ) -> None:
     stalls = [Answer(calls=[("list", {"path": "."})], stall_after=1) for _ in range(3)]
     server.say(stalls[0])
-    config = CONFIG.format(base=server.base_url, more=LADDER.format(parameters_s=600))
-    daemon = daemons(config, TEST_PROVIDER_KEY=KEY)
+    config = server.config(LADDER.format(parameters_s=600))
+    daemon = daemons(config, **KEYS)
     repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
     with daemon.client() as client:
         job = Job(daemon, client, repo).open("say something")
@@ -147,8 +140,8 @@ def test_a_rung_that_has_held_is_left_again(
 ) -> None:
     stalls = [Answer(calls=[("list", {"path": "."})], stall_after=1) for _ in range(2)]
     server.say(*stalls)
-    config = CONFIG.format(base=server.base_url, more=LADDER.format(parameters_s=0.05))
-    daemon = daemons(config, TEST_PROVIDER_KEY=KEY)
+    config = server.config(LADDER.format(parameters_s=0.05))
+    daemon = daemons(config, **KEYS)
     repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
     with daemon.client() as client:
         job = Job(daemon, client, repo).open("say something")
@@ -199,7 +192,7 @@ def test_another_agent_gets_the_task_of_one_that_was_given_up(
     server.brain = brain
     rungs = "restart = [0, 60]\nparameters = [0, 60]\nconversation = [0, 60]\n"
     more = f"[supervision]\nintensity = 1000\nperiod_s = 1\n[recovery]\n{rungs}"
-    daemon = daemons(CONFIG.format(base=server.base_url, more=more), TEST_PROVIDER_KEY=KEY)
+    daemon = daemons(server.config(more), **KEYS)
     repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
     with daemon.client() as client:
         job = Job(daemon, client, repo).open("say something")

@@ -12,18 +12,11 @@ from typing import Any
 
 import psutil
 
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Client, Daemon, eventually, processes_naming
 from tests.system.mainjob import make_repo, opener_env
 
-KEY = "sk-secret-of-this-test"
-
 CONFIG = """
-[models]
-default = "openai/gpt-5-mini"
-[providers.openai]
-api_base = "{base}"
-api_key_env = "TEST_PROVIDER_KEY"
 [review]
 required = false
 """
@@ -72,7 +65,7 @@ def test_a_session_streams_keeps_its_folder_and_has_a_job_that_outlives_its_agen
     ]
     with OpenAIServer() as server:
         server.say(*script)
-        daemon = daemons(CONFIG.format(base=server.base_url), TEST_PROVIDER_KEY=KEY)
+        daemon = daemons(server.config(CONFIG), **KEYS)
         repo = make_repo(tmp_path / "repo", {"pkg/a.py": "x = 1\n"})
         log = tmp_path / "run.log"
         with open(log, "wb") as out:
@@ -134,7 +127,7 @@ def test_a_job_ends_with_the_daemon_and_the_next_one_says_so(
     with OpenAIServer() as server:
         loop = f"echo printed; setsid sleep 1000 & : {mark}; while :; do sleep 1; done"
         server.say(shell(loop, background=True), held, *[Answer(text="done")] * 3)
-        daemon = daemons(CONFIG.format(base=server.base_url), TEST_PROVIDER_KEY=KEY)
+        daemon = daemons(server.config(CONFIG), **KEYS)
         repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
         run = ("run", "wait", "--repo", str(repo), "--yes", "--detach")
         session = loomctl(daemon, *run)["session"]

@@ -12,18 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Client, Daemon
 from tests.system.mainjob import Job, make_repo
 
 pytestmark = pytest.mark.timeout(300)
 
 CONFIG = """
-[models]
-default = "openai/gpt-5-mini"
-[providers.openai]
-api_base = "{base}"
-api_key_env = "TEST_PROVIDER_KEY"
 [limits]
 session_calls = 2
 """
@@ -125,7 +120,7 @@ def test_the_teams_tools_do_what_they_say_once_whoever_is_killed(
 ) -> None:
     team = Team()
     with OpenAIServer(team) as server:
-        daemon = daemons(CONFIG.format(base=server.base_url), TEST_PROVIDER_KEY="k")
+        daemon = daemons(server.config(CONFIG), **KEYS)
         client = daemon.client()
         try:
             job = Job(daemon, client, make_repo(tmp_path / "repo", {"a.py": "x = 1\n"}))

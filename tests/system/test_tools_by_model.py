@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Daemon
 from tests.system.mainjob import Job, make_repo
 
 CONFIG = """
-[models]
-default = "openai/gpt-5-mini"
-[providers.openai]
-api_base = "{base}"
-api_key_env = "TEST_PROVIDER_KEY"
 [review]
 required = false
 [limits]
@@ -46,12 +39,6 @@ PATCH = """*** Begin Patch
 +        return f() + 1
 *** Delete File: bad.json
 *** End Patch"""
-
-
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as made:
-        yield made
 
 
 def calls(base: str) -> list[tuple[str, dict[str, Any], str]]:
@@ -98,7 +85,7 @@ def test_every_tool_is_called_by_a_model(
         return Answer(calls=[(name, args)])
 
     server.brain = brain
-    daemon = daemons(CONFIG.format(base=server.base_url), TEST_PROVIDER_KEY="sk-test")
+    daemon = daemons(server.config(CONFIG), **KEYS)
     with daemon.client() as client:
         job = Job(daemon, client, make_repo(tmp_path / "repo", FILES))
         subprocess.run(["git", "config", "user.email", "me@localhost"], cwd=job.repo, check=True)

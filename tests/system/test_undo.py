@@ -7,17 +7,14 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Daemon, eventually
 from tests.system.mainjob import RENAMED, SOURCES, Job, contents, make_repo, opener_env
 from tests.system.test_main_job import loomctl
-from tests.system.test_real_model import CONFIG, KEY, said
+from tests.system.test_real_model import said
 
 
 def status(repo: Path) -> str:
@@ -111,12 +108,6 @@ COMMAND = (
 HANGS = "sed -i 's/line 7/line seven/' a.py; echo half > half; touch ignored; sleep 1000"
 
 
-@pytest.fixture
-def server() -> Iterator[OpenAIServer]:
-    with OpenAIServer() as made:
-        yield made
-
-
 def test_what_a_command_changed_itself_is_undone(
     server: OpenAIServer, daemons: Any, tmp_path: Path
 ) -> None:
@@ -135,8 +126,8 @@ def test_what_a_command_changed_itself_is_undone(
         return Answer(text=f"it said: {said(request, 'tool')[-1][:200]}")
 
     server.brain = brain
-    config = CONFIG.format(base=server.base_url, more="[review]\nrequired = false\n")
-    daemon = daemons(config, TEST_PROVIDER_KEY=KEY)
+    config = server.config("[review]\nrequired = false\n")
+    daemon = daemons(config, **KEYS)
     at = daemon.instance
     repo = make_repo(tmp_path / "repo", FILES)
     with daemon.client() as client:

@@ -51,6 +51,15 @@ def shared() -> Iterator[Upgrading]:
         yield made
 
 
+def loud(up: Upgrading) -> list[dict[str, object]]:
+    """What warns of an end that belongs to an upgrade which went well."""
+    ended = [
+        one for one in up.lines("exited") if one["name"].startswith(("preflight", "template@"))
+    ]
+    assert ended
+    return [one for one in ended if one["level"] != "info" and one["signal"] == signal.SIGTERM]
+
+
 def test_new_code_everywhere_and_a_follower_misses_nothing(shared: Upgrading):
     up = shared
     a, b, p, z = (up.spawn(name) for name in ("a", "b", "p", "z"))
@@ -109,6 +118,7 @@ def test_new_code_everywhere_and_a_follower_misses_nothing(shared: Upgrading):
     assert counted == list(range(1, 40))
     assert {e["type"] for e in heard} >= {"actor_upgraded"}
     assert not any(e["type"] == "actor_restarted" for e in heard)
+    assert loud(up) == []
     up.tell(z, op="add", n=1)  # it slept through it
     up.until(z, lambda row: row["state"]["count"] == 1)
     assert up.ask(z, op="echo", value=2) == {"new": 2}
@@ -258,6 +268,7 @@ def test_reload_actors_moves_them_and_leaves_the_root(shared: Upgrading):
     assert "nowhere_to_be_found" in error["error"] and "restarted" in refused
     assert up.client.request("ask", actor=a, body={"t": "note", "data": "x"})["data"] == "reloaded"
     assert len(up.lines("resumed")) == resumed
+    assert loud(up) == []
     up.client.request("unspawn", name=a)
 
 

@@ -9,18 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests import openai_server
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import eventually
 from tests.system.mainjob import Job, make_repo
 from tests.system.upgrading import DEATHS, upgrading
-
-REAL = """
-[models]
-default = "openai/gpt-5-mini"
-[providers.openai]
-api_base = "{base}"
-api_key_env = "TEST_PROVIDER_KEY"
-"""
 
 
 def test_the_main_job_goes_on_through_two_upgrades(tmp_path: Path):
@@ -46,7 +38,7 @@ def test_a_call_under_way_is_finished_by_the_gateway_that_made_it(tmp_path: Path
     stalled = Answer(text="slowly", stall_after=0)
     with OpenAIServer() as server:
         server.say(stalled, Answer(text="quickly"))
-        with upgrading(REAL.format(base=server.base_url), TEST_PROVIDER_KEY="sk-x") as up:
+        with upgrading(server.config(), **KEYS) as up:
             repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
             job = Job(up.daemon, up.client, repo).open("say something slowly")
             assert stalled.stalled.wait(60)
@@ -72,7 +64,7 @@ def test_a_daemon_started_anew_runs_the_gateway_that_still_has_a_call(tmp_path: 
     stalled, again = Answer(text="lost", stall_after=0), Answer(text="the second attempt")
     with OpenAIServer() as server:
         server.say(stalled, again)
-        with upgrading(REAL.format(base=server.base_url), TEST_PROVIDER_KEY="sk-x") as up:
+        with upgrading(server.config(), **KEYS) as up:
             repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
             job = Job(up.daemon, up.client, repo).open("say something slowly")
             assert stalled.stalled.wait(60)
