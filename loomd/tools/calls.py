@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -381,7 +381,7 @@ class Calls:
             "copy": copied,
             "review": p.review,
             "kept": {**self.surroundings.of(call.agent), "cwd": call.cwd} if is_shell(row) else {},
-            "rules": asdict(allowed),
+            "rules": msgspec.to_builtins(allowed),
             "barred": p.barred(call.name),
             "absent": ground.absent(p.repo) if str(p.repo) in allowed.write else [],
             "backend": p.backend() if allowed.confined else "",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -237,3 +239,105 @@ def test_a_repos_tools_and_roles_count_once_it_is_trusted(
         assert results(server.requests[1]) == ["its 1"] and "Be ours." in system(server.requests[1])
         [row] = [row for row in loomctl(home, "tools", job.session) if row["name"] == "its"]
         assert (row["source"], row["file"]) == ("repo", ".loom/tools/its.py")
+
+
+COUNT = '''
+from loomd.tools import Context, tool
+
+VERSION = {n}
+
+@tool
+def count(call: int, ctx: Context) -> dict[str, int]:
+    """Counts its calls."""
+    before = VERSION
+    ctx.state["calls"] = ctx.state.get("calls", 0) + 1
+    return {"first": before, "last": VERSION, "other": other(), "calls": ctx.state["calls"]}
+
+def other() -> int:
+    return {n}
+'''
+
+UNBOUNDED = """
+[limits]
+iterations = 100000
+[permissions]
+sandbox = "full"
+"""
+"""A process that nothing confines starts sooner: more calls meet an edit."""
+
+EDITS = 200
+IN_FORCE = 5
+"""Each edit of so many is waited for until an agent has been answered by it; those between may be
+overtaken while they are imported."""
+
+
+class Counting:
+    """The model of four agents that do nothing but call the tool, three calls a turn."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self.made = 0
+        self.lock = threading.Lock()
+
+    def __call__(self, request: dict[str, Any]) -> Answer:
+        called = {
+            call["function"]["name"]
+            for message in request["messages"]
+            for call in message.get("tool_calls") or ()
+        }
+        heard = "\n".join(str(m["content"]) for m in request["messages"] if m["role"] == "user")
+        if "count to the end" in heard and not called:
+            along = [{"to": "researcher", "task": f"count along, {n}"} for n in range(3)]
+            return Answer(calls=[("assign", args) for args in along])
+        if self.over.is_set():
+            return Answer(text="counted")
+        with self.lock:
+            self.made += 3
+            return Answer(calls=[("count", {"call": self.made - n}) for n in range(3)], piece=100)
+
+
+def test_a_tool_is_edited_200_times_while_four_agents_call_it_without_pause(
+    daemons: Callable[..., Daemon], repo: Path
+) -> None:
+    brain = Counting()
+    with OpenAIServer(brain) as server:
+        home = daemons(server.config(UNBOUNDED), **KEYS)
+        path = home.instance.config.parent / "tools" / "count.py"
+        save(path, COUNT.replace("{n}", "0"))
+        with home.client() as client:
+            job = Job(home, client, repo).open("count to the end")
+
+            def answered(event: dict[str, Any]) -> dict[str, int]:
+                if event["type"] != "tool_result" or event["data"]["name"] != "count":
+                    return {}
+                assert event["data"]["ok"], job.story()
+                found = json.loads(event["data"]["text"])
+                assert found["first"] == found["last"] == found["other"], "one version, whole"
+                return dict(found)
+
+            everybody: set[str] = set()
+
+            def all_four(event: dict[str, Any]) -> bool:
+                if answered(event):
+                    everybody.add(event["actor"])
+                return len(everybody) == 4
+
+            job.follow(until=all_four)
+            for n in range(1, EDITS + 1):
+                save(path, COUNT.replace("{n}", str(n)))
+                if n % IN_FORCE == 0:
+                    job.follow(until=lambda event, n=n: answered(event).get("last") == n)
+            brain.over.set()
+            job.follow()
+            assert job.row()["state"] == "done", job.story()
+    results = [(event, found) for event in job.events if (found := answered(event))]
+    assert sorted(found["calls"] for _, found in results) == list(range(1, len(results) + 1))
+    turns: dict[str, list[tuple[int, int]]] = {}
+    for event, found in results:
+        turn = int(event["data"]["call"].rpartition(":")[2].partition(".")[0])
+        turns.setdefault(event["actor"], []).append((turn, found["last"]))
+    assert len(turns) == 4
+    for seen in turns.values():
+        for (turn, version), (later, newer) in itertools.pairwise(sorted(seen)):
+            assert turn == later or version <= newer, "an agent went back to older code"
+        assert len({version for _, version in seen}) > 10, "they hardly met"
