@@ -12,11 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Daemon, eventually
-from tests.system.mainjob import Job, make_repo
+from tests.system.mainjob import Job, make_repo, strike
 
 PATIENCE_S = 100.0
 """Of the first call: on a busy machine litellm takes its time to be imported."""
@@ -341,3 +342,79 @@ def test_a_tool_is_edited_200_times_while_four_agents_call_it_without_pause(
         for (turn, version), (later, newer) in itertools.pairwise(sorted(seen)):
             assert turn == later or version <= newer, "an agent went back to older code"
         assert len({version for _, version in seen}) > 10, "they hardly met"
+
+
+KEEPS = '''
+import time
+from loomd.tools import Context, tool
+
+@tool
+def keeps(call: int, ctx: Context) -> str:
+    """Waits, with the state in its hands, until it may go on."""
+    ctx.state["n"] = ctx.state.get("n", 0) + 1
+    (ctx.repo / f"began-{call}").touch()
+    while not (ctx.repo / f"go-{call}").exists():
+        time.sleep(0.01)
+    return f"call {call}: {ctx.state['n']}"
+'''
+
+
+def test_state_survives_the_death_of_whatever_holds_it_and_a_call_that_died_changes_none(
+    daemons: Callable[..., Daemon], server: OpenAIServer, repo: Path
+) -> None:
+    """Of the call, its generation, the nursery, the host, and the daemon with a broken file."""
+    home = daemons(server.config(UNBOUNDED), **KEYS)
+    path = home.instance.config.parent / "tools" / "keeps.py"
+    save(path, KEEPS)
+    server.say(*[Answer(calls=[("keeps", {"call": n})]) for n in range(6)], Answer(text="done"))
+
+    def worker(job: Job) -> psutil.Process:
+        """The process that runs the function: it is in the checkout, its guard is not."""
+        return next(p for p in job.processes("tools generation") if p.cwd() == str(repo))
+
+    def generation(job: Job) -> psutil.Process:
+        nursery = one(job.processes("tools nursery"))
+        return one([p for p in job.processes("tools generation") if p.ppid() == nursery.pid])
+
+    with home.client() as client:
+        job = Job(home, client, repo).open("keep it")
+        for call, victim in enumerate(("nothing", "call", "generation", "nursery", "host")):
+            eventually(lambda n=call: (repo / f"began-{n}").exists(), PATIENCE_S, what=job.story)
+            before = generation(job).pid
+            match victim:
+                case "call":
+                    assert strike(worker(job))
+                case "generation":
+                    assert strike(generation(job))
+                    eventually(lambda b=before: generation_is_new(job, b), what=job.story)
+                case "nursery":
+                    assert strike(one(job.processes("tools nursery")))
+                case "host":
+                    assert job.kill(f"{job.session}/tools")
+            (repo / f"go-{call}").touch()
+        eventually(lambda: (repo / "began-5").exists(), PATIENCE_S, what=job.story)
+        save(path, "def f(:")
+        job.follow(until=waiting_for("tools_broken"))
+    home.kill()  # a call is under way, and what lies on the disk is broken
+    home.process = None
+    (repo / "go-5").touch()
+    home.start()
+    with home.client() as client:
+        job.client = client
+        job.follow()
+        assert job.row()["state"] == "done", job.story()
+    said = results(server.requests[-1])
+    assert "SIGKILL" in said.pop(1)
+    counted = [f"call {call}: {n}" for n, call in enumerate((0, 2, 3, 4, 5), 1)]
+    assert said == counted, job.story()
+
+
+def one(found: list[psutil.Process]) -> psutil.Process:
+    (single,) = found
+    return single
+
+
+def generation_is_new(job: Job, before: int) -> bool:
+    (nursery,) = job.processes("tools nursery")
+    born = {p.pid for p in job.processes("tools generation") if p.ppid() == nursery.pid}
+    return bool(born - {before})
