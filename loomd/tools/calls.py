@@ -259,9 +259,7 @@ class Calls:
                 if scratched:
                     whole = ending.result is not None and not (ending.end or {}).get("reason")
                     await asyncio.to_thread(layer.leave_only if whole else remove, scratch)
-            taken = await asyncio.to_thread(self.take_away, order)
-            if scratched:
-                body = await asyncio.to_thread(self.explained, body, order, taken)
+            body = await self.told(body, order)
             if is_shell(row):
                 return body, self._left(call, given, ending)
             if state is None:
@@ -288,9 +286,19 @@ class Calls:
         finally:
             self._rooms.discard(number)
 
+    async def told(self, body: Body, order: Mapping[str, Any]) -> Body:
+        """What came of a call, with what its surroundings say to it. A thread looks at the disk,
+        where that must be looked at."""
+        absent, scratched = order.get("absent"), order.get("scratched")
+        taken = await asyncio.to_thread(self.take_away, order) if absent else []
+        if not scratched:
+            return body
+        if isinstance(body, ToolResult) and body.ok:
+            return self.explained(body, order, taken)
+        return await asyncio.to_thread(self.explained, body, order, taken)
+
     def take_away(self, order: Mapping[str, Any]) -> list[str]:
-        if not order.get("absent"):
-            return []
+        """What is there now and must not be: set aside."""
         aside = self.places.scratch / "taken"
         return ground.take_away(self.places.repo, order["absent"], aside)
 

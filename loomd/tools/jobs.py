@@ -153,8 +153,7 @@ class Jobs:
             body = ToolResult(id=job.id, ok=False, error="failed", text=text)
         else:
             body, _ = await self.results.came_of(job.call, ending, order["limits"])
-            taken = await asyncio.to_thread(self.calls.take_away, order)
-            body = await asyncio.to_thread(self.calls.explained, body, order, taken)
+            body = await self.calls.told(body, order)
         if not job.begun.done():
             job.begun.set_result(_failed(body, job.id))
         if isinstance(body, Propose):

@@ -61,6 +61,7 @@ def worker(sock: socket.socket, output: int, tools: Mapping[str, ToolSpec]) -> N
         kernel.default_signals()
         # Whatever the process that forked us had made of them: now they are the pipe.
         sys.stdin, sys.stdout, sys.stderr = _text(0, "r"), _text(1, "w"), _text(2, "w")
+        _step_back()
         rehearse(tools)
         _send_result(sock, _run(sock, receive_frame(sock), tools))
         for stream in (sys.stdout, sys.stderr):
@@ -262,11 +263,15 @@ def _seen(sock: socket.socket, path: str) -> list[str] | None:
     return value if isinstance(value, list) else None
 
 
-def _limit(limits: Mapping[str, Any]) -> None:
+def _step_back() -> None:
+    """Behind the daemon's own processes, for the processor and when memory runs out."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, max(os.getpriority(os.PRIO_PROCESS, 0), 10))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("500")
+
+
+def _limit(limits: Mapping[str, Any]) -> None:
     space = int(limits.get("address_mb", 0)) << 20
     if space:
         _lower(resource.RLIMIT_AS, space)
