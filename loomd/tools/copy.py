@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from loomd.tools import gitrun
+from loomd.tools import gitrun, pinned
 from loomd.tools.contract import NewFile, ToolError
 
 EXCLUDED: Final = frozenset(
@@ -34,6 +34,9 @@ MAX_CHANGED: Final = 200
 MAX_FILE: Final = 8 << 20
 LINKED: Final = 200
 """An ignored folder with more files than this is linked instead of copied."""
+
+_GONE: Final = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ELOOP)
+"""Of a file that is not there any more, not ours to read, or a link by now."""
 
 _FICLONE: Final = 0x40049409
 
@@ -63,13 +66,14 @@ def make(repo: Path, root: Path, barred: Callable[[str], bool] | None = None) ->
         inside = stack.pop()
         folder = root / inside
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            entries = os.scandir(repo / inside)
-        except (FileNotFoundError, PermissionError):
-            if not inside:
-                raise
-            continue  # as of files: gone meanwhile, or not ours to read
-        with entries:
+        with contextlib.ExitStack() as held:
+            try:
+                place = held.enter_context(pinned.folder(repo, inside))
+                entries = held.enter_context(os.scandir(place))
+            except OSError:
+                if not inside:
+                    raise
+                continue  # as of files: gone meanwhile, a link by now, or not ours to read
             for entry in entries:
                 path = f"{inside}/{entry.name}" if inside else entry.name
                 target = root / path
@@ -82,7 +86,7 @@ def make(repo: Path, root: Path, barred: Callable[[str], bool] | None = None) ->
                     _borrow(repo, target)
                 elif entry.is_dir(follow_symlinks=False):
                     if path in ignored and _many(entry.path):
-                        os.symlink(entry.path, target)
+                        os.symlink(repo / path, target)
                         copy.links.add(path)
                         copy.barred += below(repo, path, barred) if barred is not None else ()
                     else:
@@ -91,7 +95,9 @@ def make(repo: Path, root: Path, barred: Callable[[str], bool] | None = None) ->
                     try:
                         copy.original[path] = _stamp(repo / path)
                         clone(entry.path, target)
-                    except (FileNotFoundError, PermissionError):
+                    except OSError as error:
+                        if error.errno not in _GONE:
+                            raise
                         copy.original.pop(path, None)
                         continue  # gone meanwhile, or not ours to read
                     copy.seen[path] = _stamp(target)
@@ -135,7 +141,7 @@ def _many(folder: str) -> bool:
 
 def clone(source: str, target: Path) -> None:
     """One file with its mode and times; by reference if the file system can."""
-    with open(source, "rb") as one:
+    with open(os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as one:
         found = os.fstat(one.fileno())
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:

@@ -143,17 +143,38 @@ def _other_homes(own: set[str]) -> list[str]:
 
 
 def git_folders(repo: Path) -> list[str]:
-    """The real folders of the repository: `.git`, or what a linked worktree's `.git` file names."""
+    """The real folders of the repository: `.git`, or what a linked worktree's `.git` file names.
+    Whoever made the checkout says where they are: what is none of git's is not believed."""
     marker = repo / ".git"
     if marker.is_dir():
-        return [os.path.realpath(marker)]
-    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return _of_git([marker.resolve()])
+    with contextlib.suppress(OSError, UnicodeDecodeError, RuntimeError, ValueError):
         key, _, value = marker.read_text().partition(":")
         if key == "gitdir":
             folder = (repo / value.strip()).resolve()
             parent = folder.parent.parent
-            return [str(folder), str(parent)] if parent.name == ".git" else [str(folder)]
+            return _of_git([folder, parent] if parent.name == ".git" else [folder])
     return []
+
+
+def _of_git(folders: Iterable[Path]) -> list[str]:
+    return [
+        str(folder)
+        for folder in folders
+        if (folder / "HEAD").is_file()
+        and ((folder / "objects").is_dir() or (folder / "commondir").is_file())
+    ]
+
+
+def seen(folders: Iterable[str], hidden: Iterable[str], repo: str) -> list[str]:
+    """Those that do not lie in what is hidden: files of the checkout name some of them, and what
+    is named is shown. Where the checkout lies itself it may be."""
+    covers = [path for path in hidden if not profile.below(repo, path)]
+    return [
+        folder
+        for folder in folders
+        if profile.below(folder, repo) or not any(profile.below(folder, path) for path in covers)
+    ]
 
 
 def protected(repo: str, git: Iterable[str]) -> list[str]:
@@ -203,11 +224,11 @@ def ground(
     writes: bool,
 ) -> Ground:
     """Of one call. writes: it works in the checkout itself."""
-    git = git_folders(repo)
+    git = seen(git_folders(repo), hide[0], str(repo))
     return Ground(
         repo=str(repo),
         scratch=str(scratch),
-        programs=tuple(programs),
+        programs=tuple(seen(programs, hide[0], str(repo))),
         code=tuple(code),
         git=tuple(git),
         hidden_folders=tuple(hide[0]),

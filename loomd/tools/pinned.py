@@ -47,6 +47,16 @@ def _walk(root: Path, parts: Sequence[str], make: bool) -> int:
     return fd
 
 
+@contextlib.contextmanager
+def folder(root: Path, inside: str) -> Iterator[Path]:
+    """A folder below `root` by its descriptor. OSError as above."""
+    fd = _walk(root, Path(inside).parts, False)
+    try:
+        yield Path(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
+
+
 def read(root: Path, path: Path, most: int = -1) -> bytes:
     """The content of a plain file. OSError, EFBIG if it has more than `most` bytes."""
     with pinned(root, path) as place:

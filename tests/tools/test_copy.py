@@ -52,6 +52,28 @@ def test_what_may_not_be_read_is_left_out_and_the_copy_can_be_removed():
             shutil.rmtree(copy.root)
 
 
+def test_what_becomes_a_link_while_it_is_copied_is_left_out(repo, tmp_path, monkeypatch):
+    """Else a command would find in its copy what it may not read."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "c.py").write_text("secret")
+    clone = copies.clone
+
+    def late(source, target):
+        if not (repo / "b").is_symlink():
+            shutil.rmtree(repo / "b")
+            (repo / "b").symlink_to(outside)
+        if target.name == "run.sh":
+            (repo / "run.sh").unlink()
+            (repo / "run.sh").symlink_to(outside / "c.py")
+        clone(source, target)
+
+    monkeypatch.setattr(copies, "clone", late)
+    copy = copies.make(repo, tmp_path / "copy")
+    assert (copy.root / "a.py").read_text() == "a\n"
+    assert not (copy.root / "b/c.py").exists() and not (copy.root / "run.sh").exists()
+
+
 def test_what_was_changed_added_and_removed_is_found(repo, copy):
     (copy.root / "a.py").write_text("A\n")
     (copy.root / "b/c.py").unlink()

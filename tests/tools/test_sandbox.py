@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -393,6 +394,37 @@ def test_the_probe_is_made_once(instance, monkeypatch):
 )
 def test_a_folder_that_contains_what_is_hidden_is_never_allowed(folders, never, kept):
     assert ground.without(folders, never) == kept
+
+
+@pytest.mark.parametrize("way", ["a link", "a file", "a link to a folder of git's"])
+def test_a_checkout_does_not_say_what_of_the_hidden_is_shown(tmp_path, way):
+    home, repo = tmp_path / "home", tmp_path / "repo"
+    keys = home / ".ssh"
+    keys.mkdir(parents=True)
+    repo.mkdir()
+    if way == "a file":
+        (repo / ".git").write_text(f"gitdir: {keys}\n")
+    else:
+        (repo / ".git").symlink_to(keys)
+    if "git's" in way:
+        (keys / "objects").mkdir()
+        (keys / "HEAD").write_text("ref: x\n")
+    hide = ([str(keys)], [])
+    programs = [str(keys), str(home / "bin")]
+    made = ground.ground(repo, tmp_path / "s", programs, [], hide, {}, writes=False)
+    assert made.git == () and made.programs == (str(home / "bin"),)
+    inside = ground.ground(keys / "repo", tmp_path / "s", [str(keys / "repo/x"), str(keys / "y")],
+                           [], hide, {}, writes=False)  # fmt: skip
+    assert inside.programs == (str(keys / "repo/x"), str(keys / "y"))
+
+
+def test_a_linked_worktree_names_its_repository(tmp_path):
+    repo = git_repo(tmp_path / "repo", {"a": "x"})
+    tree = tmp_path / "tree"
+    subprocess.run(["git", "-C", str(repo), "worktree", "add", "-q", str(tree)], check=True)
+    git = f"{repo}/.git"
+    assert ground.git_folders(tree) == [f"{git}/worktrees/tree", git]
+    assert ground.git_folders(repo) == [git]
 
 
 def test_a_mount_left_in_the_scratch_folder_is_not_emptied(tmp_path):
