@@ -289,8 +289,8 @@ class Calls:
     async def told(self, body: Body, order: Mapping[str, Any]) -> Body:
         """What came of a call, with what its surroundings say to it. A thread looks at the disk,
         where that must be looked at."""
-        absent, scratched = order.get("absent"), order.get("scratched")
-        taken = await asyncio.to_thread(self.take_away, order) if absent else []
+        uncovered, scratched = order.get("uncovered"), order.get("scratched")
+        taken = await asyncio.to_thread(self.take_away, order) if uncovered else []
         if not scratched:
             return body
         if isinstance(body, ToolResult) and body.ok:
@@ -300,7 +300,7 @@ class Calls:
     def take_away(self, order: Mapping[str, Any]) -> list[str]:
         """What is there now and must not be: set aside."""
         aside = self.places.scratch / "taken"
-        return ground.take_away(self.places.repo, order["absent"], aside)
+        return ground.take_away(self.places.repo, order["uncovered"], aside)
 
     def explained(self, body: Body, order: Mapping[str, Any], taken: Sequence[str]) -> Body:
         """With what the sandbox was in the way of, if it was; and with what it does not keep from
@@ -391,7 +391,7 @@ class Calls:
             "kept": {**self.surroundings.of(call.agent), "cwd": call.cwd} if is_shell(row) else {},
             "rules": msgspec.to_builtins(allowed),
             "barred": p.barred(call.name),
-            "absent": ground.absent(p.repo) if str(p.repo) in allowed.write else [],
+            "uncovered": ground.uncovered(p.repo) if str(p.repo) in allowed.write else {},
             "backend": p.backend() if allowed.confined else "",
             "bwrap": p.facts.bwrap,
         }

@@ -11,7 +11,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -177,35 +177,81 @@ def seen(folders: Iterable[str], hidden: Iterable[str], repo: str) -> list[str]:
     ]
 
 
+_SUBMODULE: Final = re.compile(r'(?m)^[ \t]*path[ \t]*=[ \t]*"?([^"\n]+?)"?[ \t]*$')
+_HOOKS: Final = re.compile(r'(?im)^[ \t]*hookspath[ \t]*=[ \t]*"?([^"\n]+?)"?[ \t]*$')
+
+
+def names(repo: Path, git: Iterable[str]) -> list[str]:
+    """What decides which code runs in a checkout, relative to it: with its folder of hooks, and the
+    marks of its submodules, into which git looks when it is asked for the state of the whole."""
+    found = [f"{path}/.git" for path in _inside(repo, _SUBMODULE, repo / ".gitmodules")]
+    for folder in git:
+        found += _inside(repo, _HOOKS, Path(folder, "config"))
+    return list(dict.fromkeys((*profile.PROTECTED, *found)))
+
+
+def _inside(repo: Path, pattern: re.Pattern[str], file: Path) -> Iterator[str]:
+    """The paths that a file of git's settings names, relative to the checkout if they lie in it."""
+    with contextlib.suppress(OSError), open(file, encoding="utf-8", errors="replace") as text:
+        for said in pattern.findall(text.read(_SETTINGS)):
+            path = os.path.normpath(os.path.join(repo, os.path.expanduser(said)))
+            if profile.below(path, str(repo)) and path != str(repo):
+                yield os.path.relpath(path, repo)
+
+
+_SETTINGS: Final = 1 << 20
+"""Characters of a file of settings that are looked at."""
+
+
 def protected(repo: str, git: Iterable[str]) -> list[str]:
     """What of the protected names there is now."""
-    found = [f"{repo}/{name}" for name in profile.PROTECTED]
+    git = tuple(git)
+    found = [f"{repo}/{name}" for name in names(Path(repo), git)]
     found += [f"{folder}/{name}" for folder in git for name in profile.GIT_PROTECTED]
     return [os.path.realpath(path) for path in found if os.path.lexists(path)]
 
 
-def absent(repo: Path) -> list[str]:
-    """Protected names that there are not: a cover needs something to lie upon, so that they can be
-    made where the checkout itself is writable."""
-    return [name for name in profile.PROTECTED if not os.path.lexists(repo / name)]
-
-
-def take_away(repo: Path, names: Iterable[str], aside: Path) -> list[str]:
-    """Moves what a call has made under `names` to the folder `aside`; what that was. What cannot be
-    moved there (it was made so) gets another name beside it, by which nobody looks for it."""
-    taken = []
-    for name in names:
+def uncovered(repo: Path) -> dict[str, str]:
+    """Protected names that nothing can lie upon, so that they can be made where the checkout itself
+    is writable: those that there are not (""), and links (where they lead)."""
+    found = {}
+    for name in names(repo, git_folders(repo)):
         if not os.path.lexists(repo / name):
+            found[name] = ""
+        elif os.path.islink(repo / name):
+            found[name] = os.readlink(repo / name)
+    return found
+
+
+def take_away(repo: Path, before: Mapping[str, str], aside: Path) -> list[str]:
+    """Moves what a call has made of `uncovered` names to the folder `aside`, and makes links as
+    they were; what that was. What cannot be moved there (it was made so) gets another name beside
+    it, by which nobody looks for it."""
+    taken = []
+    for name, target in before.items():
+        place = repo / name
+        link = os.readlink(place) if os.path.islink(place) else ""
+        if target and link == target:
             continue
-        try:
-            place = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_made(aside)))
-            shutil.move(repo / name, place / name)
-        except OSError:  # shutil.Error is one
-            if os.path.lexists(repo / name):
-                beside = tempfile.mkdtemp(prefix=f"taken-away{name}-", dir=repo)
-                os.rename(repo / name, Path(beside, name))
+        if os.path.lexists(place):
+            _move(place, aside)
+        elif not target:
+            continue
+        if target:
+            with contextlib.suppress(OSError):  # its folder is gone too
+                os.symlink(target, place)
         taken.append(name)
     return taken
+
+
+def _move(place: Path, aside: Path) -> None:
+    try:
+        folder = tempfile.mkdtemp(prefix=f"{place.name}-", dir=_made(aside))
+        shutil.move(place, Path(folder, place.name))
+    except OSError:  # shutil.Error is one
+        if os.path.lexists(place):
+            beside = tempfile.mkdtemp(prefix=f"taken-away{place.name}-", dir=place.parent)
+            os.rename(place, Path(beside, place.name))
 
 
 def _made(folder: Path) -> Path:

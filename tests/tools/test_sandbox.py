@@ -229,10 +229,10 @@ def test_what_cannot_be_moved_away_loses_its_name_all_the_same(tmp_path):
     (repo / ".vscode/tasks.json").write_text("evil")
     aside = Path(tempfile.mkdtemp(prefix="loom-", dir="/dev/shm"))
     try:
-        assert ground.take_away(repo, [".vscode", ".idea"], aside) == [".vscode"]
+        assert ground.take_away(repo, {".vscode": "", ".idea": ""}, aside) == [".vscode"]
     finally:
         shutil.rmtree(aside)
-    assert ground.absent(repo) == list(profile.PROTECTED)
+    assert ground.uncovered(repo) == dict.fromkeys(profile.PROTECTED, "")
     assert [path.name for path in repo.rglob("tasks.json")] == ["tasks.json"]
 
 
@@ -416,6 +416,52 @@ def test_a_checkout_does_not_say_what_of_the_hidden_is_shown(tmp_path, way):
     inside = ground.ground(keys / "repo", tmp_path / "s", [str(keys / "repo/x"), str(keys / "y")],
                            [], hide, {}, writes=False)  # fmt: skip
     assert inside.programs == (str(keys / "repo/x"), str(keys / "y"))
+
+
+INTO = """
+import os, shutil
+def write(path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        open(path, "w").write("evil")
+    except OSError as error:
+        print(path, error)
+for path in ("sub/." + "git", "new/." + "git", "tools/hooks/pre-commit", "fine"):
+    write("./" + path)
+try:
+    os.unlink("." + "claude")
+except OSError as error:
+    print(error)
+write("." + "claude/settings.json")
+"""
+
+
+@pytest.mark.parametrize("backend", ["landlock", "auto"])
+def test_submodules_hooks_elsewhere_and_links_are_protected_too(inside, repo, backend):
+    def git(*args):
+        subprocess.run(["git", "-C", str(repo), *args], check=True)
+
+    for folder in ("sub", "new", "tools/hooks", "ai"):
+        (repo / folder).mkdir(parents=True)
+    (repo / "sub/.git").write_text("gitdir: ../.git/modules/sub\n")
+    (repo / "tools/hooks/pre-commit").write_text("good")
+    (repo / ".gitmodules").write_text(
+        '[submodule "s"]\n\tpath = sub\n[submodule "n"]\n\tpath=new\n'
+    )
+    (repo / ".claude").symlink_to("ai")
+    (repo / "into.py").write_text(INTO)
+    git("config", "core.hooksPath", "tools/hooks")
+    told = inside(
+        "shell",
+        command="python3 into.py",
+        permissions={"sandbox_backend": backend},
+        settings={"review": {"required": False}},
+    )
+    assert "taken away again: " in told and "new/.git" in told and ".claude" in told
+    assert (repo / "sub/.git").read_text().startswith("gitdir: ")
+    assert not (repo / "new/.git").exists()
+    assert (repo / "tools/hooks/pre-commit").read_text() == "good"
+    assert os.readlink(repo / ".claude") == "ai" and (repo / "fine").read_text() == "evil"
 
 
 def test_a_linked_worktree_names_its_repository(tmp_path):
