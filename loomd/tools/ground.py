@@ -12,7 +12,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -166,15 +166,16 @@ def _of_git(folders: Iterable[Path]) -> list[str]:
     ]
 
 
-def seen(folders: Iterable[str], hidden: Iterable[str], repo: str) -> list[str]:
+@lru_cache(maxsize=16)
+def seen(folders: tuple[str, ...], hidden: tuple[str, ...], repo: str) -> tuple[str, ...]:
     """Those that do not lie in what is hidden: files of the checkout name some of them, and what
     is named is shown. Where the checkout lies itself it may be."""
     covers = [path for path in hidden if not profile.below(repo, path)]
-    return [
+    return tuple(
         folder
         for folder in folders
         if profile.below(folder, repo) or not any(profile.below(folder, path) for path in covers)
-    ]
+    )
 
 
 _SUBMODULE: Final = re.compile(r'(?m)^[ \t]*path[ \t]*=[ \t]*"?([^"\n]+?)"?[ \t]*$')
@@ -270,13 +271,14 @@ def ground(
     writes: bool,
 ) -> Ground:
     """Of one call. writes: it works in the checkout itself."""
-    git = seen(git_folders(repo), hide[0], str(repo))
+    covers = tuple(hide[0])
+    git = seen(tuple(git_folders(repo)), covers, str(repo))
     return Ground(
         repo=str(repo),
         scratch=str(scratch),
-        programs=tuple(seen(programs, hide[0], str(repo))),
+        programs=seen(tuple(programs), covers, str(repo)),
         code=tuple(code),
-        git=tuple(git),
+        git=git,
         hidden_folders=tuple(hide[0]),
         hidden_files=tuple(hide[1]),
         protected=tuple(protected(str(repo), git)) if writes else (),
