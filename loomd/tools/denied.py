@@ -77,7 +77,7 @@ def explain(
     more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
     return (
         f"[the sandbox (profile {rules.profile}) is in the way: {'; '.join(parts)}{more}. These "
-        "are keys of [permissions] in config.toml: a person can set them, for new sessions]"
+        "are keys of [permissions] in config.toml: a person can set them, for the next call]"
     )
 
 

@@ -18,7 +18,7 @@ from loomd import rules
 from loomd.actor.behaviour import CancelTimer, Change, Emit, Put, SetTimer
 from loomd.rules import Rule
 from loomd.store.schema import text_key
-from loomd.tools.facts import Call
+from loomd.tools.facts import WRITES, Call
 from loomd.tools.needs import Needs, needs
 from loomd.tools.permissions import Decided, Policy, decide
 from loomd.tools.protected import NOWHERE, Ground, unwritable
@@ -27,6 +27,9 @@ from loomd.wire.bodies import Decision, Propose, ToolCall
 
 SHOWN: Final = 2_000
 """Characters of a call's arguments in a question."""
+
+PROTECTED: Final = "[protected]"
+"""The built-in rule by which a person is asked about a place."""
 
 BRIEF: Final = 300
 """Characters of a call in an event."""
@@ -196,6 +199,9 @@ class Desk:
             found = decide(call, self.book.policy, self.book.ground)
             if found.verdict == "deny":
                 return f"it changes {file.path}: {found.reason}"
+            if found.verdict == "ask" and found.rule == PROTECTED and proposal.tool not in WRITES:
+                how = "use `edit` or `write` for it, so that a person can be asked"
+                return f"it changes {file.path}: {found.reason}; {how}"
         return ""
 
     # --- asking --------------------------------------------------------------------------------

@@ -181,6 +181,19 @@ def test_what_turned_out_otherwise_is_in_the_record_too():
     assert judged["what"] == "shell: make" and ".git" in judged["reason"]
 
 
+@pytest.mark.parametrize(("tool", "yes", "to"), [
+    ("shell", False, AGENT), ("shell", True, TEAM), ("edit", False, TEAM),
+])  # fmt: skip
+def test_what_a_person_would_be_asked_about_no_command_changes_unasked(tool, yes, to):
+    script = Script(yes=yes, rules={"allow": ["shell"]})
+    script.mail(shell() if tool == "shell" else call("edit", path="x", old="a", new="b"))
+    change = FileChange(path=".vscode/tasks.json", base="", after="h")
+    proposal = Propose(call="c1", agent=AGENT, tool=tool, reason="", files=(change,))
+    [sent] = script.end("call-c1", proposal)
+    assert sent.to == to
+    assert to == TEAM or "use `edit` or `write`" in sent.body.text
+
+
 def leaves(script, cwd, id="c1"):
     """The end of a command that has left its agent in a folder."""
     body = codec.encode(ToolResult(id=id))
