@@ -7,7 +7,8 @@
 `requests`   the rules of clients' state-changing requests, journaled by (client, id) (pure)
 `reconcile`  what is wanted against what the root has: ensure and stop (pure)
 `writer`     the thread that applies all waiting jobs in one durable transaction
-`process`    the loop: two ROUTERs, the XPUB, the link to the root, timers; `main(birth)`
+`process`    the loop: two ROUTERs, the XPUB, actors and their asks; `main(birth)`
+`rootline`   orders to the root and its notes; `timers`: which are due, and who was told (pure)
 `intake`     frames to messages, garbage to a typed error: the same at both ROUTERs
 `peers`      who is connected, and which mails each has on the wire
 `children`   the supervisor's calls, and another configuration of services

@@ -45,7 +45,7 @@ def child(hub: Hub, done: Done, call: str, id: str) -> None:
     """One of the supervisor's calls: {id, result}; `result` is "ok", OTP's error word, or what
     `which` and `count` answer."""
     if call in QUESTIONS:
-        hub.call_root(
+        hub.root.call(
             {"op": "child", "call": call, "name": id},
             lambda answer: done({"id": id, "result": _text(answer)}),
         )
@@ -75,7 +75,7 @@ def child(hub: Hub, done: Done, call: str, id: str) -> None:
     if call == "terminate" and session_of(id) and row is not None:
         _end_actor(hub, done, id)
         return
-    hub.call_root(
+    hub.root.call(
         {"op": "child", "call": call, "name": id},
         lambda answer: done({"id": id, "result": answer.get("error") or "ok"}),
     )
@@ -155,7 +155,7 @@ def reload_config(hub: Hub, done: Done) -> None:
         changed = [id for ids in said.values() for id in ids] + tables
         done(_reply(changed=changed, loaded=_ids(settings.supervisors), **said, needed=needed))
 
-    hub.call_root_in_pieces({"op": "configure"}, json.dumps(list(settings.supervisors)), then)
+    hub.root.call_in_pieces({"op": "configure"}, json.dumps(list(settings.supervisors)), then)
 
 
 def _ids(specs: Any) -> list[str]:

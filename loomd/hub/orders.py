@@ -63,10 +63,10 @@ class Orders:
                 ]
             )
 
-        self.hub.ask_which(then)
+        self.hub.root.which(then)
 
     def tree(self, done: Done) -> None:
-        self.hub.call_root({"op": "tree"}, lambda answer: done(json.loads(answer["text"])))
+        self.hub.root.call({"op": "tree"}, lambda answer: done(json.loads(answer["text"])))
 
     def kill(self, done: Done, name: str, signal: int = 9) -> None:
         if not 1 <= signal <= 64:
@@ -96,7 +96,7 @@ class Orders:
             else:
                 done(LoomError("failed", f"{message['op']} {name}: {error}"))
 
-        self.hub.call_root(message, then)
+        self.hub.root.call(message, then)
 
     def upgrade(self, done: Done, key: str = "") -> None:
         """New code everywhere. This very hub is replaced on the way: its successor is asked again
@@ -113,11 +113,11 @@ class Orders:
             result.pop("key")
             done(result)
 
-        self.hub.call_root({"op": "upgrade", "key": key, "execute": execute}, then)
+        self.hub.root.call({"op": "upgrade", "key": key, "execute": execute}, then)
 
     def shutdown(self, done: Done) -> None:
         done({"stopping": True, "pid": self.hub.root_pid})
-        self.hub.tell_root({"op": "shutdown"})
+        self.hub.root.tell({"op": "shutdown"})
 
     # --- actors and checkouts --------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import heapq
 import hmac
 import os
 import sys
@@ -34,12 +33,14 @@ from loomd.hub.orders import FROM_CLIENT
 from loomd.hub.peers import HELD_S, Asks, Held, Peer, Peers
 from loomd.hub.publish import Publisher
 from loomd.hub.pulse import Pulse
+from loomd.hub.rootline import RootLine
+from loomd.hub.timers import Timers
 from loomd.hub.writer import RETRY_S, Dethroned, Job, Writer, finish
 from loomd.store.env import DiskFull, Store, StoreError
 from loomd.store.migrate import NewerSchema
 from loomd.store.schema import session_of
 from loomd.supervise.crash import crash_point
-from loomd.supervise.link import LinkClosed, ProcessBirth, TooLarge
+from loomd.supervise.link import LinkClosed, ProcessBirth
 from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, NORMAL, UPGRADED
 from loomd.wire import codec, sockets, topics
 from loomd.wire.endpoints import Instance
@@ -76,9 +77,6 @@ SWITCH_S: Final = 0.0005
 
 FOR_READING: Final = frozenset({"keeper", "tools"})
 """Kinds that an ask wakes even while their session has failed: to look something up in it."""
-
-PIECE: Final = 24_000
-"""Characters of a request's text per datagram to the root: escaping may double them."""
 
 FROM_HUB: Final = b"\0h"
 """Route of an ask of the hub's own."""
@@ -153,34 +151,26 @@ class Hub:
         self.root_pid = int(args.get("root_pid") or os.getppid())
         self.generation = int(args.get("package_generation") or 0)
         self.started = time.time()
-        self.births = reconcile.Births(
-            entries=args.get("entries") or {},
-            own=frozenset(spec.name for spec in daemon_specs(args)),
-            gateway_template=str(args.get("gateway_template") or "actors"),
-        )
         self.counters: Counter[str] = Counter()
         self.no_room: set[str] = set()  # actors whose commit waits for room on the disk
         self.peers = Peers()
         self.asks = Asks()
-        self.children: dict[str, reconcile.Child] = {}
-        self.timers: dict[str, dict[str, tuple[float, bytes]]] = {}
-        self.heap: list[tuple[float, str, str]] = []
-        self.fired: set[tuple[str, str]] = set()
+        self.timers = Timers()
         self.stopping = False
         self.upgraded = False  # it stops for a successor on newer code
-        self.last_upgrade: dict[str, str] | None = None  # {state, reason}, as the root says
         self.trial = birth.trial
         self._published: list[tuple[str, bytes]] = []
         self._asked_here: dict[str, Callable[[Answered], None]] = {}
         self._ids = 0
-        self._calls: dict[int, Callable[[dict[str, Any]], None]] = {}
-        self._pages: dict[Any, list[Any]] = {}
-        self._pieces: dict[Any, list[str]] = {}
-        self._unbooked = 0  # notes of ends that are not durable yet
-        # What the root kept for us is in the writer's hands. Not before: a Hello that overtakes the
-        # note of its predecessor's death moves the fence, and nobody is blamed.
-        self._hears_actors = False
-        self._check_readers = False
+        self.root = RootLine(
+            self,
+            reconcile.Births(
+                entries=args.get("entries") or {},
+                own=frozenset(spec.name for spec in daemon_specs(args)),
+                gateway_template=str(args.get("gateway_template") or "actors"),
+            ),
+        )
+        self.check_readers = False
         self._next_tick = 0.0
         self._later: list[Callable[[], None]] = []
         self._pulse = Pulse(self)
@@ -206,7 +196,7 @@ class Hub:
         self.writer.start()
         with store.reading() as txn:
             for name, key, due, body in mail.due_timers(txn):
-                self._arm(name, key, due, body)
+                self.timers.arm(name, key, due, body)
 
     def _token(self) -> str:
         """What clients say: the file that the root made for this boot, else one of our own."""
@@ -228,7 +218,7 @@ class Hub:
         """Until the root says stop. Raises LinkClosed, StoreError, Dethroned."""
         link = self.birth.link
         link.send({"op": "epoch", "epoch": self.epoch, "notes": True})
-        self.ask_which(None)
+        self.root.which(None)
         poller = sockets.Poller()
         for socket in (self.publisher.socket, self.clients.socket):
             poller.register(socket, sockets.POLLIN)
@@ -238,7 +228,7 @@ class Hub:
         self._pulse.begin()
         while not self.stopping:
             self._pulse.beat()
-            if hearing is not self._hears_actors:
+            if hearing is not self.root.heard:
                 hearing = True
                 poller.register(self.actors, sockets.POLLIN)
             if link.waiting is not waiting:
@@ -250,7 +240,7 @@ class Hub:
             if self.actors in ready:
                 self._frames()
             if link.fileno() in ready:
-                self._link()
+                self.root.receive()
             if self.publisher.socket in ready:
                 self.publisher.subscriptions()
             if self.clients.socket in ready:
@@ -260,9 +250,10 @@ class Hub:
 
     def _timeout(self) -> int:
         longest = int(min(TICK_S, self._pulse.every_s) * 1000)
-        if not self.heap:
+        soonest = self.timers.soonest()
+        if soonest is None:
             return longest
-        return max(0, min(longest, int((self.heap[0][0] - time.time()) * 1000) + 1))
+        return max(0, min(longest, int((soonest - time.time()) * 1000) + 1))
 
     def close(self) -> None:
         """After an orderly stop: everything queued is written and said."""
@@ -311,7 +302,7 @@ class Hub:
             return
         # The root told of its predecessor's death before this one was born: that goes first, or the
         # fence has moved on and nobody is blamed.
-        self._link()
+        self.root.receive()
         self.submit(
             lambda batch: batch.hello(hello),
             lambda result: self._welcomed(identity, hello, result),
@@ -397,17 +388,15 @@ class Hub:
         name = hello.actor
         before = self.peers.by_name.get(name)
         if before is not None and before.incarnation != hello.incarnation:
-            self._asks_died(name, f"{name} was restarted")
+            self.asks_died(name, f"{name} was restarted")
         peer = Peer(name, session_of(name), hello.incarnation, identity, result.known)
         peer.used = time.monotonic()
         self.peers.add(peer)
-        self.fired = {fired for fired in self.fired if fired[0] != name}
+        self.timers.forget(name)
         self.follow(result)
         self._fill(peer)
-        now = time.time()
-        for key, (due, _) in self.timers.get(name, {}).items():
-            if due <= now:
-                self._fire(name, key)
+        for key in self.timers.due_of(name, time.time()):
+            self._fire(name, key)
         for held in self.asks.release(name):
             self.ask(held.route, held.id, held.sender, name, held.body)
 
@@ -451,7 +440,7 @@ class Hub:
                 if peer.room(0) or peer.room(1):
                     self._fill(peer)
         for name, key, due, body in result.timers:
-            self._arm(name, key, due, body)
+            self.timers.arm(name, key, due, body)
         if result.status is not None:
             name, state, waiting_for, since = result.status
             self.publisher.delta(
@@ -460,16 +449,16 @@ class Hub:
                 {"name": name, "state": state, "waiting_for": waiting_for, "since": since},
             )
         for name in result.ended:
-            self.end(name)
+            self.root.end(name)
         for session in result.over:
             log.info("session.over", session=session)
-            self.tell_root({"op": "end_session", "session": session})
+            self.root.tell({"op": "end_session", "session": session})
             for name in self.rules.members.get(session, ()):
-                self._asks_died(name, f"{session} is over", held=False)
+                self.asks_died(name, f"{session} is over", held=False)
         for name in result.wake:
-            self.ensure(name)
+            self.root.ensure(name)
         for name in result.bounced:
-            self.tell_root({"op": "restart", "name": name})
+            self.root.tell({"op": "restart", "name": name})
         self._published += result.events
 
     def _results(self) -> None:
@@ -478,7 +467,7 @@ class Hub:
             finish(job)
         if jobs and self.trial:
             self.trial = False
-            self.tell_root({"op": "settled"})
+            self.root.tell({"op": "settled"})
         if self._published:
             crash_point("hub.before_publish")
             events, self._published = self._published, []
@@ -532,7 +521,7 @@ class Hub:
         else:
             self.say(route, answer)
 
-    def _asks_died(self, name: str, why: str, *, held: bool = False) -> None:
+    def asks_died(self, name: str, why: str, *, held: bool = False) -> None:
         for route, id in self.asks.died(name):
             self.answered(route, Answered(id=id, error="actor_died", detail=why))
         if held:
@@ -541,38 +530,20 @@ class Hub:
 
     # --- timers --------------------------------------------------------------------------------
 
-    def _arm(self, name: str, key: str, due: float | None, body: bytes) -> None:
-        self.fired.discard((name, key))
-        if due is None:
-            keys = self.timers.get(name)
-            if keys is not None:
-                keys.pop(key, None)
-                if not keys:
-                    del self.timers[name]
-            return
-        self.timers.setdefault(name, {})[key] = (due, body)
-        heapq.heappush(self.heap, (due, name, key))
-
     def _due(self) -> None:
-        now = time.time()
-        while self.heap and self.heap[0][0] <= now:
-            due, name, key = heapq.heappop(self.heap)
-            armed = self.timers.get(name, {}).get(key)
-            if armed is not None and armed[0] == due:
-                self._fire(name, key)
+        for name, key in self.timers.due(time.time()):
+            self._fire(name, key)
         tick = time.monotonic()  # the wall clock may be set back by hours
         if tick >= self._next_tick:
             self._next_tick = tick + TICK_S
             self._tick()
 
     def _fire(self, name: str, key: str) -> None:
-        if (name, key) in self.fired:
-            return
         peer = self.peers.by_name.get(name)
-        due, body = self.timers[name][key]
         if peer is not None:
-            self.fired.add((name, key))
-            self.say(peer.identity, TimerFired(key=key, due=due, body=body))
+            if self.timers.tell(name, key):
+                due, body = self.timers.of(name, key)
+                self.say(peer.identity, TimerFired(key=key, due=due, body=body))
             return
         row = self.rules.actors.get(name)  # not there: it gets them all when it is welcomed
         if row is not None and row.wanted == "asleep":
@@ -606,191 +577,9 @@ class Hub:
         for submit in later:
             submit()
         self.clients.orders.look()
-        if self._check_readers:
-            self._check_readers = False
+        if self.check_readers:
+            self.check_readers = False
             self.store.reader_check()
-
-    # --- the root ------------------------------------------------------------------------------
-
-    def tell_root(self, message: dict[str, Any]) -> None:
-        try:
-            self.birth.link.send(message)
-        except TooLarge as error:
-            log.error("link.too_large", op=message.get("op"), error=str(error))
-
-    def ensure(self, name: str) -> None:
-        """Asks the root to run an actor that is wanted."""
-        row = self.rules.actors.get(name)
-        if row is None or row.wanted != "running":
-            return
-        spec = self.rules.spec(name)
-        if spec.session and spec.kind not in self.births.entries:
-            log.error("ensure.unknown_kind", actor=name, kind=spec.kind)
-        order = self.births.ensure(spec)
-        if order is not None:
-            self.tell_root(order)
-
-    def end(self, name: str) -> None:
-        """Asks the root to end an actor's process and forget it."""
-        if session_of(name) or self.rules.known[name].kind == "gateway":
-            self.tell_root({"op": "stop", "name": name})
-        row = self.rules.actors.get(name)
-        self._asks_died(name, f"{name} has ended", held=row is None or row.wanted == "ended")
-
-    def call_root(self, message: dict[str, Any], then: Callable[[dict[str, Any]], None]) -> None:
-        """A request that the root answers; `then` gets its `result`, `tree` or `which`, whole."""
-        self._ids += 1
-        self._calls[self._ids] = then
-        self.tell_root({**message, "id": self._ids})
-
-    def call_root_in_pieces(
-        self, message: dict[str, Any], text: str, then: Callable[[dict[str, Any]], None]
-    ) -> None:
-        """The same for a request whose `text` may be larger than a datagram."""
-        self._ids += 1
-        self._calls[self._ids] = then
-        pieces = [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
-        for i, piece in enumerate(pieces):
-            last = i == len(pieces) - 1
-            self.tell_root({**message, "id": self._ids, "part": piece, "last": last})
-
-    def ask_which(self, then: Callable[[dict[str, Any]], None] | None) -> None:
-        if then is None:
-            self.call_root({"op": "which"}, lambda answer: self._reconcile(answer["children"]))
-        else:
-            self.call_root({"op": "which"}, then)
-
-    def _link(self) -> None:
-        while (note := self.birth.link.receive()) is not None:
-            try:
-                self._note(note)
-            except (KeyError, TypeError, ValueError) as error:
-                self.counters["bad_note"] += 1
-                log.error("note.bad", op=note.get("op"), error=repr(error))
-            if self.stopping:
-                return
-
-    def _note(self, note: dict[str, Any]) -> None:
-        match note.get("op"):
-            case "stop":
-                self.stopping = True
-            case "upgrade":
-                self.stopping = self.upgraded = True
-            case "upgraded":
-                self.last_upgrade = {key: str(note[key]) for key in ("state", "reason")}
-            case "born":
-                name = str(note["name"])
-                self.children[name] = reconcile.Child(
-                    name, int(note["incarnation"]), int(note["pid"]), "running", 0, time.time()
-                )
-            case "exited":
-                self._exited(note)
-            case "gave_up":
-                supervisor, reason = str(note["supervisor"]), str(note.get("reason") or "")
-                log.error("supervisor.gave_up", supervisor=supervisor, reason=reason)
-                number = int(note.get("number") or 0)
-                self._book(
-                    note,
-                    lambda batch: supervision.gave_up(batch, supervisor, reason, number),
-                    supervisor,
-                )
-            case "which":
-                pages = self._pages.setdefault(note.get("id"), [])
-                pages += note["children"]
-                if note.get("last", True):
-                    del self._pages[note.get("id")]
-                    self._root_said(note.get("id"), {"children": pages}, note)
-            case "tree":
-                pieces = self._pieces.setdefault(note.get("id"), [])
-                pieces.append(note["part"])
-                if note.get("last", True):
-                    del self._pieces[note.get("id")]
-                    self._root_said(note.get("id"), {"text": "".join(pieces)}, note)
-            case "result":
-                self._root_said(note.get("id"), note, note)
-            case "epoch" | "pid" | "ready":
-                pass
-            case op:
-                log.warning("note.unknown", op=op)
-
-    def _root_said(self, id: Any, answer: dict[str, Any], note: dict[str, Any]) -> None:
-        then = self._calls.pop(id, None)
-        if then is not None:
-            then(answer)
-        elif note["op"] == "which":
-            self._reconcile(answer["children"])  # we were too slow, and notes were lost
-
-    def _exited(self, note: dict[str, Any]) -> None:
-        name, incarnation = str(note["name"]), int(note["incarnation"])
-        child = self.children.get(name)
-        if child is not None and child.incarnation <= incarnation:
-            del self.children[name]
-        if name not in self.children:
-            self.no_room.discard(name)  # its successor will say so itself
-        self.peers.drop(name, up_to=incarnation)
-        self._check_readers = True
-        reason = mail.exit_reason(note)
-        log.info(
-            "actor.exited",
-            actor=name,
-            incarnation=incarnation,
-            status=note.get("status"),
-            signal=note.get("signal"),
-            reason=reason,
-            final=bool(note.get("final")),
-        )
-        self.publisher.delta(
-            topics.OBITUARIES,
-            name,
-            {
-                "name": name,
-                "incarnation": incarnation,
-                "status": note.get("status"),
-                "reason": reason,
-            },
-        )
-        if name not in self.peers.by_name:
-            self._asks_died(name, f"{name}: {reason}")
-        self._book(note, lambda batch: batch.exited(note), name)
-
-    def _book(self, note: dict[str, Any], apply: Callable[[Batch], Result], name: str) -> None:
-        """Writes down a note of an end; once that is durable, the root need not keep it for our
-        successor."""
-
-        def then(result: Result) -> None:
-            self._unbooked -= 1
-            self.follow(result)
-            if "number" in note:
-                self.tell_root({"op": "noted", "number": note["number"]})
-
-        self._unbooked += 1
-        self.submit(apply, then, name)
-
-    def _reconcile(self, rows: list[Any]) -> None:
-        """Makes what the root has what is wanted, once the notes before this answer are booked:
-        what they say has given up must not be started."""
-        have = reconcile.children(rows)
-        self.children = {name: child for name, child in have.items() if child.pid}
-        for name, peer in list(self.peers.by_name.items()):
-            if name in have and have[name].incarnation > peer.incarnation:
-                self.peers.drop(name)
-                self._asks_died(name, f"{name} was restarted")
-        self._hears_actors = True
-        if self._unbooked:
-            self.submit(lambda batch: batch.begin(), lambda _: self._order(have), "reconcile")
-        else:
-            self._order(have)
-
-    def _order(self, have: dict[str, reconcile.Child]) -> None:
-        wanted = {
-            name: (row.wanted, self.rules.spec(name))
-            for name, row in self.rules.actors.items()
-            if row.wanted == "running" or name in have
-        }
-        orders = reconcile.reconcile(wanted, have, self.births)
-        log.info("reconciled", children=len(have), wanted=len(wanted), orders=len(orders))
-        for order in orders:
-            self.tell_root(order)
 
     # --- jobs ----------------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class Pulse:
         numbers = (sessions, len(hub.peers.by_name), self._blocked)
         if numbers != self._told:
             self._told = numbers
-            hub.tell_root(
+            hub.root.tell(
                 {
                     "op": "status",
                     "sessions": numbers[0],

@@ -54,7 +54,7 @@ class Queries:
             "sessions": len(shown),
             "actors": len(hub.peers.by_name),
             "generation": hub.generation,
-            "last_upgrade": hub.last_upgrade,
+            "last_upgrade": hub.root.last_upgrade,
             "epoch": hub.epoch,
             "counters": dict(hub.counters),
             "transactions": hub.writer.transactions,
@@ -259,7 +259,7 @@ class Queries:
         hub = self.hub
         row = hub.rules.actors.get(name)
         known = hub.rules.known.get(name)
-        child = hub.children.get(name)
+        child = hub.root.children.get(name)
         pid = worker[2] if worker else child.pid if child is not None else None
         incarnation = worker[1] if worker else row.fence if row is not None else 0
         started = worker[5] if worker else child.started_at if child is not None else 0.0
