@@ -16,10 +16,9 @@ import psutil
 import pytest
 
 from loomd.store.env import Store
-from tests.openai_server import Answer, OpenAIServer
+from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import BOUND_S, Client, Daemon, eventually
 from tests.system.mainjob import JOB_S, Job, make_repo, opener_env
-from tests.system.test_real_model import CONFIG, KEY
 
 STRICT = "[supervision]\nintensity = 2\nperiod_s = 60\n"
 
@@ -234,7 +233,7 @@ def test_run_ends_with_the_reason_and_the_resumed_session_ends_its_work(
     is neither lost nor paid for again."""
     stalled = Answer(text="the answer", stall_after=2)
     server.say(stalled)
-    daemon = daemons(CONFIG.format(base=server.base_url, more=STRICT), TEST_PROVIDER_KEY=KEY)
+    daemon = daemons(server.config(STRICT), **KEYS)
     repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
     with daemon.client() as client:
         runner = loomctl(daemon, "--json", "run", "say something", "--repo", str(repo))
@@ -279,7 +278,7 @@ def test_after_a_kill_of_the_root_each_agent_is_told_once_and_its_model_reads_it
     look = Answer(calls=[("list", {"path": "."})])
     stalled = Answer(text="lost", stall_after=2)
     server.say(look, stalled, look, Answer(text="the answer"))
-    daemon = daemons(CONFIG.format(base=server.base_url, more=""), TEST_PROVIDER_KEY=KEY)
+    daemon = daemons(server.config(), **KEYS)
     repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
     client = daemon.client()
     try:
@@ -313,7 +312,7 @@ def test_a_crash_of_one_agent_is_told_to_people_and_not_to_the_agent(
 ) -> None:
     stalled = Answer(text="the answer", stall_after=2)
     server.say(stalled)
-    daemon = daemons(CONFIG.format(base=server.base_url, more=""), TEST_PROVIDER_KEY=KEY)
+    daemon = daemons(server.config(), **KEYS)
     repo = make_repo(tmp_path / "repo", {"a.py": "x = 1\n"})
     with daemon.client() as client:
         job = Job(daemon, client, repo).open("say something")
