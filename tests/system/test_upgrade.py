@@ -57,7 +57,7 @@ def loud(up: Upgrading) -> list[dict[str, object]]:
         one for one in up.lines("exited") if one["name"].startswith(("preflight", "template@"))
     ]
     assert ended
-    return [one for one in ended if one["level"] != "info" and one["signal"] == signal.SIGTERM]
+    return [one for one in ended if one["level"] != "info" and one.get("signal") == signal.SIGTERM]
 
 
 def test_new_code_everywhere_and_a_follower_misses_nothing(shared: Upgrading):
