@@ -16,7 +16,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from loomd.tools import credentials, profile
+from loomd.tools import credentials, pinned, profile
 from loomd.tools.profile import Ground
 from loomd.wire.endpoints import Instance
 
@@ -230,19 +230,24 @@ def take_away(repo: Path, before: Mapping[str, str], aside: Path) -> list[str]:
     it, by which nobody looks for it."""
     taken = []
     for name, target in before.items():
-        place = repo / name
-        link = os.readlink(place) if os.path.islink(place) else ""
-        if target and link == target:
-            continue
-        if os.path.lexists(place):
-            _move(place, aside)
-        elif not target:
-            continue
-        if target:
-            with contextlib.suppress(OSError):  # its folder is gone too
-                os.symlink(target, place)
-        taken.append(name)
+        # Where its folder has gone, or has become a link, nothing of the checkout is called so.
+        with contextlib.suppress(OSError), pinned.pinned(repo, repo / name) as place:
+            if _restored(place, target, aside):
+                taken.append(name)
     return taken
+
+
+def _restored(place: Path, target: str, aside: Path) -> bool:
+    """Makes a pinned place as it was: a link to `target`, or nothing (""). False: it still is."""
+    if target and place.is_symlink() and os.readlink(place) == target:
+        return False
+    if os.path.lexists(place):
+        _move(place, aside)
+    elif not target:
+        return False
+    if target:
+        os.symlink(target, place)
+    return True
 
 
 def _move(place: Path, aside: Path) -> None:

@@ -418,6 +418,18 @@ def test_a_checkout_does_not_say_what_of_the_hidden_is_shown(tmp_path, way):
     assert inside.programs == (str(keys / "repo/x"), str(keys / "y"))
 
 
+def test_what_is_taken_away_lies_in_the_checkout(tmp_path):
+    """A folder that a command has made a link leads to somebody else's repository."""
+    other = git_repo(tmp_path / "other", {"a": "x"})
+    repo = git_repo(tmp_path / "repo", {"a": "x"})
+    (repo / ".gitmodules").write_text("path = new\n")
+    before = ground.uncovered(repo)
+    assert before["new/.git"] == ""
+    (repo / "new").symlink_to(other)
+    assert ground.take_away(repo, before, tmp_path / "aside") == []
+    assert (other / ".git/HEAD").exists()
+
+
 INTO = """
 import os, shutil
 def write(path):
