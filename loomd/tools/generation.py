@@ -93,7 +93,9 @@ def load(
         try:
             with kernel.limited(import_s, late):
                 found = _import(path, module)
-            for spec in found:
+            for n, spec in enumerate(found):
+                if spec.name in (one.name for one in found[:n]):
+                    raise LoomError("bad_request", f"two tools have the name {spec.name!r}")
                 if spec.name in taken or spec.name in TEAM_TOOLS:
                     owner = taken.get(spec.name, "a tool of the team")
                     raise LoomError("bad_request", f"the name {spec.name!r} is {owner}'s")
@@ -113,6 +115,9 @@ def load(
         if len(os.listdir("/proc/self/task")) > 1:
             errors.append({"module": module, "error": _THREADS})
             break  # every further module would be blamed for it
+        if said := _hinders_calls():
+            errors.append({"module": module, "error": said})
+            break
         loaded.append(module)
         for spec in found:
             taken[spec.name] = module
@@ -120,6 +125,28 @@ def load(
             rows.append(spec.row(source_of(module)))
     return Formed(tools, rows, loaded, errors)
 
+
+def _hinders_calls() -> str:
+    """What keeps this process from making calls since the last import; "" if nothing does."""
+    held: list[int] = []
+    try:
+        for _ in range(DESCRIPTORS):
+            held.append(os.dup(0))
+        pid = os.fork()
+        if pid == 0:
+            os._exit(0)
+        with contextlib.suppress(ChildProcessError):  # it wants to hear of no child
+            os.waitpid(pid, 0)
+    except Exception as error:  # noqa: BLE001 - a hook of the module raises what it likes
+        return f"after its import no process can be made for a call: {error!r}"
+    finally:
+        for fd in held:
+            os.close(fd)
+    return ""
+
+
+DESCRIPTORS: Final = 32
+"""A call needs less than so many."""
 
 _THREADS: Final = "it leaves a thread running after its import; calls are forked, so start none"
 

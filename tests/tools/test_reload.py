@@ -120,6 +120,13 @@ def test_a_call_under_way_finishes_on_the_old_code(instance, repo, tools):
         ("from loomd.tools import tool\n@tool\ndef read(x: str): 'doc'", "built-in"),
         ("from loomd.tools import tool\n@tool\ndef spawn(x: str): 'doc'", "built-in"),
         ("import os; os._exit(1)", "died"),
+        ("import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (8, 8))", "no process can be made"),
+        ("import os; os.fork = lambda: 1 / 0", "no process can be made"),
+        (
+            "from loomd.tools import tool\n@tool\ndef f() -> str: 'd'\n@tool(name='f')\n"
+            "def g() -> str: 'd'",
+            "two tools have the name 'f'",
+        ),
     ],
 )
 def test_a_broken_file_changes_nothing_and_is_told(instance, repo, tools, source, said):
