@@ -19,6 +19,7 @@ import structlog
 
 from loomd.actor.behaviour import OpenEffect, Report, Stage
 from loomd.store.schema import name_key
+from loomd.supervise import kernel
 from loomd.tools import snapshots
 from loomd.tools.host import FIRST
 from loomd.tools.places import Places
@@ -28,6 +29,9 @@ from loomd.wire.errors import LoomError
 
 GRACE_S: Final = 3.0
 """After the time of its modules has passed, until a generation that is still silent is killed."""
+
+WATCH_S: Final = 0.1
+"""How often the memory of one that imports is looked at."""
 
 MAX_DEATHS: Final = 5
 
@@ -204,7 +208,7 @@ class Generations:
         pid, sock = await future
         sock.setblocking(False)
         try:
-            said = await self._listen(sock)
+            said = await self._listen(sock, pid)
         except BaseException:
             sock.close()
             self._kill(pid)
@@ -213,17 +217,11 @@ class Generations:
         by_name = {row["name"]: row for row in rows}
         return Generation(kept, pid, sock, by_name, rows, said["loaded"], without)
 
-    async def _listen(self, sock: socket.socket) -> dict[str, Any]:
+    async def _listen(self, sock: socket.socket, pid: int) -> dict[str, Any]:
         """What a new generation says once all is imported. Broken."""
         module = ""
-        patience = self.places.limits["import_s"] + GRACE_S
         while True:
-            try:
-                data = await asyncio.wait_for(self.loop.sock_recv(sock, 1 << 18), patience)
-            except TimeoutError:
-                raise Broken([{"module": module, "error": _STUCK}]) from None
-            except ConnectionResetError:
-                data = b""
+            data = await self._next(sock, pid, module)
             if not data:
                 raise Broken([{"module": module, "error": _DIED}])
             said: dict[str, Any] = json.loads(data)
@@ -232,6 +230,27 @@ class Generations:
             if "ready" in said:
                 return said
             module = said["begins"]
+
+    async def _next(self, sock: socket.socket, pid: int, module: str) -> bytes:
+        """The next message of a new generation, b"" at its end. Broken: its module takes too long
+        or more memory than a call may."""
+        limits = self.places.limits
+        end = self.loop.time() + limits["import_s"] + GRACE_S
+        receiving = self.loop.create_task(self.loop.sock_recv(sock, 1 << 18))
+        try:
+            while not (await asyncio.wait({receiving}, timeout=WATCH_S))[0]:
+                if kernel.memory_of(pid) > limits["memory_mb"] << 20:
+                    text = f"importing takes more than {limits['memory_mb']} MB of memory"
+                    raise Broken([{"module": module, "error": f"{text}; it was killed"}])
+                if self.loop.time() >= end:
+                    raise Broken([{"module": module, "error": _STUCK}])
+            return receiving.result()
+        except ConnectionResetError:
+            return b""
+        finally:
+            if not receiving.done():
+                receiving.cancel()
+                await asyncio.wait({receiving})
 
     async def _form_anyhow(
         self, kept: Kept, without: list[str]

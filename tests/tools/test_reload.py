@@ -270,6 +270,22 @@ def test_one_that_cannot_be_interrupted_is_killed_and_named(instance, repo, tool
     drive(instance, repo, script, settings={"limits": {"import_s": 0.2}})
 
 
+def test_one_that_eats_memory_at_its_import_is_killed_and_named(instance, repo, tools):
+    settings = {"limits": {"memory_mb": 200}}
+
+    async def script(host):
+        (tools / "eats.py").write_text(
+            "found = []\nwhile True:\n    found.append(b'x' * 1_000_000)"
+        )
+        answer = await reload(host)
+        assert answer.generation == 1
+        [error] = answer.errors
+        assert error["module"] == "eats.py" and "200 MB" in error["error"]
+        assert (await host.result("version")).text == "one 1"
+
+    drive(instance, repo, script, settings=settings)
+
+
 def test_a_newer_save_does_not_wait_for_one_that_hangs(instance, repo, tools):
     async def script(host):
         (tools / "hangs.py").write_text(DEAF)
