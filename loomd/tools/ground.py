@@ -21,30 +21,41 @@ from loomd.tools.profile import Ground
 from loomd.wire.endpoints import Instance
 
 
-def interpreter_folders(env: Mapping[str, str]) -> tuple[str, ...]:
+def interpreter_folders(env: Mapping[str, str], repo: str) -> tuple[list[str], list[str]]:
     """Installations that the session's programs come from: this interpreter's, the session's
-    virtual environment with the Python under it, and every prefix on the session's PATH."""
-    found: list[str] = [sys.prefix, sys.base_prefix, sys.exec_prefix]
+    virtual environment with the Python under it, and every prefix on the session's PATH.
+
+    Second: those that the checkout names by its links and files, whose author may be anybody.
+    """
+    own = [sys.prefix, sys.base_prefix, sys.exec_prefix]
+    named: list[str] = []
     venv = env.get("VIRTUAL_ENV", "")
     if venv:
-        found += [venv, *_under_venv(venv)]
+        (named if _inside_of(venv, repo) else own).extend([venv, *_under_venv(venv)])
     for entry in env.get("PATH", "").split(":"):
         if not os.path.isabs(entry) or not os.path.isdir(entry):
             continue
-        found.append(entry)
+        said = named if _inside_of(entry, repo) else own
+        said.append(entry)
         prefix = os.path.dirname(entry.rstrip("/"))
         name = os.path.basename(entry.rstrip("/"))
         if name == "shims":
-            found.append(prefix)
+            said.append(prefix)
         elif name in ("bin", "sbin"):
-            found.append(prefix)
-            found += [os.path.join(prefix, part) for part in ("lib", "lib64", "libexec", "share")]
-            found += _under_venv(prefix)
+            said.append(prefix)
+            said += [os.path.join(prefix, part) for part in ("lib", "lib64", "libexec", "share")]
+            said += _under_venv(prefix)
         for program in ("python3", "python"):
             real = os.path.realpath(os.path.join(entry, program))
             if os.path.isfile(real) and os.path.basename(os.path.dirname(real)) == "bin":
-                found.append(os.path.dirname(os.path.dirname(real)))
-    return tuple(dict.fromkeys(found))
+                said.append(os.path.dirname(os.path.dirname(real)))
+    return list(dict.fromkeys(own)), list(dict.fromkeys(named))
+
+
+def _inside_of(path: str, repo: str) -> bool:
+    """Does its way lead through the checkout, wherever it ends?"""
+    way = (Path(path), *Path(path).parents)
+    return any(profile.below(os.path.realpath(one), repo) for one in way)
 
 
 def _under_venv(prefix: str) -> list[str]:
@@ -269,19 +280,21 @@ def ground(
     repo: Path,
     scratch: Path,
     programs: Iterable[str],
+    named: Iterable[str],
     code: Iterable[str],
     hide: tuple[list[str], list[str]],
     permissions: Mapping[str, Any],
     *,
     writes: bool,
 ) -> Ground:
-    """Of one call. writes: it works in the checkout itself."""
+    """Of one call. named: programs that only the checkout names; writes: it works in the checkout
+    itself."""
     covers = tuple(hide[0])
     git = seen(tuple(git_folders(repo)), covers, str(repo))
     return Ground(
         repo=str(repo),
         scratch=str(scratch),
-        programs=seen(tuple(programs), covers, str(repo)),
+        programs=(*programs, *seen(tuple(named), covers, str(repo))),
         code=tuple(code),
         git=git,
         hidden_folders=tuple(hide[0]),

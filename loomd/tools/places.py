@@ -62,6 +62,7 @@ class Places:
     blobs: Path
     snapshots: Path
     programs: tuple[str, ...]
+    named: tuple[str, ...]
     hidden: Callable[[], tuple[list[str], list[str]]]
     env: dict[str, str]
     limits: dict[str, Any]
@@ -94,6 +95,7 @@ class Places:
             self.repo,
             scratch,
             self.programs,
+            self.named,
             snapshots,
             self.hidden(),
             self.permissions,
@@ -123,7 +125,8 @@ def places(stage: Stage) -> Places:
     rules = _rules(stage)
     hide = _remembered(lambda: _hidden(at, in_force(stage), str(repo)))
     never = (ground.home_of_user(), os.path.expanduser("~"), str(at.state), str(at.runtime))
-    wanted = (*ground.interpreter_folders(env), *ground.package_folders())
+    own, named = ground.interpreter_folders(env, str(repo))
+    own += ground.package_folders()
     return Places(
         repo=repo,
         scratch=at.scratch / _safe(spec.session),
@@ -131,7 +134,8 @@ def places(stage: Stage) -> Places:
         generations=at.generations,
         blobs=at.blobs,
         snapshots=at.snapshots / _safe(spec.session),
-        programs=ground.without(wanted, never),
+        programs=ground.without(own, never),
+        named=ground.without(named, never),
         hidden=hide,
         env=env,
         limits=limits,

@@ -411,11 +411,34 @@ def test_a_checkout_does_not_say_what_of_the_hidden_is_shown(tmp_path, way):
         (keys / "HEAD").write_text("ref: x\n")
     hide = ([str(keys)], [])
     programs = [str(keys), str(home / "bin")]
-    made = ground.ground(repo, tmp_path / "s", programs, [], hide, {}, writes=False)
+    made = ground.ground(repo, tmp_path / "s", [], programs, [], hide, {}, writes=False)
     assert made.git == () and made.programs == (str(home / "bin"),)
-    inside = ground.ground(keys / "repo", tmp_path / "s", [str(keys / "repo/x"), str(keys / "y")],
+    inside = ground.ground(keys / "repo", tmp_path / "s", [],
+                           [str(keys / "repo/x"), str(keys / "y")],
                            [], hide, {}, writes=False)  # fmt: skip
     assert inside.programs == (str(keys / "repo/x"), str(keys / "y"))
+
+
+def test_programs_of_a_covered_folder_are_shown_unless_only_the_checkout_names_them(tmp_path):
+    """A Python may lie in the home of another user; where it is, the session's PATH says."""
+    repo, other = tmp_path / "repo", tmp_path / "other"
+    for folder in (other / "python/bin", other / "venv/bin", other / "keys", repo):
+        folder.mkdir(parents=True)
+    (other / "python/bin/python3").touch()
+    (other / "venv/bin/python3").symlink_to(other / "python/bin/python3")
+    (repo / ".venv/bin").mkdir(parents=True)
+    (repo / ".venv/pyvenv.cfg").write_text(f"home = {other}/keys/bin\n")
+    (repo / "tools").symlink_to(other)
+    alias = tmp_path / "alias"
+    alias.symlink_to(repo)
+    path = f"{other}/venv/bin:{repo}/.venv/bin:{alias}/tools/keys"
+    env = {"PATH": path, "VIRTUAL_ENV": f"{repo}/.venv"}
+    own, named = ground.interpreter_folders(env, str(repo))
+    made = ground.ground(repo, tmp_path / "s", own, named, [], ([str(other)], []), {}, writes=False)
+    assert {str(other / "venv"), str(other / "python")} <= set(made.programs)
+    assert str(repo / ".venv/bin") in made.programs
+    assert f"{other}/keys" in named and f"{alias}/tools/keys" in named
+    assert f"{other}/keys" not in made.programs
 
 
 def test_what_is_taken_away_lies_in_the_checkout(tmp_path):
