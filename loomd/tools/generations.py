@@ -82,6 +82,13 @@ class Outcome:
     errors: tuple[dict[str, str], ...] = ()
 
 
+def _grown(pid: int) -> int:
+    """Bytes that a generation holds beyond the nursery, which it was forked from; 0 if it is
+    gone."""
+    stat = kernel.stat_of(pid)
+    return 0 if stat is None else kernel.memory_of(pid) - kernel.memory_of(stat.parent)
+
+
 class Generations:
     """Of one host. `control`: the socket to the nursery. `failed`: told of what ends the host;
     `spawn`: runs a task whose error does so too."""
@@ -239,7 +246,7 @@ class Generations:
         receiving = self.loop.create_task(self.loop.sock_recv(sock, 1 << 18))
         try:
             while not (await asyncio.wait({receiving}, timeout=WATCH_S))[0]:
-                if kernel.memory_of(pid) > limits["memory_mb"] << 20:
+                if _grown(pid) > limits["memory_mb"] << 20:
                     text = f"importing takes more than {limits['memory_mb']} MB of memory"
                     raise Broken([{"module": module, "error": f"{text}; it was killed"}])
                 if self.loop.time() >= end:

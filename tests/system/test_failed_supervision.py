@@ -98,7 +98,9 @@ def test_a_session_beyond_its_intensity_fails_alone_and_is_resumed(
         assert "too many restarts" in errors and "loomctl resume s-aaaaaa" in errors
         eventually(lambda: not {a, b} & set(incarnations(client)), what="nobody of it left")
         after = incarnations(client)
-        assert after == {name: n for name, n in before.items() if name not in (a, b)}
+        others = {name: n for name, n in before.items() if name not in (a, b)}
+        # (One more may have come meanwhile: what is started late, as `watch` is.)
+        assert {name: after.get(name) for name in others} == others
         assert set(exits(daemon)) == {a, b}
         row = client.request("session", session="s-aaaaaa")
         assert (row["state"], row["kind"]) == ("failed", "supervision")

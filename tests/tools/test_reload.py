@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from loomd.tools.generations import WATCH_S
 from loomd.wire.bodies import Decision, Reload
 from tests.tools.stand import Table, git_repo, hosting
 
@@ -284,6 +285,18 @@ def test_one_that_eats_memory_at_its_import_is_killed_and_named(instance, repo, 
         assert (await host.result("version")).text == "one 1"
 
     drive(instance, repo, script, settings=settings)
+
+
+def test_what_it_shares_with_whom_it_was_forked_from_is_not_a_modules_memory(instance, repo, tools):
+    held = bytearray(b"x") * (250 << 20)
+    (tools / "slow.py").write_text(f"import time\ntime.sleep({3 * WATCH_S})\n")
+
+    async def script(host):
+        assert (await host.result("version")).text == "one 1"
+        assert (await reload(host)).errors == ()
+
+    drive(instance, repo, script, settings={"limits": {"memory_mb": 200}})
+    del held
 
 
 def test_a_newer_save_does_not_wait_for_one_that_hangs(instance, repo, tools):
