@@ -368,6 +368,8 @@ class _Serving:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
+            if pid not in self.guards:
+                continue  # a child that a module has left at its import
             self._part_with([pid])
             del self.guards[pid]
             self.lasting.discard(pid)

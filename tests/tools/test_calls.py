@@ -477,6 +477,23 @@ def test_a_worker_that_is_killed_while_it_waits_is_replaced(instance, repo, tool
     drive(instance, repo, script)
 
 
+def test_a_child_that_a_module_left_at_its_import_ends_no_generation(instance, repo, tools):
+    (tools / "left.py").write_text(
+        "import subprocess\nCHILD = subprocess.Popen(['sleep', '1000'])\n"
+    )
+
+    async def script(host):
+        assert (await host.result("read", path="a.txt")).ok
+        generation = psutil.Process(host.performer.generations.current.pid)
+        [child] = [one for one in generation.children() if one.name() == "sleep"]
+        child.kill()
+        await host.until(lambda: not child.is_running())  # reaped
+        assert (await host.result("read", path="a.txt")).ok
+        assert host.performer.generations.current.pid == generation.pid
+
+    drive(instance, repo, script)
+
+
 def test_guards_beyond_the_one_that_is_always_free_end(instance, repo, tools, monkeypatch):
     monkeypatch.setattr("loomd.tools.generation.KEPT_MS", 50)
 
