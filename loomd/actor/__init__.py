@@ -2,6 +2,7 @@
 
 `behaviour`  the protocol: `init`, `step`, `upgrade`, and the values that go in and come out (pure)
 `ladder`     what the successor of an actor that fails again and again runs with (pure)
+`newer`      settings that have changed since the root has read them
 `commit`     the changes of one step -> its commit, and what waits for the acknowledgement (pure)
 `pump`       one incarnation: Hello, resend, order, effects, asks, exit statuses; has no loop
 `host`       the process: `run`, and the bare poll of actors that only think

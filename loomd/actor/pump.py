@@ -23,6 +23,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from loomd.actor import newer
 from loomd.actor.behaviour import (
     Behaviour,
     Birth,
@@ -36,7 +37,7 @@ from loomd.actor.behaviour import (
 )
 from loomd.actor.commit import Author, Built, build, encode_state, reopening
 from loomd.store.env import Store
-from loomd.store.schema import mark_of, name_key
+from loomd.store.schema import mark_of
 from loomd.supervise.crash import crash_point
 from loomd.supervise.link import LinkClosed, ProcessBirth
 from loomd.supervise.slots import EFFECT, INIT, MAIL, TIMER
@@ -371,9 +372,7 @@ class Pump:
         row = reader.actor(self.name)
         if row is None:
             raise Leave(CANNOT_START, "no such actor in the state")
-        # What is newer than what the root has read when it started: see loomd.hub.reloads.
-        newer = reader.row("config", name_key("settings"))
-        self.settings = {**self.settings, **((newer or {}).get("tables") or {})}
+        self.settings = newer.in_force(self.settings, reader)
         self.spec = msgspec.convert(row["spec"], Spec)
         self.step = step
         self.saved = row.get("state")

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from loomd.actor import behaviour as act
+from loomd.actor import newer
 from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stage
 from loomd.actor.pump import DRAIN_S
 from loomd.gateway import classify, offline, view
 from loomd.gateway.types import Reply, Resolved
-from loomd.store.schema import name_key
 from loomd.supervise.crash import crash_point
 from loomd.wire import bodies, codec, topics
 from loomd.wire.bodies import Failed, ModelOutcome, Perform, Performed, Usage
@@ -304,7 +304,7 @@ class GatewayPerformer:
         Newer settings make another one: calls under way end on the one that they began with, and
         what is open on the network belongs to neither.
         """
-        generation = int(self._newer().get("generation") or 0)
+        generation = newer.generation(self._stage.reader)
         if self._backend is None or generation != self._configured:
             self._configured = generation
             self._backend = asyncio.get_running_loop().create_task(self._load())
@@ -312,14 +312,9 @@ class GatewayPerformer:
 
     async def _load(self) -> Backend:
         module = await asyncio.to_thread(importlib.import_module, "loomd.gateway.litellm_backend")
-        settings = {**self._stage.settings, **(self._newer().get("tables") or {})}
+        settings = newer.in_force(self._stage.settings, self._stage.reader)
         made: Backend = module.Backend(settings, self._keys)
         return made
-
-    def _newer(self) -> Mapping[str, Any]:
-        """What of the settings is newer than what the root has read: see loomd.hub.configured."""
-        row = self._stage.reader.row("config", name_key("settings"))
-        return row if isinstance(row, Mapping) else {}
 
 
 def _let_pass_what_litellm_drops(loop: asyncio.AbstractEventLoop) -> None:

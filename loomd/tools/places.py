@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from loomd.actor import newer
 from loomd.actor.behaviour import Stage
 from loomd.rules import Rule
-from loomd.store.schema import name_key
 from loomd.tools import barred, gitrun, ground, sandbox
 from loomd.tools.desk import fixed
 from loomd.tools.profile import SOCKET_FOLDERS, Ground
@@ -157,8 +157,7 @@ def places(stage: Stage) -> Places:
 
 def in_force(stage: Stage) -> Mapping[str, Any]:
     """The settings, with what has been put in force since this host began."""
-    newer = stage.reader.row("config", name_key("settings"))
-    return {**stage.settings, **((newer or {}).get("tables") or {})}
+    return newer.in_force(stage.settings, stage.reader)
 
 
 def _rules(stage: Stage) -> Callable[[], tuple[Rule, ...]]:
