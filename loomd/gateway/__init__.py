@@ -2,8 +2,17 @@
 
 `types`            what crosses from the view to a backend and back: Resolved, Reply (pure)
 `view`             a request's view resolved from the state into Resolved
-`classify`         any provider's reply or error -> ToolCalls | FinalAnswer | Failed (pure); beyond
-                   this file no code looks at a provider's dict
+`classify`         an answer, as it came -> ToolCalls | FinalAnswer | Failed (pure); beyond it and
+                   what it stands on no code looks at a provider's dict. It stands on (all pure):
+    `events`       a server's bytes -> the objects that it sent
+    `assembly`     their pieces put together: `Answer`
+    `arguments`    a call's arguments; `lenient` reads JSON as models write it
+    `offered`      which of the offered tools a name means
+    `written`      calls written into the text, told from answers that quote one
+    `thoughts`     thoughts written into the text
+    `counts`       tokens and money; `storable`: what no message can hold
+    `repairs`      the kinds of what is mended, each noted in the outcome
+    `failure`      errors of servers, of the client library and of our clocks -> Failed
 `litellm_backend`  the only import of litellm: conversation -> request -> stream -> reply
 `offline`          the model `offline/rules`: no key, no network (pure)
 `process`          the actor `gateway-N`, one per generation of code: effects in, outcomes out

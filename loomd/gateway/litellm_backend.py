@@ -9,11 +9,10 @@ sessions that nobody closes) is off. Nothing but cancellation is raised out of `
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,9 +28,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own and its dependencies' imports, nothing of ours
     import litellm
 
-from loomd.gateway import classify, view
+from loomd.gateway import classify, counts, storable, view
+from loomd.gateway.events import Events
 from loomd.gateway.types import Reply, Resolved
-from loomd.wire.bodies import Failed, Usage
+from loomd.wire.bodies import Failed, Outcome, Usage
 
 litellm.telemetry = False
 litellm.num_retries = 0
@@ -88,30 +88,27 @@ class Backend:
         assembly = classify.Assembly()
         clocks = self.clocks
         price = _price(resolved.model)
-        waited = f"no first byte within {clocks.first_byte_s:g} s"
+        outcome: Outcome
+        waited = classify.timed_out("first_byte", clocks.first_byte_s)
         total = asyncio.timeout(clocks.total_s)
         try:
             arguments = self._arguments(resolved)
             async with total, asyncio.timeout(clocks.first_byte_s) as clock:
-                stream = await litellm.acompletion(**arguments)
+                source = Source(await litellm.acompletion(**arguments), arguments["stream"])
                 try:
-                    async for chunk in stream:
-                        waited = f"nothing for {clocks.between_s:g} s in the middle of an answer"
+                    async for chunk in source.chunks(assembly):
+                        waited = classify.timed_out("stalled", clocks.between_s)
                         clock.reschedule(asyncio.get_running_loop().time() + clocks.between_s)
-                        on_piece(*assembly.feed(chunk.model_dump(exclude_none=True)))
+                        on_piece(*assembly.feed(chunk))
                 finally:
                     # Also on cancellation: the connection is closed, not drained.
-                    await stream.aclose()
-            if _cut(stream):
-                assembly.finish = ""
+                    await source.close()
+            outcome = classify.outcome(assembly.answer(), resolved.tools)
         except TimeoutError:
-            if total.expired():
-                waited = f"not finished within {clocks.total_s:g} s"
-            outcome = Failed(kind="timeout", detail=waited, retryable=True)
-            return self._reply(resolved, assembly, outcome, price)
+            outcome = classify.timed_out("total", clocks.total_s) if total.expired() else waited
         except Exception as error:  # noqa: BLE001 - litellm raises anything; all of it is classified
-            return self._reply(resolved, assembly, _failed(error), price)
-        return self._reply(resolved, assembly, assembly.outcome(), price)
+            outcome = _failed(error)
+        return await self._reply(resolved, assembly, outcome, price)
 
     async def close(self) -> None:
         """Closes pooled connections."""
@@ -128,7 +125,6 @@ class Backend:
             **CALL,
             "model": f"{provider}/{name}",
             "messages": view.chat(resolved),
-            "stream_options": {"include_usage": True},
             "timeout": httpx.Timeout(
                 # Ours are the ones that matter; these end what has lost its task.
                 max(self.clocks.first_byte_s, self.clocks.between_s) + 5.0,
@@ -141,6 +137,14 @@ class Backend:
                 # A name of the user's own for a server of the common kind.
                 arguments["model"] = f"openai/{name}"
             key = key or NO_KEY
+        if configured.get("stream", True):
+            arguments["stream_options"] = {"include_usage": True}
+        elif base and arguments["model"].startswith("openai/"):
+            # Asked for a whole answer and read as it comes: litellm would rebuild it, and fails
+            # at what it does not know.
+            arguments["extra_body"] = {"stream": False}
+        else:
+            arguments["stream"] = False
         if key:
             arguments["api_key"] = key
         if resolved.tools:
@@ -176,24 +180,70 @@ class Backend:
                 raise NoKeyError(f"api_key_file {path}: {error.strerror}") from None
         return ""
 
-    def _reply(
+    async def _reply(
         self,
         resolved: Resolved,
         assembly: classify.Assembly,
-        outcome: Any,
+        outcome: Outcome,
         price: Price | None,
     ) -> Reply:
-        usage = assembly.tokens()
+        usage, whole = counts.tokens(assembly.usage)
+        if not whole and price is not None and not isinstance(outcome, Failed):
+            # A server that does not count, or in part: what has a price is counted here.
+            counted = await asyncio.to_thread(_counted, resolved, assembly)
+            told = None if usage is None else usage.cost_usd
+            usage = msgspec.structs.replace(counted, cost_usd=told) if counted else usage
+            whole = counted is not None
         if usage is None:
             return Reply(outcome, Usage(cost_usd=None, calls=1), "unknown", price)
-        cost = _cost(resolved.model, assembly.usage) if price is not None else None
+        if usage.cost_usd is not None:
+            return Reply(outcome, usage, "reported", price)
+        cost = _cost(resolved.model, usage) if price is not None and whole else None
         known = "unknown" if cost is None else "computed"
-        told = usage.cost_usd
-        if told is not None and (cost is None or not math.isclose(told, cost, rel_tol=1e-6)):
-            # litellm puts its own computation into the usage: another figure is the provider's.
-            cost, known = told, "reported"
-        counted = msgspec.structs.replace(usage, cost_usd=cost)
-        return Reply(outcome, counted, known, price)
+        return Reply(outcome, msgspec.structs.replace(usage, cost_usd=cost), known, price)
+
+
+class Source:
+    """An answer on its way, as plain dicts. Of the servers of the common kind the bytes themselves
+    are read (loomd.gateway.events): litellm's own reading loses what it does not expect (indexes,
+    content in parts, who counted the tokens) and takes half a millisecond a chunk. Of all others
+    it is litellm that knows the dialect."""
+
+    def __init__(self, answer: Any, streamed: bool) -> None:
+        self._answer = answer
+        self._whole = not streamed
+        inner = getattr(answer, "completion_stream", None)
+        response = getattr(inner, "response", None)
+        self._response = response if hasattr(response, "aiter_bytes") else None
+
+    async def chunks(self, assembly: classify.Assembly) -> AsyncIterator[Mapping[str, Any]]:
+        if self._whole:
+            yield self._answer.model_dump(exclude_none=True)
+            return
+        if self._response is None:
+            async for chunk in self._answer:
+                yield chunk.model_dump(exclude_none=True)
+            if _cut(self._answer):
+                assembly.finish = "none"
+            return
+        events = Events()
+        try:
+            async for packet in self._response.aiter_bytes():
+                for chunk in events.feed(packet):
+                    yield chunk
+                if events.done:
+                    break
+        except (httpx.ReadError, httpx.RemoteProtocolError):
+            # Cut after its last word: nothing is missing.
+            if assembly.finish == "none":
+                raise
+        for chunk in events.end():
+            yield chunk
+        assembly.garbage = events.garbage
+
+    async def close(self) -> None:
+        if not self._whole:
+            await self._answer.aclose()
 
 
 class NoKeyError(Exception):
@@ -227,16 +277,37 @@ def _price(model: str) -> Price | None:
     return float(prices[0]), float(prices[1])
 
 
-def _cost(model: str, usage: Mapping[str, Any]) -> float | None:
+def _cost(model: str, usage: Usage) -> float | None:
     provider, slash, name = model.partition("/")
     provider, name = (provider, name) if slash else ("openai", model)
+    counted = litellm.Usage(
+        prompt_tokens=usage.input_tokens,
+        completion_tokens=usage.output_tokens,
+        total_tokens=usage.input_tokens + usage.output_tokens,
+        prompt_tokens_details={"cached_tokens": usage.cached_tokens},
+        completion_tokens_details={"reasoning_tokens": usage.reasoning_tokens},
+        cache_creation_input_tokens=usage.cache_write_tokens,
+        cache_read_input_tokens=usage.cached_tokens,
+    )
     try:
         there, back = litellm.cost_per_token(
-            model=name, custom_llm_provider=provider, usage_object=litellm.Usage(**usage)
+            model=name, custom_llm_provider=provider, usage_object=counted
         )
     except Exception:  # noqa: BLE001 - as above; an unknown cost is told as unknown
         return None
     return float(there + back)
+
+
+def _counted(resolved: Resolved, assembly: classify.Assembly) -> Usage | None:
+    """Tokens counted by litellm's tokenizers."""
+    sent = [str(piece.sent()) for piece in assembly.calls]
+    made = "".join([*assembly.text, *assembly.reasoning, *sent])
+    try:
+        given = litellm.token_counter(model=resolved.model, messages=view.chat(resolved))
+        output = litellm.token_counter(model=resolved.model, text=storable.characters(made))
+    except Exception:  # noqa: BLE001 - as above; a count that fails is told as unknown
+        return None
+    return Usage(input_tokens=given, output_tokens=output, calls=1)
 
 
 # --- errors ------------------------------------------------------------------------------------
@@ -257,13 +328,25 @@ def _failed(error: Exception) -> Failed:
     status = next(
         (s for one in chain if isinstance(s := getattr(one, "status_code", None), int)), None
     )
+    codes = tuple(
+        code
+        for one in chain
+        for key in ("code", "type")
+        if isinstance(code := getattr(one, key, None) or _of_body(one, key), str)
+    )
     headers: dict[str, str] = {}
     for one in chain:
         response = getattr(one, "response", None)
         found = getattr(response, "headers", None) or getattr(one, "litellm_response_headers", None)
         if found:
             headers = {**dict(found), **headers}
-    return classify.failure(names, status, str(error), headers, time.time())
+    return classify.failure(names, status, str(error), headers, time.time(), codes)
+
+
+def _of_body(error: BaseException, key: str) -> Any:
+    """Of the provider's error object, which litellm's exceptions keep as it was."""
+    body = getattr(error, "body", None)
+    return body.get(key) if isinstance(body, Mapping) else None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

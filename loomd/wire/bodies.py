@@ -49,7 +49,8 @@ class Call(Part, frozen=True, kw_only=True):
     name: str
     args: dict[str, Any] = {}
     provider_id: str = ""
-    error: str = ""  # the arguments could not be read: said to the model, not executed
+    error: str = ""  # it cannot be executed: said to the model instead
+    fault: str = ""  # of an error: bad_args ("") | no_such_tool
 
 
 class Entry(Part, frozen=True, kw_only=True):
@@ -91,7 +92,9 @@ class View(Part, frozen=True, kw_only=True):
 class Usage(Part, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
-    cached_tokens: int = 0
+    cached_tokens: int = 0  # of the input, read from the provider's cache
+    cache_write_tokens: int = 0  # of the input, written to it
+    reasoning_tokens: int = 0  # of the output
     cost_usd: float | None = 0.0  # None: unknown, never taken for zero
     calls: int = 0
 
@@ -99,26 +102,42 @@ class Usage(Part, frozen=True, kw_only=True):
 # --- models ------------------------------------------------------------------------------------
 
 
+class Repair(Part, frozen=True, kw_only=True):
+    """What was mended in an answer, without guessing, before anybody acted on it. `kind`: one of
+    loomd.gateway.repairs; `call`: the place of the call in the turn, from 1; 0: the answer."""
+
+    kind: str
+    call: int = 0
+    detail: str = ""
+
+
 class ToolCalls(Part, frozen=True, kw_only=True, tag="tool_calls"):
     calls: tuple[Call, ...]
     text: str = ""
     reasoning: str = ""
+    repairs: tuple[Repair, ...] = ()
 
 
 class FinalAnswer(Part, frozen=True, kw_only=True, tag="final"):
     text: str
     reasoning: str = ""
+    repairs: tuple[Repair, ...] = ()
+
+
+Phase = Literal["", "connect", "first_byte", "stalled", "total"]
 
 
 class Failed(Part, frozen=True, kw_only=True, tag="failed"):
     """kind: rate_limited overloaded timeout context_overflow auth quota refused filtered malformed
-    empty network server budget cancelled unknown_model unknown_goal interrupted."""
+    empty network server budget cancelled unknown_model unknown_goal interrupted. `phase`: of a
+    timeout, which clock ran out. `retry_after`: seconds, as the provider asked."""
 
     kind: str
     detail: str = ""
     retryable: bool = False
     retry_after: float | None = None
     hint: str = ""
+    phase: Phase = ""
 
 
 Outcome = ToolCalls | FinalAnswer | Failed

@@ -8,8 +8,12 @@ import pytest
 
 from loomd.gateway import classify
 from loomd.gateway.classify import Assembly, failure
+from loomd.gateway.counts import tokens
+from loomd.gateway.types import ToolSchema
 from loomd.wire import codec
-from loomd.wire.bodies import Call, Failed, FinalAnswer, Outcome, ToolCalls
+from loomd.wire.bodies import Call, Failed, FinalAnswer, Outcome, Repair, ToolCalls
+
+TOOLS = (ToolSchema("read"), ToolSchema("grep"))
 
 
 def delta(finish: str | None = None, **fields: Any) -> dict[str, Any]:
@@ -20,7 +24,7 @@ def outcome(*chunks: dict[str, Any]) -> Outcome:
     assembly = Assembly()
     for chunk in chunks:
         assembly.feed(chunk)
-    return assembly.outcome()
+    return classify.outcome(assembly.answer(), TOOLS)
 
 
 def kind(*chunks: dict[str, Any]) -> str:
@@ -41,7 +45,7 @@ def test_pieces_of_text_are_put_together_and_told_as_they_come() -> None:
     assert assembly.feed(delta(content="Hel")) == ("Hel", "")
     assert assembly.feed(delta(content="lo", reasoning_content="why")) == ("lo", "why")
     assembly.feed(delta("stop"))
-    assert assembly.outcome() == FinalAnswer(text="Hello", reasoning="why")
+    assert classify.outcome(assembly.answer(), TOOLS) == FinalAnswer(text="Hello", reasoning="why")
 
 
 def test_a_whole_answer_is_read_like_a_stream_of_one() -> None:
@@ -133,8 +137,10 @@ def test_half_a_character_is_joined_with_its_other_half_or_replaced() -> None:
     assert assembly.feed(delta(content="a\ud83d")) == ("a\ufffd", "")
     assembly.feed(delta(content="\ude00b\udfff", reasoning_content="\ud800"))
     assembly.feed(delta("stop"))
-    made = assembly.outcome()
-    assert made == FinalAnswer(text="a\U0001f600b\ufffd", reasoning="\ufffd")
+    made = classify.outcome(assembly.answer(), TOOLS)
+    assert made == FinalAnswer(
+        text="a\U0001f600b\ufffd", reasoning="\ufffd", repairs=(Repair(kind="characters"),)
+    )
     codec.encode(made)
     codec.encode(outcome(delta("stop", refusal="no\ud800")))
     codec.encode(failure(("APIError",), 500, "no\ud800"))
@@ -147,7 +153,7 @@ def test_half_a_character_is_joined_with_its_other_half_or_replaced() -> None:
 def test_a_cost_that_is_no_sum_of_money_is_untold(cost: Any) -> None:
     assembly = Assembly()
     assembly.feed({"usage": {"prompt_tokens": 10**30, "completion_tokens": 1, "cost": cost}})
-    told = assembly.tokens()
+    told, _ = tokens(assembly.usage)
     assert told is not None and told.cost_usd is None
     codec.encode(told)
 
@@ -173,7 +179,6 @@ def test_a_line_break_inside_a_string_is_forgiven() -> None:
         ([{"nonsense": 1}, {"choices": [None]}, {"choices": "x"}], "malformed"),
         ([{"error": {"message": "Overloaded", "code": 529}}], "overloaded"),
         ([{"error": "broken"}], "server"),
-        ([delta("tool_calls", tool_calls=[{"index": 0, "function": {}}])], "malformed"),
     ],
 )
 def test_what_is_no_answer_is_a_failure_of_its_own_kind(
@@ -196,7 +201,7 @@ def test_thoughts_in_tags_or_typed_parts_are_reasoning() -> None:
 
 def test_tokens_are_as_told_and_none_if_untold() -> None:
     assembly = Assembly()
-    assert assembly.tokens() is None
+    assert tokens(assembly.usage) == (None, False)
     assembly.feed(
         {
             "choices": [],
@@ -208,8 +213,8 @@ def test_tokens_are_as_told_and_none_if_untold() -> None:
             },
         }
     )
-    usage = assembly.tokens()
-    assert usage is not None
+    usage, whole = tokens(assembly.usage)
+    assert usage is not None and whole
     assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (7, 3, 2)
     assert usage.cost_usd == 0.5
 

@@ -131,7 +131,7 @@ def test_a_provider_of_the_users_own_name_and_a_model_of_no_known_price(
         (Answer(status=401, text="Incorrect API key provided"), "auth", False),
         (Answer(status=400, text="maximum context length is 9"), "context_overflow", False),
         (Answer(status=404, text="The model does not exist"), "unknown_model", False),
-        (Answer(status=429, text="quota", code="insufficient_quota"), "rate_limited", True),
+        (Answer(status=429, text="quota", code="insufficient_quota"), "quota", False),
         (Answer(status=429, text="You exceeded your current quota"), "quota", False),
         (Answer(status=500, text="oops"), "server", True),
         (Answer(status=502, body="<html>Bad gateway</html>"), "overloaded", True),
