@@ -67,6 +67,7 @@ class Piece:
     arguments: list[str] = field(default_factory=list)
     ready: Any = None
     index: int | None = None
+    written: bool = False  # into the text
 
     def sent(self) -> Any:
         return self.ready if self.ready is not None else "".join(self.arguments)
@@ -88,6 +89,7 @@ class Answer:
     error: Failed | None = None
     chunks: int = 0
     garbage: str = ""
+    broken: bool = False
     repairs: Repairs = field(default_factory=Repairs)
 
 
@@ -103,7 +105,8 @@ class Assembly:
     usage: dict[str, Any] = field(default_factory=dict)
     chunks: int = 0
     error: Failed | None = None
-    garbage: str = ""
+    garbage: str = ""  # what came and is no object
+    broken: bool = False  # a piece of the answer is missing
     repairs: Repairs = field(default_factory=Repairs)
     _last: Mapping[str, Any] | None = None  # the choice that told of the end
 
@@ -156,6 +159,7 @@ class Assembly:
             error=self.error,
             chunks=self.chunks,
             garbage=characters(self.garbage),
+            broken=self.broken,
             repairs=self.repairs,
         )
 

@@ -56,6 +56,10 @@ def outcome(answer: Answer, tools: Iterable[ToolSchema]) -> Outcome:
         return answer.error
     if _size(answer) > ANSWER_LIMIT:
         return Failed(kind="malformed", detail=f"the answer is over {ANSWER_LIMIT} bytes")
+    if answer.broken and answer.chunks:
+        came = readable(answer.garbage)[:300]
+        detail = f"an event of the stream is no JSON: {came}"
+        return Failed(kind="malformed", detail=detail, retryable=True)
     match answer.finish:
         case "filter":
             return Failed(kind="filtered", detail="the provider's filter stopped the answer")
@@ -102,7 +106,8 @@ def _finished(answer: Answer, offered: Offered) -> Outcome:
         if found.doubt:
             return Failed(kind="malformed", detail=found.doubt)
         text, pieces = found.text, found.calls
-        for place in range(1, len(pieces) + 1):
+        for place, piece in enumerate(pieces, 1):
+            piece.written = True
             repairs.note("written", place, found.form)
     elif (pieces and answer.finish == "stop") or (answer.finish == "calls" and not pieces):
         repairs.note("finish")
@@ -141,7 +146,9 @@ def _calls(pieces: Iterable[Piece], offered: Offered, repairs: Repairs, cut: boo
             error = f"{CUT}, in the middle of the arguments of this call"
         wrapped = _wrapped(piece.name, args, offered)
         for kind in mended:
-            repairs.note(kind, place)
+            # In a written call an object is what is to be expected.
+            if kind != "object" or not piece.written:
+                repairs.note(kind, place)
         if wrapped:
             repairs.note("parallel", place)
             made += [

@@ -24,9 +24,11 @@ DONE = "[DONE]"
 @dataclass
 class Events:
     """`feed` every packet, then `end` once. `streamed`: whether any event came (else: a body).
-    `done`: the server said that its stream is over; what comes after that is not read."""
+    `done`: the server said that its stream is over; what comes after that is not read. `broken`:
+    an event was no object, so that something is missing."""
 
     garbage: str = ""
+    broken: bool = False
     streamed: bool = False
     done: bool = False
     _rest: bytes = b""
@@ -53,7 +55,12 @@ class Events:
     def end(self) -> list[dict[str, Any]]:
         """What the last bytes were, after which nothing comes."""
         if self._is_body:
-            return self._parsed(_text(b"".join(self._body)))
+            body = _text(b"".join(self._body))
+            lines = [_json(line) for line in body.splitlines() if line.strip()]
+            if len(lines) > 1 and all(lines):  # one object a line
+                self.streamed = True
+                return [line for line in lines if line is not None]
+            return self._parsed(body)
         # The last blank line is often forgotten; an event that was cut is no JSON and is dropped.
         rest, self._rest = self._rest, b""
         made = list(self._line(rest)) if rest else []
@@ -89,10 +96,6 @@ class Events:
         name, colon, value = line.partition(b":")
         if name == b"data":
             self._data.append(_text(value.removeprefix(b" ")))
-        elif line.startswith(b"{") and not self._data and (whole := _json(_text(line))):
-            # One object a line, without the frame of an event.
-            self.streamed = True
-            yield whole
         elif name and not (colon and name in (b"event", b"id", b"retry")):
             self._note(_text(line))
 
@@ -100,6 +103,7 @@ class Events:
         value = _json(text)
         if value is not None:
             return [value]
+        self.broken = True
         self._note(text)
         return []
 

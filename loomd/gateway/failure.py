@@ -225,7 +225,7 @@ def _kind(names: tuple[str, ...], status: int | None, message: str, codes: tuple
                 return kind
     if named is not None:
         return named
-    if is_html(message) and (status is None or status < 500):
+    if is_html(message) and (status is None or status < 400):
         return "malformed"
     if any(name in names for name in CONNECTION):
         return "network"

@@ -9,6 +9,7 @@ sessions that nobody closes) is off. Nothing but cancellation is raised out of `
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 import warnings
@@ -94,7 +95,7 @@ class Backend:
         try:
             arguments = self._arguments(resolved)
             async with total, asyncio.timeout(clocks.first_byte_s) as clock:
-                source = Source(await litellm.acompletion(**arguments), arguments["stream"])
+                source = Source(await litellm.acompletion(**arguments), arguments)
                 try:
                     async for chunk in source.chunks(assembly):
                         waited = classify.timed_out("stalled", clocks.between_s)
@@ -191,15 +192,18 @@ class Backend:
         if not whole and price is not None and not isinstance(outcome, Failed):
             # A server that does not count, or in part: what has a price is counted here.
             counted = await asyncio.to_thread(_counted, resolved, assembly)
-            told = None if usage is None else usage.cost_usd
-            usage = msgspec.structs.replace(counted, cost_usd=told) if counted else usage
+            reported = None if usage is None else usage.cost_usd
+            usage = msgspec.structs.replace(counted, cost_usd=reported) if counted else usage
             whole = counted is not None
         if usage is None:
             return Reply(outcome, Usage(cost_usd=None, calls=1), "unknown", price)
-        if usage.cost_usd is not None:
-            return Reply(outcome, usage, "reported", price)
         cost = _cost(resolved.model, usage) if price is not None and whole else None
         known = "unknown" if cost is None else "computed"
+        told = usage.cost_usd
+        if told is not None and (cost is None or not math.isclose(told, cost, rel_tol=1e-6)):
+            # litellm puts its own computation into what it has read: another figure is the
+            # provider's.
+            cost, known = told, "reported"
         return Reply(outcome, msgspec.structs.replace(usage, cost_usd=cost), known, price)
 
 
@@ -209,9 +213,10 @@ class Source:
     content in parts, who counted the tokens) and takes half a millisecond a chunk. Of all others
     it is litellm that knows the dialect."""
 
-    def __init__(self, answer: Any, streamed: bool) -> None:
+    def __init__(self, answer: Any, arguments: Mapping[str, Any]) -> None:
         self._answer = answer
-        self._whole = not streamed
+        self._whole = not arguments["stream"]
+        self._asked_stream = "stream_options" in arguments
         inner = getattr(answer, "completion_stream", None)
         response = getattr(inner, "response", None)
         self._response = response if hasattr(response, "aiter_bytes") else None
@@ -239,7 +244,9 @@ class Source:
                 raise
         for chunk in events.end():
             yield chunk
-        assembly.garbage = events.garbage
+        assembly.garbage, assembly.broken = events.garbage, events.broken
+        if self._asked_stream and not events.streamed:
+            assembly.repairs.note("whole")
 
     async def close(self) -> None:
         if not self._whole:

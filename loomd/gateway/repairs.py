@@ -30,7 +30,6 @@ KINDS: dict[str, str] = {
     "finish": "the reason given for its end contradicts what it holds",
     "characters": "bytes or escapes that are no character",
     "whole": "the answer came whole where a stream was asked for",
-    "end": "the stream ended without its last word",
 }
 
 

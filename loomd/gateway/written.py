@@ -152,8 +152,8 @@ def _function(text: str, name: str, begin: int, offered: Offered) -> tuple[list[
         return [_typed(name, found, offered)], at
     if not body:
         return [Piece(name=name)], at
-    value, _ = read(body)
-    return [Piece(name=name, ready=value)], at
+    read(body)
+    return [Piece(name=name, arguments=[body])], at
 
 
 _TEMPLATE = re.compile(r"(?:<\|e\w+_id\|>|</tool_call>|</s>|<\|im_end\|>)\s*\Z")
@@ -185,7 +185,8 @@ def _mistral(text: str, begin: int) -> tuple[list[Piece], int]:
     at = begin
     while match := _MISTRAL.match(text, at):
         body, at = _value(text, match.end())
-        made.append(Piece(name=match.group("name"), ready=read(body)[0]))
+        read(body)
+        made.append(Piece(name=match.group("name"), arguments=[body]))
     if not made:
         raise Unreadable(
             "neither a list of calls nor a name with its arguments follows", begin, text
