@@ -64,6 +64,16 @@ def _call(data: Mapping[str, Any]) -> str:
     return f"{data.get('name')}({short(inside, 110)})"
 
 
+def _repairs(repairs: Sequence[Mapping[str, Any]]) -> str:
+    """What was mended in an answer of a model, and in which of its calls."""
+    places: dict[str, list[str]] = {one["kind"]: [] for one in repairs}
+    for one in repairs:
+        places[one["kind"]] += [str(one["call"])] if one.get("call") else []
+    return "; ".join(
+        kind + (f" (call {', '.join(calls)})" if calls else "") for kind, calls in places.items()
+    )
+
+
 def event_line(event: Mapping[str, Any]) -> Text | None:
     """One line for one event; None for what only programs care about."""
     from rich.text import Text
@@ -98,6 +108,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "model_outcome" if data.get("kind") not in (None, "", "tool_calls", "final"):
             style = "red"
             text = f"model: {data.get('kind')}: {short(data.get('text') or data.get('detail', ''))}"
+        case "model_outcome" if data.get("repairs"):
+            style, text = "dim", f"mended: {short(_repairs(data['repairs']))}"
         case "model_retry" | "model_fallback" | "budget_warning":
             style, text = "yellow", f"{event['type'].replace('_', ' ')}: {short(data)}"
         case "decision":

@@ -39,11 +39,13 @@ class Models:
 
 @dataclass(frozen=True)
 class Provider:
-    """Where a provider is and whose key opens it. "" = litellm's own default."""
+    """Where a provider is and whose key opens it. "" = litellm's own default. `stream`: whether its
+    answers are asked for in pieces; some servers have whole answers only, or better ones."""
 
     api_base: str = ""
     api_key_env: str = ""
     api_key_file: str = ""
+    stream: bool = True
 
 
 @dataclass(frozen=True)
@@ -471,6 +473,7 @@ _PROVIDER: Mapping[str, Check] = {
     "api_base": _url,
     "api_key_env": _variable,
     "api_key_file": _path,
+    "stream": _flag,
 }
 _FIELDS: Mapping[str, Mapping[str, Check]] = {
     "models": {"default": _model, "fast": _model, "roles": _roles, "fallback": _fallback},

@@ -139,6 +139,7 @@ def test_everything_that_is_in_force_is_read(tmp_path):
         ('[models.fallback]\n"a/b" = "c"\n', ":2: models.fallback.a/b: must be a list"),
         ('[providers.x]\napi_base = "localhost"\n', ":2: providers.x.api_base: must be an address"),
         ('[providers]\nx = {api_bas = "y"}\n', ":2: providers.x.api_bas: unknown key"),
+        ("[providers.x]\nstream = 0\n", ":2: providers.x.stream: must be true or false"),
         (
             '[providers.x]\napi_key_env = "sk-12 3"\n',
             ":2: providers.x.api_key_env: must be the name of an environment variable",

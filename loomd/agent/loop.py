@@ -95,7 +95,10 @@ LONG_CALLS: Final = ASKS | {"spawn"}
 ACTORS: Final = frozenset({"team", "tools"})
 
 UNUSABLE: Final = frozenset({"empty", "malformed"})
-"""Outcomes that are tried once more with a word to the model."""
+"""Outcomes that are tried again with a word to the model."""
+
+MAX_RETRIES: Final = 2
+"""Answers in a row that go back to the model because they, or a call in them, cannot be used."""
 
 
 ABOUT: Final = {"review": "edit", "answer": "question"}
@@ -585,12 +588,16 @@ class Step:
                 model=body.model,
             )
         )
-        s.counters.retries = 0
+        wrong = [call for call in calls if call.error]
+        s.counters.retries = s.counters.retries + 1 if wrong else 0
         s.calls = [_open(call) for call in calls]
         for call in calls:
             args = _short(call.args)
             self.emit("tool_call", {"call": call.id, "name": call.name, "args": args})
         self._move("acting")
+        if s.counters.retries > MAX_RETRIES:
+            self._call_failed(wrong)
+            return
         repeated = lim.record(self.agent.limits, s.counters, calls)
         if repeated is not None:
             for one in s.calls:  # not executed, so there is nothing to cancel
@@ -606,10 +613,22 @@ class Step:
             self._call(call, one, after.get(call.id, ()))
         self._all_returned()
 
+    def _call_failed(self, wrong: list[Call]) -> None:
+        """The model was told often enough; nothing of this turn is executed."""
+        errors = {call.id: call.error for call in wrong}
+        for one in self.s.calls:
+            text = errors.get(one.id) or "not executed: another call of this turn cannot be used"
+            self._close(one, ToolResult(id=one.id, ok=False, error="bad_args", text=text))
+        self._turn_ends()
+        times = MAX_RETRIES + 1
+        detail = f"{times} times in a row a call could not be used: {wrong[0].error}"
+        self._model_failed(Failed(kind="malformed", detail=detail))
+
     def _call(self, call: Call, one: OpenCall, after: tuple[str, ...] = ()) -> None:
         task = self.s.task.id if self.s.task else ""
         if call.error:
-            self._close(one, ToolResult(id=call.id, ok=False, error="bad_args", text=call.error))
+            error = call.fault or "bad_args"
+            self._close(one, ToolResult(id=call.id, ok=False, error=error, text=call.error))
         elif one.to == "keeper":
             self._offload_asked(call, one)
         elif one.to == "team":
@@ -726,7 +745,7 @@ class Step:
 
     def _model_failed(self, failed: Failed) -> None:
         s = self.s
-        if failed.kind in UNUSABLE and s.counters.retries == 0:
+        if failed.kind in UNUSABLE and s.counters.retries < MAX_RETRIES:
             s.counters.retries += 1
             self.tell(
                 f"Your last answer could not be used ({failed.kind}: {failed.detail}). "
@@ -907,8 +926,15 @@ def _about_outcome(body: ModelOutcome) -> dict[str, Any]:
             }
         case FinalAnswer(text=text):
             data |= {"kind": "final", "text": cut(text, EVENT_TEXT)}
-        case Failed(kind=kind, detail=detail, hint=hint):
+        case Failed(kind=kind, detail=detail, hint=hint, phase=phase):
             data |= {"kind": kind, "text": cut(detail, EVENT_TEXT), "hint": hint}
+            data |= {"phase": phase} if phase else {}
+    if not isinstance(body.outcome, Failed) and body.outcome.repairs:
+        # What was mended before anybody acted on it, so that people can see how a model writes.
+        repairs = body.outcome.repairs[:MAX_CALLS]
+        data["repairs"] = [
+            {"kind": one.kind, "call": one.call, "detail": one.detail} for one in repairs
+        ]
     return data
 
 
@@ -918,6 +944,8 @@ def _sum(a: Usage, b: Usage) -> Usage:
         input_tokens=a.input_tokens + b.input_tokens,
         output_tokens=a.output_tokens + b.output_tokens,
         cached_tokens=a.cached_tokens + b.cached_tokens,
+        cache_write_tokens=a.cache_write_tokens + b.cache_write_tokens,
+        reasoning_tokens=a.reasoning_tokens + b.reasoning_tokens,
         cost_usd=cost,
         calls=a.calls + b.calls,
     )

@@ -70,7 +70,9 @@ def outcome(answer: Answer, tools: Iterable[ToolSchema]) -> Outcome:
             return failure(("APIError",), None, "the server ended the answer with an error")
         case "malformed":
             return Failed(
-                kind="malformed", detail="the server could not read the call that the model wrote"
+                kind="malformed",
+                detail="the server could not read the call that the model wrote",
+                retryable=True,
             )
         case "none":
             return _unfinished(answer)
@@ -104,7 +106,9 @@ def _finished(answer: Answer, offered: Offered) -> Outcome:
     pieces = answer.calls
     if not pieces and not cut and (found := written(text, offered)) is not None:
         if found.doubt:
-            return Failed(kind="malformed", detail=found.doubt)
+            name = found.calls[0].name
+            doubtful = Call(id="", name=name, error=found.doubt)
+            return ToolCalls(calls=(doubtful,), text=found.text, reasoning=reasoning)
         text, pieces = found.text, found.calls
         for place, piece in enumerate(pieces, 1):
             piece.written = True

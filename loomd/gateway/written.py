@@ -9,8 +9,8 @@ What decides is what was offered, and where the call stands:
 
 Marks in code are quotes. JSON counts only with the name of an offered tool and arguments that fit
 it: an answer may well be an object with a `name`. Marks with another name are a call of a tool that
-does not exist. "Back to the model" is a failure that says what it must do: a quotation acted upon
-may do harm, and a call taken for an answer ends the work in silence.
+does not exist. "Back to the model" is a call with an error that says what it must do: a quotation
+acted upon may do harm, and a call taken for an answer ends the work in silence.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ _FUNCTION = re.compile(r"\s*<function=(?P<name>[\w.:/-]+)>")
 
 @dataclass(frozen=True)
 class Written:
-    """`calls` found in the text, and what of it is left; or a `doubt`, for the model."""
+    """`calls` found in the text, and what of it is left. `doubt`: why the one call that may be
+    meant is not made, for the model."""
 
     calls: tuple[Piece, ...] = ()
     text: str = ""
@@ -95,15 +96,21 @@ def _marked(text: str, begin: int, offered: Offered) -> Written | None:
         try:
             made, at = _block(text, match, offered)
         except Unreadable as error:
-            if not any(name in text[match.start() :] for name in offered.names()):
+            named = [name for name in offered.names() if name in text[match.start() :]]
+            if not named:
                 return None  # of nothing that can be called: words about calls
-            return Written(doubt=UNREADABLE.format(mark=match.group(), why=error))
+            doubt = UNREADABLE.format(mark=match.group(), why=error)
+            return _doubtful(max(named, key=len), text, match.group(), doubt)
         calls += made
         at = _end(text, at)
     if text[at:].strip():
-        name = calls[0].name
-        return Written(doubt=DOUBT.format(name=name)) if offered.meant(name)[0] else None
+        name = offered.meant(calls[0].name)[0]
+        return _doubtful(name, text, mark) if name else None
     return Written(tuple(calls), "".join(said).strip(), mark)
+
+
+def _doubtful(name: str, text: str, form: str, doubt: str = "") -> Written:
+    return Written((Piece(name=name),), text, form, doubt or DOUBT.format(name=name))
 
 
 def _end(text: str, at: int) -> int:
@@ -282,7 +289,7 @@ def _json(text: str, offered: Offered) -> Written | None:
     if after.strip() or not (calls := _fitting(bodies, offered)):
         return None
     if before.strip():
-        return Written(doubt=DOUBT.format(name=calls[0].name))
+        return _doubtful(offered.meant(calls[0].name)[0], text, "fence")
     return Written(tuple(calls), "", "fence" if fences else "JSON")
 
 

@@ -25,6 +25,7 @@ from loomd.wire.bodies import (
     ModelRequest,
     Note,
     Offload,
+    Repair,
     Report,
     Restarted,
     ReviewRequest,
@@ -348,14 +349,71 @@ def test_a_failed_model_is_a_failed_report_with_its_kind_and_hint():
     assert talk.shown() == ("failed", "unknown_goal")
 
 
-def test_an_answer_that_cannot_be_used_is_asked_for_once_more():
+def test_an_answer_that_cannot_be_used_is_asked_for_twice_more():
     talk = Talk()
     talk.assigned()
-    talk.model(Failed(kind="empty", detail="nothing came"))
-    assert talk.requests[-1].id == "s-1/coder-1:2"
-    assert "could not be used" in talk.read()[-1]
+    for turn in (2, 3):
+        talk.model(Failed(kind="empty", detail="nothing came"))
+        assert talk.requests[-1].id == f"s-1/coder-1:{turn}"
+        assert "could not be used (empty: nothing came)" in talk.read()[-1]
     talk.model(Failed(kind="empty", detail="nothing came"))
     assert talk.sent(Report)[0].kind == "empty"
+
+
+WRONG = Call(id="", name="read", error="the arguments are not JSON: at character 7")
+NO_TOOL = Call(id="", name="raed", error="there is no tool 'raed'", fault="no_such_tool")
+
+
+def test_a_call_that_cannot_be_read_goes_back_to_the_model_twice_and_is_then_malformed():
+    talk = Talk()
+    talk.assigned()
+    talk.calls(WRONG)
+    assert talk.read()[-1] == WRONG.error and talk.seen()[-1].error == "bad_args"
+    talk.crash()  # what was counted is saved
+    talk.calls(NO_TOOL)
+    assert talk.read()[-1] == NO_TOOL.error and talk.seen()[-1].error == "no_such_tool"
+    talk.calls(READ, WRONG)
+    (report,) = talk.sent(Report)
+    assert (report.state, report.kind) == ("failed", "malformed")
+    assert report.text.endswith(WRONG.error)
+    assert not talk.told(ToolCall), "nothing of a turn that ends the task is executed"
+    results = talk.events("tool_result")
+    assert [one["text"] for one in results] == [
+        "not executed: another call of this turn cannot be used",
+        WRONG.error,
+    ]
+
+
+def test_a_turn_that_can_be_used_ends_the_count_and_what_is_beside_a_wrong_call_is_executed():
+    talk = Talk()
+    talk.assigned()
+    for turn in (1, 3, 5):
+        talk.calls(WRONG, A[turn % 3])
+        (call,) = talk.sent(ToolCall)
+        talk.result(call.id)
+        talk.calls(A[(turn + 1) % 3])
+        talk.result(talk.sent(ToolCall)[0].id)
+    talk.model(Failed(kind="malformed", detail="cut off"))
+    talk.calls(WRONG)
+    assert not talk.told(Report)
+    talk.model(Failed(kind="malformed", detail="cut off"))
+    assert talk.sent(Report)[0].kind == "malformed", "both are answers that cannot be used"
+
+
+def test_what_was_mended_and_which_clock_ran_out_are_in_the_event():
+    talk = Talk()
+    talk.assigned()
+    mended = (Repair(kind="commas", call=1), Repair(kind="case", call=1, detail="Read"))
+    talk.model(ToolCalls(calls=(READ,), repairs=mended))
+    (event,) = talk.events("model_outcome")
+    assert event["repairs"] == [
+        {"kind": "commas", "call": 1, "detail": ""},
+        {"kind": "case", "call": 1, "detail": "Read"},
+    ]
+    talk.result("s-1/coder-1:1.1")
+    talk.model(Failed(kind="timeout", detail="no first byte within 60 s", phase="first_byte"))
+    (event,) = talk.events("model_outcome")
+    assert (event["kind"], event["phase"]) == ("timeout", "first_byte")
 
 
 def test_what_could_not_be_delivered_counts_as_failed():

@@ -28,7 +28,7 @@ def answer(name: str, text: str, **more: object) -> Case:
 
 
 def back(name: str, text: str, told: str = "may be a call of read") -> Case:
-    return Case(name, said(text), failed=("malformed", told))
+    return Case(name, said(text), calls=[("read", told)], text=text)
 
 
 TAGGED = '<tool_call>\n{"name": "read", "arguments": {"path": "a.py"}}\n</tool_call>'
