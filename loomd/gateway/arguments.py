@@ -63,16 +63,33 @@ def _read(text: str) -> tuple[Any, list[str]]:
     return value, list(dict.fromkeys(repairs))
 
 
-def complete(sent: str) -> bool:
-    """Is this a whole object already? What comes after it belongs to another call."""
-    text = sent.strip()
-    if not text.endswith(("}", '"', "```")):
-        return False
-    try:
-        value, _ = _read(text)
-    except Unreadable:
-        return False
-    return isinstance(value, dict)
+class Extent:
+    """Where arguments that come in pieces end: what comes after it belongs to another call. Each
+    piece is looked at once."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._depth = 0
+        self._quote = ""
+        self._escaped = False
+
+    def feed(self, piece: str) -> None:
+        for char in piece:
+            if self._quote:
+                if self._escaped:
+                    self._escaped = False
+                elif char == "\\":
+                    self._escaped = True
+                elif char == self._quote:
+                    self._quote = ""
+                    self.ended = self.ended or not self._depth
+            elif char in "\"'":
+                self._quote = char
+            elif char in "{[":
+                self._depth += 1
+            elif char in "}]":
+                self._depth -= 1
+                self.ended = self.ended or not self._depth
 
 
 def _shown(sent: Any) -> str:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from loomd.gateway.arguments import complete
+from loomd.gateway.arguments import Extent
+from loomd.gateway.events import Events
 from loomd.gateway.failure import reported
 from loomd.gateway.repairs import Repairs
 from loomd.gateway.storable import characters, joined
@@ -54,6 +55,9 @@ FINISHES: dict[str, Finish] = {
 }
 """Words of providers, in small letters. Any other is a stop: the answer is there."""
 
+MOST_CALLS = 1000
+"""Of one answer; more are no answer."""
+
 ERRORS = ("error", "detail", "message", "msg", "error_message")
 """Keys of an object that is an error, where it has no choices."""
 
@@ -68,18 +72,24 @@ class Piece:
     ready: Any = None
     index: int | None = None
     written: bool = False  # into the text
+    _extent: Extent = field(default_factory=Extent)
+    _looked: int = 0
 
     def sent(self) -> Any:
         return self.ready if self.ready is not None else "".join(self.arguments)
 
     def full(self) -> bool:
         """Whether nothing can be added any more."""
-        return self.ready is not None or complete("".join(self.arguments))
+        for piece in self.arguments[self._looked :]:
+            self._extent.feed(piece)
+        self._looked = len(self.arguments)
+        return self.ready is not None or self._extent.ended
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came. `text` and `reasoning` are storable, the calls are as they were sent."""
+    """What came. `text` and `reasoning` are storable, the calls are as they were sent. `garbage`:
+    what is no object; `broken`: a piece is missing; `endless`: there was too much of it."""
 
     text: str = ""
     reasoning: str = ""
@@ -90,6 +100,7 @@ class Answer:
     chunks: int = 0
     garbage: str = ""
     broken: bool = False
+    endless: bool = False
     repairs: Repairs = field(default_factory=Repairs)
 
 
@@ -105,8 +116,7 @@ class Assembly:
     usage: dict[str, Any] = field(default_factory=dict)
     chunks: int = 0
     error: Failed | None = None
-    garbage: str = ""  # what came and is no object
-    broken: bool = False  # a piece of the answer is missing
+    came: Events = field(default_factory=Events)
     repairs: Repairs = field(default_factory=Repairs)
     _last: Mapping[str, Any] | None = None  # the choice that told of the end
 
@@ -143,6 +153,10 @@ class Assembly:
             self.reasoning.append(thought)
         return characters(added), characters(thought)
 
+    def received(self, events: Events) -> None:
+        """What is known of the bytes that the chunks came in."""
+        self.came = events
+
     def answer(self) -> Answer:
         """What has come. To be asked once, after the last piece."""
         if all(piece.index is not None for piece in self.calls):
@@ -158,8 +172,9 @@ class Assembly:
             finish=self.finish,
             error=self.error,
             chunks=self.chunks,
-            garbage=characters(self.garbage),
-            broken=self.broken,
+            garbage=characters(self.came.garbage),
+            broken=self.came.broken,
+            endless=self.came.over,
             repairs=self.repairs,
         )
 
@@ -205,6 +220,9 @@ class Assembly:
         sent = function.get("arguments")
         index = call.get("index")
         index = index if isinstance(index, int) and not isinstance(index, bool) else None
+        if len(self.calls) > MOST_CALLS:
+            self.error = Failed(kind="malformed", detail=f"more than {MOST_CALLS} calls")
+            return
         piece = self._place(index, position, id, name, sent)
         if piece is None:
             return
@@ -239,8 +257,8 @@ class Assembly:
             if not anew and known.name == name and sent in (known.sent(), "", None):
                 self.repairs.note("repeated", self.calls.index(known) + 1)
                 return None
-            return self._new(None if index is None else index, taken=True)
-        if known.name == name and known.arguments and "".join(known.arguments):
+            return self._new(index, taken=True)
+        if known.name == name and any(known.arguments):
             return known  # a server that says id and name again with every fragment
         if anew or (index is None and known.name != name):
             return self._new(index, taken=True)

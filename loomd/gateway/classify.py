@@ -54,6 +54,8 @@ def outcome(answer: Answer, tools: Iterable[ToolSchema]) -> Outcome:
     """What a whole answer is. `tools`: what its request offered."""
     if answer.error is not None:
         return answer.error
+    if answer.endless:
+        return Failed(kind="malformed", detail="the server sent more than any answer has")
     if _size(answer) > ANSWER_LIMIT:
         return Failed(kind="malformed", detail=f"the answer is over {ANSWER_LIMIT} bytes")
     if answer.broken and answer.chunks:

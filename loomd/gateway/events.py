@@ -18,6 +18,10 @@ from typing import Any
 GARBAGE_LIMIT = 4000
 """Characters that are kept of what is no answer."""
 
+EVENT_LIMIT = 4 << 20
+RECEIVED_LIMIT = 64 << 20
+"""Bytes of one event (or body), and of all of them: a server may send without end."""
+
 DONE = "[DONE]"
 
 
@@ -25,12 +29,15 @@ DONE = "[DONE]"
 class Events:
     """`feed` every packet, then `end` once. `streamed`: whether any event came (else: a body).
     `done`: the server said that its stream is over; what comes after that is not read. `broken`:
-    an event was no object, so that something is missing."""
+    an event was no object, so that something is missing. `over`: there is too much of it, and no
+    more should be fed."""
 
     garbage: str = ""
     broken: bool = False
     streamed: bool = False
     done: bool = False
+    over: bool = False
+    _received: int = 0
     _rest: bytes = b""
     _began: bool = False
     _body: list[bytes] = field(default_factory=list)
@@ -40,6 +47,7 @@ class Events:
 
     def feed(self, packet: bytes) -> list[dict[str, Any]]:
         """The objects that are complete with this packet."""
+        self._received += len(packet)
         if not self._began:
             packet = self._rest = (self._rest + packet).removeprefix(b"\xef\xbb\xbf").lstrip()
             if not packet:
@@ -49,11 +57,16 @@ class Events:
             self._is_body = packet[:1] in (b"{", b"[", b"<")
         if self._is_body:
             self._body.append(packet)
+            self.over = self._received > EVENT_LIMIT
             return []
-        return [made for line in self._lines(packet) for made in self._line(line)]
+        made = [one for line in self._lines(packet) for one in self._line(line)]
+        self.over = len(self._rest) > EVENT_LIMIT or self._received > RECEIVED_LIMIT
+        return made
 
     def end(self) -> list[dict[str, Any]]:
         """What the last bytes were, after which nothing comes."""
+        if self.over:
+            return []
         if self._is_body:
             body = _text(b"".join(self._body))
             lines = [_json(line) for line in body.splitlines() if line.strip()]

@@ -12,7 +12,7 @@ import json
 import re
 from typing import Any
 
-from loomd.gateway.storable import NESTING
+from loomd.gateway.storable import NESTING, joined
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
@@ -128,7 +128,7 @@ class _Reader:
             char = self.text[self.at : self.at + 1]
             self.at += 1
             if char == quote:
-                return "".join(made)
+                return joined("".join(made))
             if not char:
                 raise self.wrong("the string that began has no end", begin)
             if char == "\\":

@@ -9,6 +9,7 @@ sessions that nobody closes) is off. Nothing but cancellation is raised out of `
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import time
@@ -58,6 +59,9 @@ CALL = {
     "_skip_mcp_handler": True,
 }
 
+REST_S = 0.05
+"""How long the end of a body is waited for behind the last word of its stream."""
+
 PROVIDERS = frozenset(str(getattr(one, "value", one)) for one in litellm.provider_list)
 
 
@@ -91,16 +95,20 @@ class Backend:
         price = _price(resolved.model)
         outcome: Outcome
         waited = classify.timed_out("first_byte", clocks.first_byte_s)
+        stalled = classify.timed_out("stalled", clocks.between_s)
         total = asyncio.timeout(clocks.total_s)
         try:
             arguments = self._arguments(resolved)
-            async with total, asyncio.timeout(clocks.first_byte_s) as clock:
+            # A whole answer has no first byte before its last.
+            first = clocks.first_byte_s if "stream_options" in arguments else None
+            async with total, asyncio.timeout(first) as clock:
                 source = Source(await litellm.acompletion(**arguments), arguments)
                 try:
-                    async for chunk in source.chunks(assembly):
-                        waited = classify.timed_out("stalled", clocks.between_s)
-                        clock.reschedule(asyncio.get_running_loop().time() + clocks.between_s)
-                        on_piece(*assembly.feed(chunk))
+                    async with contextlib.aclosing(source.chunks(assembly)) as chunks:
+                        async for chunk in chunks:
+                            waited = stalled
+                            clock.reschedule(asyncio.get_running_loop().time() + clocks.between_s)
+                            on_piece(*assembly.feed(chunk))
                 finally:
                     # Also on cancellation: the connection is closed, not drained.
                     await source.close()
@@ -232,11 +240,12 @@ class Source:
                 assembly.finish = "none"
             return
         events = Events()
+        packets = self._response.aiter_bytes()
         try:
-            async for packet in self._response.aiter_bytes():
+            async for packet in packets:
                 for chunk in events.feed(packet):
                     yield chunk
-                if events.done:
+                if events.done or events.over:
                     break
         except (httpx.ReadError, httpx.RemoteProtocolError):
             # Cut after its last word: nothing is missing.
@@ -244,7 +253,13 @@ class Source:
                 raise
         for chunk in events.end():
             yield chunk
-        assembly.garbage, assembly.broken = events.garbage, events.broken
+        if events.done:
+            # Read to its very end, a connection can be used again.
+            with contextlib.suppress(TimeoutError, httpx.HTTPError):
+                async with asyncio.timeout(REST_S):
+                    async for _ in packets:
+                        pass
+        assembly.received(events)
         if self._asked_stream and not events.streamed:
             assembly.repairs.note("whole")
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -147,9 +148,14 @@ def _messages(
                 yield {
                     "role": "tool",
                     "tool_call_id": ids[call.id],
-                    "name": call.name or "unknown",
+                    "name": _name(call),
                     "content": _result(call, results.get(call.id)),
                 }
+
+
+def _name(call: Call) -> str:
+    """Providers refuse other names, and a model may have called what is no tool."""
+    return re.sub(r"[^a-zA-Z0-9_-]", "_", call.name)[:64] or "unknown"
 
 
 def _call(call: Call, id: str) -> dict[str, Any]:
@@ -157,7 +163,7 @@ def _call(call: Call, id: str) -> dict[str, Any]:
     return {
         "id": id,
         "type": "function",
-        "function": {"name": call.name or "unknown", "arguments": arguments},
+        "function": {"name": _name(call), "arguments": arguments},
     }
 
 

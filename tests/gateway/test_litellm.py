@@ -178,6 +178,7 @@ def test_a_stalled_stream_is_ended_by_its_own_clock_and_its_connection_closed(
     plain = settings(server) | {"models": {"clocks": CLOCKS | clocks}}
     made = failed(complete(plain))
     assert made.kind == "timeout" and made.retryable and said in made.detail
+    assert clocks.keys() == {"between_s" if made.phase == "stalled" else f"{made.phase}_s"}
     if "between_s" in clocks:  # the others may end before the server has begun
         assert answer.gone.wait(15)
 

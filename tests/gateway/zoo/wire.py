@@ -185,6 +185,17 @@ CASES = (
         stream=False,
         **answered("200 OK", b"nope"),
     ),
+    Case(
+        "an event without end",
+        (b"data: {", *(b"x" * (1 << 20) for _ in range(6))),
+        failed=("malformed", "more than any answer has"),
+    ),
+    Case(
+        "a body without end",
+        (b"{", *(b" " * (1 << 20) for _ in range(6))),
+        kind=JSON,
+        failed=("malformed", "more than any answer has"),
+    ),
     # errors inside
     Case(
         "an error for an answer",
