@@ -20,6 +20,7 @@ from loomd.gateway.arguments import arguments
 from loomd.gateway.assembly import Answer, Assembly, Piece
 from loomd.gateway.failure import (
     DETAIL_LIMIT,
+    NO_API,
     RETRYABLE,
     failure,
     is_html,
@@ -88,9 +89,7 @@ def _unfinished(answer: Answer) -> Failed:
     if not (answer.text or answer.reasoning or answer.calls or answer.refusal):
         came = readable(answer.garbage)[:300]
         page = f": {came}" if came else ""
-        hint = "does providers.NAME.api_base point at an API (often .../v1)?"
-        if answer.garbage and not is_html(answer.garbage):
-            hint = ""
+        hint = NO_API if is_html(answer.garbage) or not came else ""
         return Failed(
             kind="malformed",
             detail=f"what the server sent is no answer of a chat model{page}",

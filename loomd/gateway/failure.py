@@ -45,6 +45,11 @@ BY_CODE: dict[str, str] = {
     "content_filter": "filtered",
     "content_policy_violation": "filtered",
     "responsibleaipolicyviolation": "filtered",
+    "resource_exhausted": "rate_limited",
+    "unavailable": "overloaded",
+    "permission_denied": "auth",
+    "unauthenticated": "auth",
+    "deadline_exceeded": "timeout",
     "timeout_error": "timeout",
     "timeout": "timeout",
 }
@@ -114,6 +119,8 @@ CONNECTION = (
 
 RETRYABLE = frozenset({"rate_limited", "overloaded", "timeout", "network", "server", "empty"})
 
+NO_API = "does providers.NAME.api_base point at an API (often .../v1)?"
+
 HINTS: dict[str, str] = {
     "auth": "set api_key_env or api_key_file of this provider in config.toml",
     "quota": "the provider's account has no credit left",
@@ -144,7 +151,7 @@ def failure(
         detail=readable(message)[:DETAIL_LIMIT],
         retryable=kind in RETRYABLE,
         retry_after=after,
-        hint=HINTS.get(kind, ""),
+        hint=NO_API if kind == "malformed" and is_html(message) else HINTS.get(kind, ""),
         phase=_phase(names, status) if kind == "timeout" else "",
     )
 
@@ -213,6 +220,8 @@ def _kind(names: tuple[str, ...], status: int | None, message: str, codes: tuple
     coded = (BY_CODE.get(code.lower()) for code in codes)
     if kind := next((kind for kind in coded if kind is not None), None):
         return kind
+    if is_html(message) and (status is None or status < 400 or status == 404):
+        return "malformed"  # of something that is no API
     lowered = message.lower()
     named = next((kind for name, kind in BY_NAME if name in names), None)
     # The library maps many a 400 and 429 to one class; the text knows more.
@@ -225,8 +234,6 @@ def _kind(names: tuple[str, ...], status: int | None, message: str, codes: tuple
                 return kind
     if named is not None:
         return named
-    if is_html(message) and (status is None or status < 400):
-        return "malformed"
     if any(name in names for name in CONNECTION):
         return "network"
     if status in BY_STATUS:

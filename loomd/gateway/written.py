@@ -54,6 +54,9 @@ _PAIR = re.compile(
 _MISTRAL = re.compile(
     r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?:\[CALL_ID\]\w+)?\s*(?:\[ARGS\])?\s*(?=\{)"
 )
+_FIRST = re.compile(r"\s*(?:(?P<open>[{\[<])|(?P<word>[\w-]+))")
+"""What stands behind a mark if a call begins there."""
+
 _FUNCTION = re.compile(r"\s*<function=(?P<name>[\w.:/-]+)>")
 
 
@@ -96,17 +99,29 @@ def _marked(text: str, begin: int, offered: Offered) -> Written | None:
         try:
             made, at = _block(text, match, offered)
         except Unreadable as error:
-            named = [name for name in offered.names() if name in text[match.start() :]]
-            if not named:
-                return None  # of nothing that can be called: words about calls
+            if not (name := _begun(text, match, offered)):
+                return None  # words about calls
             doubt = UNREADABLE.format(mark=match.group(), why=error)
-            return _doubtful(max(named, key=len), text, match.group(), doubt)
+            return _doubtful(name, text, match.group(), doubt)
         calls += made
         at = _end(text, at)
     if text[at:].strip():
         name = offered.meant(calls[0].name)[0]
         return _doubtful(name, text, mark) if name else None
     return Written(tuple(calls), "".join(said).strip(), mark)
+
+
+def _begun(text: str, mark: re.Match[str], offered: Offered) -> str:
+    """The tool whose call seems to begin at this mark; "" if it is followed by plain words."""
+    first = _FIRST.match(text, mark.end())
+    named = [
+        name
+        for name in offered.names()
+        if re.search(rf"\b{re.escape(name)}\b", text[mark.start() :])
+    ]
+    if first is None or not named or not (first["open"] or first["word"] in offered):
+        return ""
+    return first["word"] if first["word"] in offered else max(named, key=len)
 
 
 def _doubtful(name: str, text: str, form: str, doubt: str = "") -> Written:

@@ -122,7 +122,7 @@ CASES = (
     answer("JSON that does not fit the tool", '{"name": "read", "arguments": {"file": "a.py"}}'),
     answer("JSON that is no call", '{"name": "read", "version": 2}'),
     answer("a fence of another language", "```python\nread(path='a.py')\n```"),
-    answer("a tag in words", "The <tool_call> tag marks a call in some models."),
+    answer("a tag in words", "The <tool_call> tag marks a call; I read of it in the manual."),
     Case("a written call though no tools were offered", said(TAGGED), text=TAGGED, tools=()),
     # back to the model
     back("<tool_call> with words behind it", f"{TAGGED}\nThat would read it."),

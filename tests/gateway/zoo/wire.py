@@ -174,6 +174,11 @@ CASES = (
         **answered("200 OK", b"<!DOCTYPE html><html><body>Log in</body></html>", kind="text/html"),
     ),
     Case(
+        "a page of HTML that is not found",
+        failed=("malformed", "an HTML page: Not Found"),
+        **answered("404 Not Found", b"<html><body>Not Found</body></html>", kind="text/html"),
+    ),
+    Case(
         "a page of HTML for a whole answer",
         failed=("malformed", "an HTML page: Log in"),
         stream=False,
