@@ -13,6 +13,7 @@
     `counts`       tokens and money; `storable`: what no message can hold
     `repairs`      the kinds of what is mended, each noted in the outcome
     `failure`      errors of servers, of the client library and of our clocks -> Failed
+`source`           an answer on its way: a connection -> plain dicts, one a chunk
 `litellm_backend`  the only import of litellm: conversation -> request -> stream -> reply
 `offline`          the model `offline/rules`: no key, no network (pure)
 `process`          the actor `gateway-N`, one per generation of code: effects in, outcomes out

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from loomd.gateway import counts
 from loomd.gateway.arguments import Extent
 from loomd.gateway.events import Events
 from loomd.gateway.failure import reported
 from loomd.gateway.repairs import Repairs
 from loomd.gateway.storable import characters, joined
-from loomd.wire.bodies import Failed
+from loomd.wire.bodies import Failed, Usage
 
 Finish = Literal["none", "stop", "calls", "length", "filter", "refusal", "malformed", "error"]
 """Why an answer ended. none: nobody said. malformed: the server could not read the model's call."""
@@ -177,6 +178,15 @@ class Assembly:
             endless=self.came.over,
             repairs=self.repairs,
         )
+
+    def tokens(self) -> Usage | None:
+        """As the provider counted them; None if it did not say."""
+        return counts.tokens(self.usage)[0]
+
+    def written(self) -> str:
+        """All that the model has written so far, for whoever must count it."""
+        calls = [f"{piece.name}{piece.sent()}" for piece in self.calls]
+        return characters("".join([*self.text, *self.reasoning, *calls]))
 
     # --- texts ---------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ __all__ = [
     "DETAIL_LIMIT",
     "RETRYABLE",
     "Assembly",
+    "characters",
     "failure",
     "number",
     "outcome",

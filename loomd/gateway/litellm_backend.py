@@ -14,7 +14,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own and its dependencies' imports, nothing of ours
     import litellm
 
-from loomd.gateway import classify, counts, storable, view
-from loomd.gateway.events import Events
+from loomd.gateway import classify, counts, view
+from loomd.gateway.source import Source
 from loomd.gateway.types import Reply, Resolved
 from loomd.wire.bodies import Failed, Outcome, Usage
 
@@ -58,9 +58,6 @@ CALL = {
     # among its dependencies (1.106: every call with tools fails without it).
     "_skip_mcp_handler": True,
 }
-
-REST_S = 0.05
-"""How long the end of a body is waited for behind the last word of its stream."""
 
 PROVIDERS = frozenset(str(getattr(one, "value", one)) for one in litellm.provider_list)
 
@@ -215,71 +212,8 @@ class Backend:
         return Reply(outcome, msgspec.structs.replace(usage, cost_usd=cost), known, price)
 
 
-class Source:
-    """An answer on its way, as plain dicts. Of the servers of the common kind the bytes themselves
-    are read (loomd.gateway.events): litellm's own reading loses what it does not expect (indexes,
-    content in parts, who counted the tokens) and takes half a millisecond a chunk. Of all others
-    it is litellm that knows the dialect."""
-
-    def __init__(self, answer: Any, arguments: Mapping[str, Any]) -> None:
-        self._answer = answer
-        self._whole = not arguments["stream"]
-        self._asked_stream = "stream_options" in arguments
-        inner = getattr(answer, "completion_stream", None)
-        response = getattr(inner, "response", None)
-        self._response = response if hasattr(response, "aiter_bytes") else None
-
-    async def chunks(self, assembly: classify.Assembly) -> AsyncIterator[Mapping[str, Any]]:
-        if self._whole:
-            yield self._answer.model_dump(exclude_none=True)
-            return
-        if self._response is None:
-            async for chunk in self._answer:
-                yield chunk.model_dump(exclude_none=True)
-            if _cut(self._answer):
-                assembly.finish = "none"
-            return
-        events = Events()
-        packets = self._response.aiter_bytes()
-        try:
-            async for packet in packets:
-                for chunk in events.feed(packet):
-                    yield chunk
-                if events.done or events.over:
-                    break
-        except (httpx.ReadError, httpx.RemoteProtocolError):
-            # Cut after its last word: nothing is missing.
-            if assembly.finish == "none":
-                raise
-        for chunk in events.end():
-            yield chunk
-        if events.done:
-            # Read to its very end, a connection can be used again.
-            with contextlib.suppress(TimeoutError, httpx.HTTPError):
-                async with asyncio.timeout(REST_S):
-                    async for _ in packets:
-                        pass
-        assembly.received(events)
-        if self._asked_stream and not events.streamed:
-            assembly.repairs.note("whole")
-
-    async def close(self) -> None:
-        if not self._whole:
-            await self._answer.aclose()
-
-
 class NoKeyError(Exception):
     """The configured key is not there."""
-
-
-def _cut(stream: Any) -> bool:
-    """Whether the provider never said that its answer is finished: litellm then says `stop` in
-    its place, which would make half an answer look whole."""
-    said = (
-        getattr(stream, "received_finish_reason", "?"),
-        getattr(stream, "intermittent_finish_reason", None),
-    )
-    return said == (None, None)
 
 
 # --- money -------------------------------------------------------------------------------------
@@ -322,11 +256,9 @@ def _cost(model: str, usage: Usage) -> float | None:
 
 def _counted(resolved: Resolved, assembly: classify.Assembly) -> Usage | None:
     """Tokens counted by litellm's tokenizers."""
-    sent = [str(piece.sent()) for piece in assembly.calls]
-    made = "".join([*assembly.text, *assembly.reasoning, *sent])
     try:
         given = litellm.token_counter(model=resolved.model, messages=view.chat(resolved))
-        output = litellm.token_counter(model=resolved.model, text=storable.characters(made))
+        output = litellm.token_counter(model=resolved.model, text=assembly.written())
     except Exception:  # noqa: BLE001 - as above; a count that fails is told as unknown
         return None
     return Usage(input_tokens=given, output_tokens=output, calls=1)
