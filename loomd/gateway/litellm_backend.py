@@ -36,6 +36,7 @@ from loomd.gateway.types import Reply, Resolved
 from loomd.wire.bodies import Failed, Outcome, Usage
 
 litellm.telemetry = False
+litellm.disable_hf_tokenizer_download = True
 litellm.num_retries = 0
 litellm.drop_params = True  # a model that takes no temperature is asked without one
 litellm.suppress_debug_info = True
