@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx
@@ -30,7 +30,7 @@ class Source:
         response = getattr(inner, "response", None)
         self._response = response if hasattr(response, "aiter_bytes") else None
 
-    async def chunks(self, assembly: Assembly) -> AsyncIterator[Mapping[str, Any]]:
+    async def chunks(self, assembly: Assembly) -> AsyncGenerator[Mapping[str, Any], None]:
         if self._whole:
             yield self._answer.model_dump(exclude_none=True)
             return
