@@ -51,7 +51,8 @@ def brain(request: dict[str, Any]) -> Answer:
             Answer(text=f"It says {done[0] if done else ''}"),
         )
         return answers[len(done)]
-    return Answer(calls=[("read", ['{"path": ', '{"path" "a.py"}', '["a.py"]'][len(done)])])
+    wrong = ('{"path": ', '{"path" "a.py"}', '["a.py"]')
+    return Answer(calls=[("read", wrong[len(done) % 3])])
 
 
 def test_what_models_write(server: OpenAIServer, jobs: Callable[[str], Job]) -> None:
@@ -83,9 +84,15 @@ def test_what_models_write(server: OpenAIServer, jobs: Callable[[str], Job]) -> 
     assert (row["state"], row["kind"]) == ("failed", "malformed"), failed.story()
     errors = [e["data"]["text"] for e in failed.events if e["type"] == "tool_result"]
     for error, said in zip(
-        errors,
+        errors[:3],
         ("the text ends where a value should be", "the colon after the key", "are a list"),
         strict=True,
     ):
         assert said in error
-    assert [result.removeprefix("error: ") for result in results(server.requests[-1])] == errors[:2]
+    [first] = [e["data"] for e in failed.events if e["type"] == "recovery"][:1]
+    assert first["rung"] == "parameters" and "3 times in a row" in first["reason"]
+    third = [e["seq"] for e in failed.events if e["type"] == "tool_result"][2]
+    assert third < next(e["seq"] for e in failed.events if e["type"] == "recovery")
+    asked = [request for request in server.requests if "fail" in str(request["messages"])]
+    said_back = [result.removeprefix("error: ") for result in results(asked[2])]
+    assert said_back == errors[:2]
