@@ -589,13 +589,13 @@ class Step:
             )
         )
         wrong = [call for call in calls if call.error]
-        s.counters.retries = s.counters.retries + 1 if wrong else 0
+        s.counters.astray = wrong[0].error[:EVENT_TEXT] if wrong else ""
         s.calls = [_open(call) for call in calls]
         for call in calls:
             args = _short(call.args)
             self.emit("tool_call", {"call": call.id, "name": call.name, "args": args})
         self._move("acting")
-        if s.counters.retries > MAX_RETRIES:
+        if wrong and s.counters.retries >= MAX_RETRIES:
             self._call_failed(wrong)
             return
         repeated = lim.record(self.agent.limits, s.counters, calls)
@@ -620,8 +620,11 @@ class Step:
             text = errors.get(one.id) or "not executed: another call of this turn cannot be used"
             self._close(one, ToolResult(id=one.id, ok=False, error="bad_args", text=text))
         self._turn_ends()
-        times = MAX_RETRIES + 1
-        detail = f"{times} times in a row a call could not be used: {wrong[0].error}"
+        self._astray()
+
+    def _astray(self) -> None:
+        times, why = MAX_RETRIES + 1, self.s.counters.astray
+        detail = f"{times} times in a row a call could not be used: {why}"
         self._model_failed(Failed(kind="malformed", detail=detail))
 
     def _call(self, call: Call, one: OpenCall, after: tuple[str, ...] = ()) -> None:
@@ -669,6 +672,8 @@ class Step:
                 sender=f"{self.agent.spec.session}/{call.to}" if call.to in ACTORS else "",
             )
         )
+        if result.error == "no_such_tool":
+            self.s.counters.astray = self.s.counters.astray or cut(text, EVENT_TEXT)
         if call.about in self.s.reviews and (result.ok or result.error not in UNSAID):
             del self.s.reviews[call.about]
             self.s.counters.iterations = 0  # a verdict is a task done
@@ -687,8 +692,13 @@ class Step:
         )
 
     def _all_returned(self) -> None:
+        counters = self.s.counters
         if self.s.calls and all(call.result is not None for call in self.s.calls):
             self._turn_ends()
+            if counters.astray and counters.retries >= MAX_RETRIES:
+                self._astray()
+                return
+            counters.retries = counters.retries + 1 if counters.astray else 0
             self.think()
 
     def _turn_ends(self) -> None:

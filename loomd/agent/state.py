@@ -71,7 +71,8 @@ class Counters(msgspec.Struct, omit_defaults=True):
 
     iterations: int = 0
     tokens: int = 0
-    retries: int = 0  # of answers that could not be used
+    retries: int = 0  # of answers in a row that could not be used
+    astray: str = ""  # why a call of this turn cannot be used
     shrinks: int = 0  # of the view, because the model's window was too small
     reminded: bool = False  # of reviews without a verdict
     history: list[str] = msgspec.field(default_factory=list)  # signatures of the last turns

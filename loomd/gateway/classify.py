@@ -10,6 +10,7 @@ code looks at a provider's dict. What can be mended without guessing is mended a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, assert_never
 
@@ -48,6 +49,11 @@ __all__ = [
 
 ANSWER_LIMIT = 384 << 10
 """Bytes of one answer. It is mailed twice in one commit, whose frame holds 1 MiB."""
+
+NOT_OFFERED = "not_offered"
+
+_NAME = re.compile(r"[A-Za-z_][\w-]{0,63}")
+"""What may be the name of a tool."""
 
 CUT = "the answer was cut off at the limit of output tokens"
 
@@ -171,6 +177,16 @@ def _call(
 ) -> Call:
     id, name = characters(piece.id), characters(piece.name)
     meant, repair = offered.meant(name)
+    if not meant and _NAME.fullmatch(name):
+        # It may have come into force meanwhile: whoever answers the call knows.
+        return Call(
+            id=id,
+            name=name,
+            args=args,
+            provider_id=id,
+            error=error,
+            fault="" if error else NOT_OFFERED,
+        )
     if not meant:
         said = offered.unknown(name)
         return Call(id=id, name=name, args={}, provider_id=id, error=said, fault="no_such_tool")

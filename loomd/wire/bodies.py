@@ -50,7 +50,7 @@ class Call(Part, frozen=True, kw_only=True):
     args: dict[str, Any] = {}
     provider_id: str = ""
     error: str = ""  # it cannot be executed: said to the model instead
-    fault: str = ""  # of an error: bad_args ("") | no_such_tool
+    fault: str = ""  # of an error: bad_args ("") | no_such_tool; without one: "" | not_offered
 
 
 class Entry(Part, frozen=True, kw_only=True):

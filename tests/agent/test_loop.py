@@ -384,6 +384,21 @@ def test_a_call_that_cannot_be_read_goes_back_to_the_model_twice_and_is_then_mal
     ]
 
 
+def test_a_tool_that_nobody_answers_for_counts_like_a_call_that_cannot_be_read():
+    talk = Talk()
+    talk.assigned()
+    for turn in (1, 2, 3):
+        talk.calls(Call(id="x", name="count", args={"n": turn}, fault="not_offered"))
+        (call,) = talk.sent(ToolCall)
+        if turn == 2:
+            talk.crash()
+        gone = {"ok": False, "error": "no_such_tool"}
+        talk.result(call.id, "there is no tool 'count'", **gone)
+    (report,) = talk.sent(Report)
+    assert (report.state, report.kind) == ("failed", "malformed")
+    assert report.text.endswith("there is no tool 'count'")
+
+
 def test_a_turn_that_can_be_used_ends_the_count_and_what_is_beside_a_wrong_call_is_executed():
     talk = Talk()
     talk.assigned()

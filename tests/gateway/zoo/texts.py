@@ -103,7 +103,7 @@ CASES = (
     Case(
         "a written call of no tool",
         said(TAGGED.replace("read", "browse")),
-        calls=[("browse", "there is no tool 'browse'")],
+        calls=[("browse", A)],
         repairs=[("written", 1)],
     ),
     Case(
