@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from loomctl import spending
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
@@ -98,8 +100,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "model_outcome" if data.get("kind") not in (None, "", "tool_calls", "final"):
             style = "red"
             text = f"model: {data.get('kind')}: {short(data.get('text') or data.get('detail', ''))}"
-        case "model_retry" | "model_fallback" | "budget_warning":
-            style, text = "yellow", f"{event['type'].replace('_', ' ')}: {short(data)}"
+        case type if type in spending.TYPES:
+            style, text = "yellow", short(spending.line(type, data), 160)
         case "decision":
             style, text = "blue", f"◆ {data.get('type')}: {short(data.get('title', ''))}"
         case "claim_granted" | "claim_queued":

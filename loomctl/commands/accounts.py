@@ -10,16 +10,23 @@ from loomd.wire.errors import LoomError
 
 @click.command()
 @click.option(
-    "--by", type=click.Choice(["session", "agent", "model", "day", "purpose"]), default="session"
+    "--by", type=click.Choice(["session", "agent", "model", "purpose", "day"]), default="session"
 )
 @pass_context
 def usage(context: Context, by: str) -> None:
-    """Calls, tokens and money. A cost that is not known is empty, never zero."""
+    """Calls, tokens and money, a row for each session, agent, model, purpose or day (UTC).
+
+    A cost that is not known is empty, never zero: known_usd is what is known of it, unknown how
+    many calls are not in it, lost those of a gateway that was killed. cached_share is what of the
+    input came from a provider's cache."""
     with context.client() as client:
         rows = client.request("usage", by=by, session="")
     context.rows(
         rows,
-        ("key", "calls", "input_tokens", "output_tokens", "cached_tokens", "cost_usd"),
+        (
+            *("key", "calls", "input_tokens", "output_tokens", "cached_tokens", "cached_share"),
+            *("reasoning_tokens", "cost_usd", "known_usd", "unknown", "lost"),
+        ),
         "no model was called",
     )
 

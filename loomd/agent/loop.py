@@ -285,6 +285,7 @@ class Step:
 
     def _said(self, body: Say, sender: str) -> None:
         said_by = body.sender or sender
+        self.s.person = self.s.person or "/" not in said_by
         self.s.arrived.append(self.append(Entry(role="user", text=body.text, sender=said_by)))
         # What a peer says to an agent without work waits for its next task: it costs no call.
         if self.s.phase in AT_REST and "/" not in said_by:
@@ -524,6 +525,7 @@ class Step:
             temperature=rec.temperature(role.temperature, with_),
             task=s.task.id if s.task else "",
             budget_usd=spec.args.get("budget_usd"),
+            interactive=spec.args.get("answers") == "person" or s.person,
         )
 
     def _view_tokens(self) -> int:
@@ -782,6 +784,7 @@ class Step:
         if s.wall:
             s.wall = 0.0
             self.out.append(act.CancelTimer(WALL))
+        s.person = False
         had_task = s.task is not None
         if s.task is not None:
             self._report(s.task.id, "done" if phase == "done" else "failed", text, kind, hint)
@@ -918,6 +921,8 @@ def _sum(a: Usage, b: Usage) -> Usage:
         input_tokens=a.input_tokens + b.input_tokens,
         output_tokens=a.output_tokens + b.output_tokens,
         cached_tokens=a.cached_tokens + b.cached_tokens,
+        cache_write_tokens=a.cache_write_tokens + b.cache_write_tokens,
+        reasoning_tokens=a.reasoning_tokens + b.reasoning_tokens,
         cost_usd=cost,
         calls=a.calls + b.calls,
     )

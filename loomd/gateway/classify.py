@@ -166,11 +166,18 @@ class Assembly:
         details = self.usage.get("prompt_tokens_details") or {}
         cached = details.get("cached_tokens") if isinstance(details, Mapping) else 0
         cached = cached or self.usage.get("cache_read_input_tokens") or 0
+        written = self.usage.get("cache_creation_input_tokens")
+        if written is None and isinstance(details, Mapping):
+            written = details.get("cache_creation_tokens")
+        thought = self.usage.get("completion_tokens_details") or {}
+        reasoning = thought.get("reasoning_tokens") if isinstance(thought, Mapping) else 0
         cost = self.usage.get("cost")
         return Usage(
             input_tokens=_count(self.usage.get("prompt_tokens")),
             output_tokens=_count(self.usage.get("completion_tokens")),
             cached_tokens=_count(cached),
+            cache_write_tokens=_count(written),
+            reasoning_tokens=_count(reasoning),
             cost_usd=_money(cost),
             calls=1,
         )

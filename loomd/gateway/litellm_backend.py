@@ -9,6 +9,7 @@ sessions that nobody closes) is off. Nothing but cancellation is raised out of `
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import math
 import os
 import time
@@ -29,9 +30,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own and its dependencies' imports, nothing of ours
     import litellm
 
-from loomd.gateway import classify, view
+from loomd.gateway import classify, ratelimits, view
 from loomd.gateway.types import Reply, Resolved
-from loomd.wire.bodies import Failed, Usage
+from loomd.wire.bodies import Failed, Priced, RateLimit, Usage
 
 litellm.telemetry = False
 litellm.num_retries = 0
@@ -56,6 +57,9 @@ CALL = {
     # among its dependencies (1.106: every call with tools fails without it).
     "_skip_mcp_handler": True,
 }
+
+PRICES = f"litellm {importlib.metadata.version('litellm')}"
+"""The version of the price map: it comes with the library."""
 
 PROVIDERS = frozenset(str(getattr(one, "value", one)) for one in litellm.provider_list)
 
@@ -86,6 +90,7 @@ class Backend:
 
     async def complete(self, resolved: Resolved, on_piece: OnPiece) -> Reply:
         assembly = classify.Assembly()
+        limits: tuple[RateLimit, ...] = ()
         clocks = self.clocks
         price = _price(resolved.model)
         waited = f"no first byte within {clocks.first_byte_s:g} s"
@@ -94,6 +99,7 @@ class Backend:
             arguments = self._arguments(resolved)
             async with total, asyncio.timeout(clocks.first_byte_s) as clock:
                 stream = await litellm.acompletion(**arguments)
+                limits = ratelimits.read(_headers_of(stream), time.time())
                 try:
                     async for chunk in stream:
                         waited = f"nothing for {clocks.between_s:g} s in the middle of an answer"
@@ -108,10 +114,21 @@ class Backend:
             if total.expired():
                 waited = f"not finished within {clocks.total_s:g} s"
             outcome = Failed(kind="timeout", detail=waited, retryable=True)
-            return self._reply(resolved, assembly, outcome, price)
+            return self._reply(resolved, assembly, outcome, price, limits)
         except Exception as error:  # noqa: BLE001 - litellm raises anything; all of it is classified
-            return self._reply(resolved, assembly, _failed(error), price)
-        return self._reply(resolved, assembly, assembly.outcome(), price)
+            limits = ratelimits.read(_headers(error), time.time()) or limits
+            return self._reply(resolved, assembly, _failed(error), price, limits)
+        return self._reply(resolved, assembly, assembly.outcome(), price, limits)
+
+    def priced(self, model: str) -> Priced:
+        """What a call of `model` costs, from litellm's price map."""
+        longest = _info(model).get("max_output_tokens")
+        return Priced(
+            model=model,
+            price=_price(model),
+            version=PRICES,
+            max_output=longest if isinstance(longest, int) and longest > 0 else None,
+        )
 
     async def close(self) -> None:
         """Closes pooled connections."""
@@ -182,10 +199,13 @@ class Backend:
         assembly: classify.Assembly,
         outcome: Any,
         price: Price | None,
+        limits: tuple[RateLimit, ...],
     ) -> Reply:
         usage = assembly.tokens()
+        version = "" if price is None else PRICES
         if usage is None:
-            return Reply(outcome, Usage(cost_usd=None, calls=1), "unknown", price)
+            none = Usage(cost_usd=None, calls=1)
+            return Reply(outcome, none, "unknown", price, version, limits)
         cost = _cost(resolved.model, assembly.usage) if price is not None else None
         known = "unknown" if cost is None else "computed"
         told = usage.cost_usd
@@ -193,7 +213,7 @@ class Backend:
             # litellm puts its own computation into the usage: another figure is the provider's.
             cost, known = told, "reported"
         counted = msgspec.structs.replace(usage, cost_usd=cost)
-        return Reply(outcome, counted, known, price)
+        return Reply(outcome, counted, known, price, version, limits)
 
 
 class NoKeyError(Exception):
@@ -215,16 +235,22 @@ def _cut(stream: Any) -> bool:
 
 def _price(model: str) -> Price | None:
     """USD per input and output token from litellm's price map."""
-    provider, slash, name = model.partition("/")
-    provider, name = (provider, name) if slash else ("openai", model)
-    try:
-        info = litellm.get_model_info(model=name, custom_llm_provider=provider)
-    except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
-        return None
+    info = _info(model)
     prices = info.get("input_cost_per_token"), info.get("output_cost_per_token")
     if prices[0] is None or prices[1] is None:
         return None
     return float(prices[0]), float(prices[1])
+
+
+def _info(model: str) -> Mapping[str, Any]:
+    """What litellm's map says of a model; nothing if it is not in there."""
+    provider, slash, name = model.partition("/")
+    provider, name = (provider, name) if slash else ("openai", model)
+    try:
+        found: Mapping[str, Any] = litellm.get_model_info(model=name, custom_llm_provider=provider)
+    except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
+        return {}
+    return found
 
 
 def _cost(model: str, usage: Mapping[str, Any]) -> float | None:
@@ -257,13 +283,23 @@ def _failed(error: Exception) -> Failed:
     status = next(
         (s for one in chain if isinstance(s := getattr(one, "status_code", None), int)), None
     )
+    return classify.failure(names, status, str(error), _headers(error), time.time())
+
+
+def _headers(error: BaseException) -> dict[str, str]:
+    """Of the provider's response, if there was one."""
     headers: dict[str, str] = {}
-    for one in chain:
+    for one in _chain(error):
         response = getattr(one, "response", None)
         found = getattr(response, "headers", None) or getattr(one, "litellm_response_headers", None)
         if found:
             headers = {**dict(found), **headers}
-    return classify.failure(names, status, str(error), headers, time.time())
+    return headers
+
+
+def _headers_of(stream: Any) -> dict[str, str]:
+    """Of the response that a stream comes from; none if the library does not tell."""
+    return dict(getattr(stream, "_response_headers", None) or {})
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

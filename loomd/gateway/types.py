@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from loomd.wire.bodies import Entry, Outcome, Usage
+from loomd.wire.bodies import Entry, Outcome, RateLimit, Usage
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,12 @@ class Resolved:
 class Reply:
     """What one attempt came to. `usage.cost_usd` None: unknown; `cost_known` says where the figure
     is from: reported (by the provider), computed (from a price map), unknown. `price`: USD per
-    input and per output token, if the model is in the price map."""
+    input and per output token, if the model is in the price map, whose version is
+    `price_version`. `limits`: what the provider's headers said of its limits."""
 
     outcome: Outcome
     usage: Usage = field(default_factory=lambda: Usage(cost_usd=None, calls=1))
     cost_known: str = "unknown"
     price: tuple[float, float] | None = None
+    price_version: str = ""
+    limits: tuple[RateLimit, ...] = ()

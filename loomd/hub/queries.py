@@ -100,7 +100,9 @@ class Queries:
             shown["questions"] = boards.open_questions(txn, session)[:50]
             used = boards.usage(boards.ledger(txn), "session", session)
         shown["usage"] = (
-            used[0] if used else boards.usage([{"session": session}], "session")[0] | {"calls": 0}
+            used[0]
+            if used
+            else boards.usage([{"session": session, "cost_usd": 0.0}], "session")[0] | {"calls": 0}
         )
         shown["waiting_for"] = self._waits_for(row, bool(shown["questions"]))
         if shown["waiting_for"]:
