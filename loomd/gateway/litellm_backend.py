@@ -234,12 +234,15 @@ def _cut(stream: Any) -> bool:
 
 
 def _price(model: str) -> Price | None:
-    """USD per input and output token from litellm's price map."""
+    """USD per input and output token from litellm's price map: the dearest kind of each, since the
+    worst case is reserved with it."""
     info = _info(model)
-    prices = info.get("input_cost_per_token"), info.get("output_cost_per_token")
-    if prices[0] is None or prices[1] is None:
+    there, back = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+    if there is None or back is None:
         return None
-    return float(prices[0]), float(prices[1])
+    written = info.get("cache_creation_input_token_cost") or 0.0
+    thought = info.get("output_cost_per_reasoning_token") or 0.0
+    return max(float(there), float(written)), max(float(back), float(thought))
 
 
 def _info(model: str) -> Mapping[str, Any]:
