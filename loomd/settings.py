@@ -42,7 +42,7 @@ class Models:
 @dataclass(frozen=True)
 class Provider:
     """Where a provider is and whose key opens it. "" = litellm's own default. concurrency: calls at
-    once; this and the limits per minute hold for all providers that name the same key together."""
+    once; this and the limits per minute hold for all providers of the same address and key."""
 
     api_base: str = ""
     api_key_env: str = ""

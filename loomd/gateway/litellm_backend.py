@@ -30,9 +30,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own and its dependencies' imports, nothing of ours
     import litellm
 
-from loomd.gateway import classify, ratelimits, view
+from loomd.gateway import classify, view
 from loomd.gateway.types import Reply, Resolved
-from loomd.wire.bodies import Failed, Priced, RateLimit, Usage
+from loomd.wire.bodies import Failed, Priced, Usage
 
 litellm.telemetry = False
 litellm.num_retries = 0
@@ -90,7 +90,7 @@ class Backend:
 
     async def complete(self, resolved: Resolved, on_piece: OnPiece) -> Reply:
         assembly = classify.Assembly()
-        limits: tuple[RateLimit, ...] = ()
+        headers: dict[str, str] = {}
         clocks = self.clocks
         price = _price(resolved.model)
         waited = f"no first byte within {clocks.first_byte_s:g} s"
@@ -99,7 +99,7 @@ class Backend:
             arguments = self._arguments(resolved)
             async with total, asyncio.timeout(clocks.first_byte_s) as clock:
                 stream = await litellm.acompletion(**arguments)
-                limits = ratelimits.read(_headers_of(stream), time.time())
+                headers = _headers_of(stream)
                 try:
                     async for chunk in stream:
                         waited = f"nothing for {clocks.between_s:g} s in the middle of an answer"
@@ -114,11 +114,11 @@ class Backend:
             if total.expired():
                 waited = f"not finished within {clocks.total_s:g} s"
             outcome = Failed(kind="timeout", detail=waited, retryable=True)
-            return self._reply(resolved, assembly, outcome, price, limits)
+            return self._reply(resolved, assembly, outcome, price, headers)
         except Exception as error:  # noqa: BLE001 - litellm raises anything; all of it is classified
-            limits = ratelimits.read(_headers(error), time.time()) or limits
-            return self._reply(resolved, assembly, _failed(error), price, limits)
-        return self._reply(resolved, assembly, assembly.outcome(), price, limits)
+            headers = _headers(error) or headers
+            return self._reply(resolved, assembly, _failed(error), price, headers)
+        return self._reply(resolved, assembly, assembly.outcome(), price, headers)
 
     def priced(self, model: str) -> Priced:
         """What a call of `model` costs, from litellm's price map."""
@@ -199,13 +199,13 @@ class Backend:
         assembly: classify.Assembly,
         outcome: Any,
         price: Price | None,
-        limits: tuple[RateLimit, ...],
+        headers: Mapping[str, str],
     ) -> Reply:
         usage = assembly.tokens()
         version = "" if price is None else PRICES
         if usage is None:
             none = Usage(cost_usd=None, calls=1)
-            return Reply(outcome, none, "unknown", price, version, limits)
+            return Reply(outcome, none, "unknown", price, headers, version)
         cost = _cost(resolved.model, assembly.usage) if price is not None else None
         known = "unknown" if cost is None else "computed"
         told = usage.cost_usd
@@ -213,7 +213,7 @@ class Backend:
             # litellm puts its own computation into the usage: another figure is the provider's.
             cost, known = told, "reported"
         counted = msgspec.structs.replace(usage, cost_usd=cost)
-        return Reply(outcome, counted, known, price, version, limits)
+        return Reply(outcome, counted, known, price, headers, version)
 
 
 class NoKeyError(Exception):

@@ -22,7 +22,7 @@ import structlog
 from loomd.actor import behaviour as act
 from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stage
 from loomd.actor.pump import DRAIN_S
-from loomd.gateway import classify, offline, view
+from loomd.gateway import classify, offline, ratelimits, view
 from loomd.gateway.types import Reply, Resolved
 from loomd.store.schema import name_key
 from loomd.supervise.crash import crash_point
@@ -404,7 +404,7 @@ def performed(
         cost_known=reply.cost_known,
         price=reply.price,
         price_version=reply.price_version,
-        limits=reply.limits,
+        limits=ratelimits.read(reply.headers, ended),
     )
 
 

@@ -73,13 +73,15 @@ class Limits:
 @dataclass
 class Budget:
     """`prices`: model -> price; None: in no price map; absent: not asked yet. `longest`: model ->
-    tokens that it can write at once. `warned`: node -> the limit of which a warning was given."""
+    tokens that it can write at once. `warned`: node -> the limit of which a warning was given.
+    `unsaved`: nodes on which was spent in this step."""
 
     spent: dict[str, float] = field(default_factory=dict)
     reserved: dict[str, float] = field(default_factory=dict)
     prices: dict[str, Price | None] = field(default_factory=dict)
     longest: dict[str, int] = field(default_factory=dict)
     warned: dict[str, float] = field(default_factory=dict)
+    unsaved: set[str] = field(default_factory=set)
 
     def output(self, model: str, wanted: int | None, usual: int) -> int:
         """The tokens that a bounded call of `model` may write."""
@@ -120,6 +122,7 @@ class Budget:
                 self.reserved.pop(node, None)
         for node in path if cost else ():
             self.spent[node] = self.spent.get(node, 0.0) + cost
+            self.unsaved.add(node)
 
     def warnings(self, limits: Mapping[str, float]) -> Sequence[tuple[str, float, float]]:
         """(node, spent, limit) of those that have passed WARN_AT, each once for a limit."""

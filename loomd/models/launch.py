@@ -12,7 +12,7 @@ from loomd.actor.behaviour import Change
 from loomd.models import ending
 from loomd.models.breaker import HOPELESS
 from loomd.models.budget import Verdict, day_of
-from loomd.models.limiter import OFFLINE, Estimate, provider_of
+from loomd.models.limiter import Estimate, costless
 from loomd.models.queue import Item
 from loomd.models.retries import RETRY_AFTER_CAP_S
 from loomd.models.state import State
@@ -23,6 +23,9 @@ WAKE = "wake"
 
 ASK_AGAIN_S = 30.0
 """How long the answer to a question about a price is waited for."""
+
+LONGEST_WAIT_S = 180.0
+"""For a limit of the provider to be whole enough again; limits per minute take one."""
 
 UNBOUND = 200
 """Remembered (session, model) that were told that money cannot bound them."""
@@ -101,7 +104,7 @@ def _output(state: State, item: Item) -> int:
 
 def worst(state: State, item: Item) -> float:
     """USD that one attempt on the item's model can cost; 0 if its price cannot be known."""
-    if provider_of(item.model) == OFFLINE:
+    if costless(item.model):
         return 0.0
     return state.budget.worst(
         item.model, state.rules.worst_input(item.request), _output(state, item)
@@ -192,7 +195,7 @@ def _hopeless(state: State, item: Item, now: float, out: list[Change]) -> Failed
     if wait <= RETRY_AFTER_CAP_S:
         at = lane.ready_at(state.rules.estimate(item.request), now)
         wait = 0.0 if math.isinf(at) else at - now
-        if wait <= state.rules.retries.patience_s:
+        if wait <= LONGEST_WAIT_S:
             return None
     return Failed(
         kind="rate_limited",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from loomd.models.budget import day_of, path_of
-from loomd.models.limiter import OFFLINE, provider_of
+from loomd.models.limiter import costless, provider_of
 from loomd.store.schema import number_key
 from loomd.wire.bodies import Failed, ModelRequest, Performed
 
@@ -38,12 +38,14 @@ def outcome_of(performed: Performed) -> str:
 
 def cost_of(performed: Performed) -> tuple[float | None, str]:
     """USD and how that is known: reported | computed | unknown (None, never zero)."""
-    if provider_of(performed.model) == OFFLINE:
+    if costless(performed.model):
         return 0.0, "computed"
     usage = performed.usage
     if performed.cost_known != "unknown" and usage.cost_usd is not None:
         return usage.cost_usd, performed.cost_known
-    uncharged = usage.calls == 0 or outcome_of(performed) in UNCHARGED
+    outcome = performed.outcome
+    unreached = isinstance(outcome, Failed) and outcome.phase == "connect"
+    uncharged = usage.calls == 0 or unreached or outcome_of(performed) in UNCHARGED
     if uncharged and not usage.input_tokens and not usage.output_tokens:
         return 0.0, "computed"
     return None, "unknown"
@@ -55,7 +57,7 @@ def rows(
     """The attempt, after the `lost` ones before it, which may have been paid for: their tokens
     and cost are unknown. Given up without another try (`interrupted`): the lost ones only.
     `worst`: USD that a call could cost; `day`: whose budget pays."""
-    offline = provider_of(performed.model) == OFFLINE
+    free = costless(performed.model)
     base: dict[str, Any] = {
         "ts": performed.ended or now,
         "day": day,
@@ -68,7 +70,7 @@ def rows(
         "model": performed.model,
         "provider": provider_of(performed.model),
         "attempt": performed.attempt,
-        "price_version": "" if offline else performed.price_version,
+        "price_version": "" if free else performed.price_version,
     }
     one = f"{request.id}#{performed.attempt}"
     made = [
@@ -76,9 +78,9 @@ def rows(
         | dict.fromkeys(COUNTS, 0)
         | {
             "id": f"{one}.lost{n}",
-            "cost_usd": 0.0 if offline else None,
-            "cost_known": "computed" if offline else "unknown",
-            "booked_usd": 0.0 if offline else worst,
+            "cost_usd": 0.0 if free else None,
+            "cost_known": "computed" if free else "unknown",
+            "booked_usd": 0.0 if free else worst,
             "outcome": "lost",
             "lost": True,
             "duration_s": 0.0,

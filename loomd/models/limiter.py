@@ -1,6 +1,6 @@
 """What a provider's key may be used for at once and in a minute, for the whole daemon.
 
-A lane is one key: providers of the configuration that name the same key share it. It bounds the
+A lane is one key: providers that name the same key, at the same address, share it. It bounds the
 calls under way, and by its gauges requests and tokens per minute. A 429 puts the whole lane into a
 cool-down, as long as the provider asked for, else longer each time; after it one call goes first,
 and twice as many every RAMP_S, so that not every agent finds out for itself.
@@ -18,6 +18,9 @@ from loomd.wire.bodies import RateLimit
 CONCURRENCY = 8
 """Calls at once with one key, unless the configuration says otherwise."""
 
+KEY_SOURCES = ("api_key_env", "api_key_file", "api_key_command", "api_key_credential")
+"""Of a provider's table: where its key is from."""
+
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
 LONGEST_ASKED_S = 3600.0
@@ -26,7 +29,8 @@ LONGEST_ASKED_S = 3600.0
 RAMP_S = 2.0
 """A 429 comes at once: that none came for so long lets twice as many calls go."""
 
-OFFLINE = "offline"
+FREE = frozenset({"offline", "replay", "scripted"})
+"""Providers that ship with loomd: nothing is bought from them."""
 
 TABLE = {"requests": "requests_per_minute", "tokens": "tokens_per_minute"}
 """Gauges that the configuration may bound, and by which key of a provider."""
@@ -36,6 +40,15 @@ def provider_of(model: str) -> str:
     """`openai/gpt-5-mini` -> `openai`; a name without a provider is openai's."""
     provider, slash, _ = model.partition("/")
     return provider if slash else "openai"
+
+
+def costless(model: str) -> bool:
+    return provider_of(model) in FREE
+
+
+def usual_key(provider: str) -> str:
+    """The variable that holds a provider's key where the configuration names none."""
+    return f"{provider.upper()}_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -118,22 +131,22 @@ class Lane:
 
 @dataclass
 class Limiter:
-    """`lanes` by the name of the first provider that uses the key; `shared`: provider -> that."""
+    """`lanes` by the name of the first provider that uses the key; `shared`: key -> that name;
+    `keys`: provider -> its key, as (address, where the key is from)."""
 
     lanes: dict[str, Lane] = field(default_factory=dict)
-    shared: dict[str, str] = field(default_factory=dict)
+    shared: dict[tuple[str, str], str] = field(default_factory=dict)
+    keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     limits: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def configure(self, providers: Mapping[str, Mapping[str, Any] | None]) -> None:
         """Other limits for what comes; what is under way is counted as before."""
-        keys: dict[tuple[str, str], str] = {}
-        self.shared = {}
-        self.limits = {}
+        self.shared, self.keys, self.limits = {}, {}, {}
         for name in sorted(providers):
             said = providers[name] or {}
-            key = (said.get("api_key_env") or "", said.get("api_key_file") or "")
-            first = keys.setdefault(key, name) if any(key) else name
-            self.shared[name] = first
+            key = next((said[source] for source in KEY_SOURCES if said.get(source)), None)
+            self.keys[name] = (said.get("api_base") or "", str(key or usual_key(name)))
+            first = self.shared.setdefault(self.keys[name], name)
             merged = dict(self.limits.get(first) or {})
             for field_ in ("concurrency", *TABLE.values()):
                 if said.get(field_):
@@ -155,7 +168,8 @@ class Limiter:
     def name_of(self, model: str) -> str:
         """The lane of a model."""
         provider = provider_of(model)
-        return self.shared.get(provider, provider)
+        key = self.keys.get(provider) or ("", usual_key(provider))
+        return self.shared.get(key, provider)
 
     def lane(self, name: str) -> Lane:
         found = self.lanes.get(name)

@@ -75,6 +75,7 @@ class ModelsBehaviour:
         self._let_leave(state, out)
         launch.rearm(state, now, out)
         launch.show(state, now, out)
+        saved.spent(state, out)
         return state, out
 
     def _asked(

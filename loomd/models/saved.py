@@ -1,19 +1,28 @@
-"""What of the state is kept beside its rows, and the state of a new incarnation from both."""
+"""What of the state is kept beside its rows, and the state of a new incarnation from both.
+
+The ledger is never read for it: it grows for ever. What was spent on each node of the budgets has a
+row of its own in table `queue`, put in the commit that puts the ledger's.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from loomd.actor.behaviour import Birth
+from loomd.actor import behaviour as act
+from loomd.actor.behaviour import Birth, Change
 from loomd.models import ledger
 from loomd.models.breaker import Breaker
 from loomd.models.escalation import Escalation
 from loomd.models.queue import FIRST_GATEWAY, Item
 from loomd.models.state import State
+from loomd.store.schema import text_key
+
+SPENT = "~spent"
+"""Where a session's id stands in the keys of table `queue`; no session is named like that."""
 
 
 def restore(birth: Birth) -> State:
-    """Calls under way and money reserved follow from the queue, money spent from the ledger."""
+    """Calls under way, and money reserved and spent, follow from the queue."""
     state = State(birth.settings)
     saved = birth.saved or {}
     served = saved.get("served") or ["", ""]
@@ -39,15 +48,32 @@ def restore(birth: Birth) -> State:
     for model, fields in (saved.get("breakers") or {}).items():
         state.breakers[model] = Breaker(*fields)
     _queue(state, birth)
-    for _, row in birth.reader.rows("ledger", b""):
+    if saved.get("rows") is not None:
+        state.rows = saved["rows"]
+        return state
+    for _, row in birth.reader.rows("ledger", b""):  # of a version that summed at each birth
         state.rows += 1
         path, amount = ledger.booked(row)
         state.budget.settle(path, 0.0, amount)
     return state
 
 
+def spent(state: State, out: list[Change]) -> None:
+    """The rows of the nodes on which was spent."""
+    for node in sorted(state.budget.unsaved):
+        row = {"state": "spent", "node": node, "usd": state.budget.spent[node]}
+        out.append(act.Put("queue", text_key(SPENT, node), row))
+    state.budget.unsaved.clear()
+
+
 def _queue(state: State, birth: Birth) -> None:
-    for row in sorted((row for _, row in birth.reader.rows("queue", b"")), key=_order):
+    rows = []
+    for _, row in birth.reader.rows("queue", b""):
+        if row["state"] == "spent":
+            state.budget.spent[row["node"]] = row["usd"]
+        else:
+            rows.append(row)
+    for row in sorted(rows, key=_order):
         state.order = max(state.order, row["order"])
         if row["state"] == "done":
             state.settled[row["id"]] = (row["session"], row["outcome"])
@@ -71,6 +97,7 @@ def plain(state: State) -> dict[str, Any]:
     return {
         "served": [state.queue.served.get(first, "") for first in (False, True)],
         "favoured": state.queue.favoured,
+        "rows": state.rows,
         "wake": state.wake,
         "shown": list(state.shown),
         "lanes": state.limiter.saved(),

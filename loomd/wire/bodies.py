@@ -91,11 +91,11 @@ class View(Part, frozen=True, kw_only=True):
 class Usage(Part, frozen=True, kw_only=True):
     input_tokens: int = 0
     output_tokens: int = 0
-    cached_tokens: int = 0
+    cached_tokens: int = 0  # of the input, read from the provider's cache
+    cache_write_tokens: int = 0  # of the input, written to it
+    reasoning_tokens: int = 0  # of the output
     cost_usd: float | None = 0.0  # None: unknown, never taken for zero
     calls: int = 0
-    cache_write_tokens: int = 0  # of the input: put into the provider's cache
-    reasoning_tokens: int = 0  # of the output
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -112,15 +112,20 @@ class FinalAnswer(Part, frozen=True, kw_only=True, tag="final"):
     reasoning: str = ""
 
 
+Phase = Literal["", "connect", "first_byte", "stalled", "total"]
+
+
 class Failed(Part, frozen=True, kw_only=True, tag="failed"):
     """kind: rate_limited overloaded timeout context_overflow auth quota refused filtered malformed
-    empty network server budget cancelled unknown_model unknown_goal interrupted."""
+    empty network server budget cancelled unknown_model unknown_goal interrupted. `phase`: of a
+    timeout, which clock ran out. `retry_after`: seconds, as the provider asked."""
 
     kind: str
     detail: str = ""
     retryable: bool = False
     retry_after: float | None = None
     hint: str = ""
+    phase: Phase = ""
 
 
 Outcome = ToolCalls | FinalAnswer | Failed

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from loomd.actor import behaviour as act
+from loomd.gateway import ratelimits
 from loomd.gateway.types import Reply, Resolved, ToolSchema
 from loomd.wire import bodies as b
 from tests.gateway.test_gateway import Bench, FakeStage
@@ -188,7 +189,7 @@ TOLD = (
 )
 def test_what_is_left_of_the_providers_limits_is_told(server: OpenAIServer, answer: Answer) -> None:
     server.say(answer)
-    assert complete(settings(server)).limits == TOLD
+    assert ratelimits.read(complete(settings(server)).headers, 0.0) == TOLD
 
 
 def test_tokens_that_were_thought_or_put_into_a_cache_are_counted(server: OpenAIServer) -> None:
@@ -277,7 +278,7 @@ def test_a_price_is_told_without_asking_anybody(server: OpenAIServer) -> None:
 
 
 def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServer) -> None:
-    server.say(Answer(text="a longer answer", calls=[("read", {"path": "a"})]))
+    server.say(Answer(text="a longer answer", calls=[("read", {"path": "a"})], headers=LIMITS))
     here = stage(server)
 
     async def run() -> b.Performed:
@@ -286,7 +287,7 @@ def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServ
 
     done = asyncio.run(run())
     assert isinstance(done.outcome, b.ToolCalls) and done.outcome.calls[0].id == "r.1"
-    assert done.lost == 1 and done.price is not None
+    assert done.lost == 1 and done.price is not None and done.limits == TOLD
     text = "".join(data["text"] for _, data in here.published)
     assert text == "a longer answer"
     assert {topic for topic, _ in here.published} == {"d/s-1/"}

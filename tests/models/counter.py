@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loomd.actor import behaviour as act
+from loomd.models import ledger
 from loomd.models.process import ModelsBehaviour
 from loomd.models.state import State
 from loomd.wire import bodies as b
@@ -95,7 +96,13 @@ class Counter:
         held, now = again.budget.reserved, self.state.budget.reserved
         assert held.keys() == now.keys()
         assert all(abs(held[node] - now[node]) < 1e-9 for node in now)
-        assert again.budget.spent.keys() == self.state.budget.spent.keys()
+        assert again.budget.spent == self.state.budget.spent
+        from_ledger: dict[str, float] = {}
+        for row in self.ledger():
+            path, usd = ledger.booked(row)
+            for node in path if usd else ():
+                from_ledger[node] = from_ledger.get(node, 0.0) + usd
+        assert from_ledger == again.budget.spent
         assert list(again.settled) == list(self.state.settled)
         assert again.rows == self.state.rows and again.wake == self.state.wake
         assert self.behaviour.save(again) == self.saved

@@ -154,10 +154,12 @@ def test_providers_that_name_the_same_key_share_one_lane_and_the_smaller_limit()
             "east": {"api_key_env": "KEY", "concurrency": 9},
             "west": {"api_key_env": "KEY", "concurrency": 4, "requests_per_minute": 10},
             "other": {"api_key_env": "OTHER"},
-            "local": {"api_base": "http://127.0.0.1:1"},
-            "near": {"api_base": "http://127.0.0.1:2"},
+            "local": {"api_base": "http://127.0.0.1:1", "api_key_env": "NONE"},
+            "near": {"api_base": "http://127.0.0.1:2", "api_key_env": "NONE"},
+            "mine": {"api_key_env": "OPENAI_API_KEY"},
         }
     )
+    assert limiter.name_of("openai/gpt") == limiter.name_of("gpt") == "mine"  # by its usual key
     assert limiter.name_of("west/m") == limiter.name_of("east/n") == "east"
     assert {limiter.name_of(f"{p}/m") for p in ("other", "local", "near")} == {
         *("other", "local", "near")

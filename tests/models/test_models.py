@@ -493,11 +493,21 @@ def test_an_attempt_of_unknown_cost_is_held_against_the_budget_with_its_worst_ca
     assert models.state.budget.spent["session:s-1"] == pytest.approx(2 * WORST + 0.01)
 
 
-def test_a_call_that_was_refused_before_any_work_has_cost_nothing_and_that_is_known() -> None:
+@pytest.mark.parametrize(
+    "failure",
+    [
+        fail("rate_limited", retry_after=1.0),
+        fail("auth", retryable=False),
+        b.Failed(kind="timeout", retryable=True, phase="connect"),
+    ],
+)
+def test_a_call_that_was_refused_before_any_work_has_cost_nothing_and_that_is_known(
+    failure: b.Failed,
+) -> None:
     models = priced(1.0)
     [order] = orders(models.ask("r1"))
     unknown = {"usage": b.Usage(cost_usd=None, calls=1), "cost_known": "unknown"}
-    models.end(order, fail("rate_limited", retry_after=1.0), **unknown)
+    models.end(order, failure, **unknown)
     [row] = models.ledger()
     assert row["cost_usd"] == 0.0 and row["cost_known"] == "computed"
     assert models.state.budget.spent == {}
@@ -513,6 +523,24 @@ def test_what_was_spent_is_read_from_the_ledger_after_a_restart() -> None:
         "session:s-1": 0.25,
         "agent:s-1/lead": 0.25,
     }
+
+
+def test_what_an_older_version_has_spent_is_summed_once_from_its_ledger() -> None:
+    models = priced(1.0)
+    for n in range(2):
+        [order] = orders(models.ask(f"r{n}"))
+        models.end(order, usage=b.Usage(cost_usd=0.25))
+    for key, row in list(models.rows.rows("queue", b"")):
+        if row["state"] == "spent":
+            del models.rows.tables["queue"][key]
+    del models.saved["rows"]
+    for key, row in models.rows.rows("ledger", b""):
+        old = {name: row[name] for name in row if name not in ("day", "booked_usd")}
+        models.rows.tables["ledger"][key] = codec.pack(old)
+    models.restart()
+    assert models.state.rows == 2 and models.state.budget.spent["session:s-1"] == 0.5
+    models.price()  # any step keeps the sums
+    assert models.saved["rows"] == 2
 
 
 def test_a_row_says_what_was_paid_for_and_how_that_is_known() -> None:
@@ -610,7 +638,8 @@ def test_the_settled_are_remembered_up_to_a_bound(monkeypatch: pytest.MonkeyPatc
         [order] = orders(models.ask(f"r{n}"))
         models.end(order)
     assert list(models.state.settled) == ["r2", "r3", "r4"]
-    assert len(models.rows.tables["queue"]) == 3
+    done = [row for _, row in models.rows.rows("queue", b"") if row["state"] == "done"]
+    assert [row["id"] for row in done] == ["r2", "r3", "r4"]
 
 
 def test_it_tells_what_it_does() -> None:
