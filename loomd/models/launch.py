@@ -46,7 +46,7 @@ def launch(state: State, now: float, out: list[Change]) -> None:
             lane = state.limiter.name_of(item.model)
             if lane in behind or _alone_until(state, item) > now:
                 return False
-            if state.limiter.lane(lane).ready_at(state.rules.estimate(item.request), now) > now:
+            if state.limiter.lane(lane).ready_at(item.tokens, now) > now:
                 behind.add(lane)  # whoever comes later takes nothing away from this one
                 return False
             verdict, node = _reserve(state, item, now, out)
@@ -71,7 +71,7 @@ def _alone_until(state: State, item: Item) -> float:
 def ready_at(state: State, item: Item, now: float) -> float:
     """When this request may be ordered, as far as it is known; infinity: when another has ended."""
     lane = state.limiter.lane(state.limiter.name_of(item.model))
-    at = lane.ready_at(state.rules.estimate(item.request), now)
+    at = lane.ready_at(item.tokens, now)
     return max(_alone_until(state, item), at)
 
 
@@ -82,7 +82,6 @@ def _start(state: State, item: Item, now: float, out: list[Change]) -> None:
     item.gateway = state.gateway
     item.began = now
     item.lane = state.limiter.name_of(item.model)
-    item.tokens = state.rules.estimate(item.request)
     state.limiter.lane(item.lane).begin(item.tokens, now)
     state.breaker(item.model).begin()
     request = item.request
@@ -193,7 +192,7 @@ def _hopeless(state: State, item: Item, now: float, out: list[Change]) -> Failed
     lane = state.limiter.lane(name)
     wait = lane.until - now
     if wait <= RETRY_AFTER_CAP_S:
-        at = lane.ready_at(state.rules.estimate(item.request), now)
+        at = lane.ready_at(item.tokens, now)
         wait = 0.0 if math.isinf(at) else at - now
         if wait <= LONGEST_WAIT_S:
             return None
@@ -244,7 +243,7 @@ def _why(state: State, item: Item, now: float) -> str:
         return f"{item.model} is left alone"
     if item.not_before > now:
         return "before a retry"
-    if lane.ready_at(state.rules.estimate(item.request), now) > now:
+    if lane.ready_at(item.tokens, now) > now:
         return f"{name} is at its limit"
     if item.model in state.asking:
         return f"for the price of {item.model}"

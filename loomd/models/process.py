@@ -104,6 +104,7 @@ class ModelsBehaviour:
             order=state.order,
             cause=mail.cause or mail.id,
             chain=state.rules.chain(request),
+            tokens=state.rules.estimate(request),
         )
         item.link = min(state.escalation.level(attempt.task_of(item)), len(item.chain) - 1)
         state.queue.add(item)

@@ -28,9 +28,11 @@ class Item:
     tries      attempts on the model in use
     not_before epoch seconds; a retry waits for it
     failed_at  when it failed first, or first found the model left alone: patience counts from there
+    tokens     that it is taken for until it has ended
+    usage      of the attempts that have ended
 
     Of the attempt under way: the gateway that has it, when it began, the lane that it uses, the
-    tokens that it was taken for, the USD set aside on the nodes of `path`. usage: of those before.
+    USD set aside on the nodes of `path`.
     """
 
     request: ModelRequest
