@@ -86,9 +86,8 @@ def release(
     out: list[Change],
 ) -> None:
     """The call has ended: its place is free again, its rows are written, its money is settled."""
-    model, usage = item.model, performed.usage
     if performed.price is not None:
-        state.budget.prices[model] = performed.price
+        state.budget.prices[item.model] = performed.price
     tokens = launch.tokens_of(performed)
     state.limiter.end(item.lane, item.tokens, tokens, item.began, now)
     path = item.path or state.bounded(item, day_of(item.began or now))[0]
@@ -98,7 +97,9 @@ def release(
         state.rows += 1
         out.append(act.Put("ledger", ledger.key(state.rows), row))
     state.budget.settle(path, item.reserved, sum(row["booked_usd"] for row in rows))
-    item.usage = _sum(item.usage, usage, ledger.cost_of(performed)[0])
+    unknown = any(row["cost_usd"] is None for row in rows)
+    cost = None if unknown else sum(row["cost_usd"] for row in rows)
+    item.usage = _sum(item.usage, performed.usage, cost)
     item.reserved, item.path = 0.0, ()
     item.state = "waiting"
     _warn(state, item, day, out)

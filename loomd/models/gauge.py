@@ -77,12 +77,13 @@ class Gauge:
             self.left, self.at = self._level(now) - amount, now
 
     def correct(self, began: float, estimate: float, actual: float, now: float) -> None:
-        """A call that began then took another amount than was estimated."""
+        """A call that began then took another amount than was estimated. What the provider has said
+        since is right already."""
         start = began // SLICE_S * SLICE_S
         for held in self.taken:
             if held[0] == start:
                 held[1] = max(0.0, held[1] + actual - estimate)
-        if self.limit:
+        if self.limit and began > self.heard:
             self.left, self.at = min(self.limit, self._level(now) + estimate - actual), now
 
     def learn(self, told: RateLimit, began: float, now: float, under_way: float) -> None:

@@ -75,6 +75,20 @@ def test_an_estimate_is_put_right_when_the_call_has_ended() -> None:
     assert gauge.ready_at(500, 7.0) == 7.0
 
 
+def test_what_the_provider_has_said_is_not_put_right_by_what_it_knew() -> None:
+    gauge = Gauge(limit=1000.0, left=1000.0, rate=0.001)
+    told = RateLimit(what="tokens", limit=1000, remaining=100, reset_s=900_000.0)
+    for began in (5.0, 6.0):
+        gauge.take(300, began)
+    gauge.learn(told, 6.0, 10.0, 0.0)
+    for began in (5.0, 6.0):
+        gauge.correct(began, 300, 50, 10.0)
+    assert gauge.left == 100
+    gauge.take(60, 11.0)
+    gauge.correct(11.0, 60, 10, 11.0)  # this one it did not know
+    assert gauge.left == pytest.approx(90, abs=0.1)
+
+
 def test_what_the_provider_says_is_left_counts_and_comes_back_until_it_said() -> None:
     gauge = Gauge()
     gauge.learn(requests(100, 0, 20.0), 0.0, 10.0, 0.0)
