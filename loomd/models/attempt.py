@@ -221,6 +221,7 @@ def undelivered(state: State, item: Item, reason: str, now: float, out: list[Cha
     outcome = Failed(kind="interrupted", detail=f"the gateway refused it: {reason}")
     if reason != "poison":
         outcome = Failed(kind="overloaded", detail=f"gateway: {reason}", retryable=True)
+    state.breaker(item.model).failed("interrupted", now)  # it may have been the probe
     state.limiter.end(item.lane, item.tokens, None, item.began, now)
     state.budget.settle(item.path, item.reserved, 0.0)
     item.reserved, item.path = 0.0, ()

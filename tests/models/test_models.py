@@ -250,6 +250,22 @@ def test_a_breaker_that_opens_and_closes_says_so() -> None:
     assert said == ["open", "closed"]
 
 
+def test_a_probe_that_never_reached_the_gateway_is_made_again() -> None:
+    models = Counter()
+    asked = [orders(models.ask(f"r{n}", agent=f"s-1/coder-{n}"))[0] for n in range(5)]
+    for order in asked:
+        models.end(order, fail("server"))
+    probes = []
+    while not probes:
+        probes = orders(models.wait())
+    raw = codec.encode(probes[0])
+    lost = b.Undelivered(id="models/1.0", to="gateway-1", reason="full", body=raw)
+    again = orders(models.mail(lost, sender="hub"))
+    while not again:
+        again = orders(models.wait())
+    assert len(again) == 1
+
+
 def test_nobody_waits_for_a_model_whose_key_is_wrong() -> None:
     models = Counter()
     asked = [orders(models.ask(f"r{n}", agent=f"s-1/coder-{n}"))[0] for n in range(5)]
