@@ -330,6 +330,11 @@ HEADS = {
     "input_tokens": "in",
     "output_tokens": "out",
     "cached_tokens": "cached",
+    "cached_share": "share",
+    "reasoning_tokens": "thought",
+    "known_usd": "known",
+    "cost_known": "how",
+    "duration_s": "s",
 }
 """Heads that are shorter than the keys they stand for."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -195,6 +195,12 @@ def usage(lines: Iterable[Mapping[str, Any]], by: str, session: str = "") -> lis
         read = total["input_tokens"]
         total["cached_share"] = round(total["cached_tokens"] / read, 4) if read else 0.0
     return [sums[key] for key in sorted(sums)]
+
+
+def attempts(lines: Iterable[Mapping[str, Any]], session: str = "") -> list[dict[str, Any]]:
+    """The newest rows themselves, PAGE_ROWS at most, oldest first."""
+    mine = (line for line in lines if not session or line.get("session") == session)
+    return [jsonable(line) for line in deque(mine, PAGE_ROWS)]
 
 
 # --- what a session changed ----------------------------------------------------------------------

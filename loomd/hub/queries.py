@@ -196,6 +196,13 @@ class Queries:
         with self.hub.store.reading() as txn:
             return boards.usage(boards.ledger(txn), by, session)
 
+    def attempts(self, session: str = "") -> list[dict[str, Any]]:
+        """The newest rows of the ledger, oldest first: of a session, or of all."""
+        if session:
+            self.known_session(session)
+        with self.hub.store.reading() as txn:
+            return boards.attempts(boards.ledger(txn), session)
+
     def dead(self) -> list[dict[str, Any]]:
         with self.hub.store.reading() as txn:
             found = [dead_row.decode(raw) for _, raw in txn.scan("dead", b"")]

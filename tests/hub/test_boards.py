@@ -34,6 +34,13 @@ def test_usage_sums_by_key_and_an_unknown_cost_is_never_zero() -> None:
         boards.usage(lines, "moon")
 
 
+def test_attempts_are_the_newest_rows_of_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boards, "PAGE_ROWS", 2)
+    lines = [LINE | {"id": f"r{n}", "session": f"s-{n % 2}"} for n in range(5)]
+    assert [row["id"] for row in boards.attempts(lines)] == ["r3", "r4"]
+    assert [row["id"] for row in boards.attempts(lines, "s-1")] == ["r1", "r3"]
+
+
 def test_usage_tells_the_share_of_the_cache_what_was_lost_and_the_day_that_paid() -> None:
     lines = [
         LINE | {"cost_usd": 0.5, "input_tokens": 9, "cached_tokens": 3, "reasoning_tokens": 2},
