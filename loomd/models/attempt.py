@@ -88,6 +88,8 @@ def release(
     """The call has ended: its place is free again, its rows are written, its money is settled."""
     if performed.price is not None:
         state.budget.prices[item.model] = performed.price
+    reckoned = state.rules.worst_input(item.request)
+    state.budget.counted(item.model, performed.usage.input_tokens, reckoned)
     tokens = launch.tokens_of(performed)
     state.limiter.end(item.lane, item.tokens, tokens, item.began, now)
     path = item.path or state.bounded(item, day_of(item.began or now))[0]

@@ -74,13 +74,15 @@ class Limits:
 class Budget:
     """`prices`: model -> price; None: in no price map; absent: not asked yet. `longest`: model ->
     tokens that it can write at once. `warned`: node -> the limit of which a warning was given.
-    `unsaved`: nodes on which was spent in this step."""
+    `surplus`: model -> how many times the input that was reckoned with a call has really had, if
+    more: its tokenizer counts otherwise. `unsaved`: nodes on which was spent in this step."""
 
     spent: dict[str, float] = field(default_factory=dict)
     reserved: dict[str, float] = field(default_factory=dict)
     prices: dict[str, Price | None] = field(default_factory=dict)
     longest: dict[str, int] = field(default_factory=dict)
     warned: dict[str, float] = field(default_factory=dict)
+    surplus: dict[str, float] = field(default_factory=dict)
     unsaved: set[str] = field(default_factory=set)
 
     def output(self, model: str, wanted: int | None, usual: int) -> int:
@@ -91,7 +93,16 @@ class Budget:
     def worst(self, model: str, input_tokens: int, output_tokens: int) -> float:
         """The most that a call can cost; 0 if its price cannot be known."""
         price = self.prices.get(model)
-        return 0.0 if price is None else input_tokens * price[0] + output_tokens * price[1]
+        if price is None:
+            return 0.0
+        most = input_tokens * self.surplus.get(model, 1.0)
+        return most * price[0] + output_tokens * price[1]
+
+    def counted(self, model: str, input_tokens: int, reckoned: int) -> None:
+        """What a call's input really was: the worst case of the next one is no smaller."""
+        times = input_tokens / max(1, reckoned)
+        if times > self.surplus.get(model, 1.0):
+            self.surplus[model] = times
 
     def reserve(self, path: Path, limits: Mapping[str, float], worst: float) -> tuple[Verdict, str]:
         """yes: it is reserved now; wait: calls under way may leave enough; no: they cannot. With

@@ -43,6 +43,7 @@ def restore(birth: Birth) -> State:
     prices = saved.get("prices") or {}
     state.budget.prices = {m: None if p is None else (p[0], p[1]) for m, p in prices.items()}
     state.budget.longest = dict(saved.get("longest") or {})
+    state.budget.surplus = dict(saved.get("surplus") or {})
     warned = saved.get("warned")
     state.budget.warned = dict(warned) if isinstance(warned, dict) else {}
     for model, fields in (saved.get("breakers") or {}).items():
@@ -104,6 +105,7 @@ def plain(state: State) -> dict[str, Any]:
         "escalation": state.escalation.saved(),
         "prices": {m: None if p is None else list(p) for m, p in state.budget.prices.items()},
         "longest": state.budget.longest,
+        "surplus": state.budget.surplus,
         "gateway": state.gateway,
         "leaving": sorted(state.leaving),
         "asking": state.asking,

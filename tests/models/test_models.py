@@ -391,6 +391,15 @@ def test_what_is_reserved_is_what_the_provider_may_write() -> None:
     assert order.request.max_tokens is None  # no budget: the model's own limit
 
 
+def test_a_model_that_counts_more_tokens_than_was_reckoned_is_reserved_more_for() -> None:
+    models = priced(1.0)
+    [order] = orders(models.ask("r1"))
+    models.end(order, usage=b.Usage(input_tokens=56000, cost_usd=0.06))
+    models.ask("r2")
+    held = models.state.budget.reserved["session:s-1"]
+    assert held == pytest.approx(WORST + 28000 * PRICE[0])
+
+
 def test_a_session_may_have_its_own_budget() -> None:
     models = priced(1.0)
     assert failed(models.ask("r1", budget_usd=0.0)) == "budget"
