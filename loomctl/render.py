@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from loomctl import spending
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
@@ -110,8 +112,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
             text = f"model: {data.get('kind')}: {short(data.get('text') or data.get('detail', ''))}"
         case "model_outcome" if data.get("repairs"):
             style, text = "dim", f"mended: {short(_repairs(data['repairs']))}"
-        case "model_retry" | "model_fallback" | "budget_warning":
-            style, text = "yellow", f"{event['type'].replace('_', ' ')}: {short(data)}"
+        case type if type in spending.TYPES:
+            style, text = "yellow", short(spending.line(type, data), 160)
         case "decision":
             style, text = "blue", f"◆ {data.get('type')}: {short(data.get('title', ''))}"
         case "claim_granted" | "claim_queued":
@@ -340,6 +342,11 @@ HEADS = {
     "input_tokens": "in",
     "output_tokens": "out",
     "cached_tokens": "cached",
+    "cached_share": "share",
+    "reasoning_tokens": "thought",
+    "known_usd": "known",
+    "cost_known": "how",
+    "duration_s": "s",
 }
 """Heads that are shorter than the keys they stand for."""
 

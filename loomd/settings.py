@@ -35,22 +35,36 @@ class Models:
     fast: str = ""
     roles: Mapping[str, str] = field(default_factory=dict)
     fallback: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    attempts: int = 4  # of a request on one model
+    patience_s: float = 180  # from its first failure on a model to the last attempt there
 
 
 @dataclass(frozen=True)
 class Provider:
-    """Where a provider is and whose key opens it. "" = litellm's own default. `stream`: whether its
-    answers are asked for in pieces; some servers have whole answers only, or better ones."""
+    """Where a provider is and whose key opens it. "" = litellm's own default. stream: whether its
+    answers are asked for in pieces; some servers have whole answers only, or better ones.
+    concurrency: calls at once; this and the limits per minute hold for all providers of the same
+    address and key."""
 
     api_base: str = ""
     api_key_env: str = ""
     api_key_file: str = ""
     stream: bool = True
+    concurrency: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
 
 @dataclass(frozen=True)
 class Budget:
+    """US dollars; None: no limit. The day is UTC's, a task one of a session, an agent a name in a
+    session. output_tokens: what one call may write where a limit holds, reserved before it."""
+
+    day_usd: float | None = None
     session_usd: float | None = None
+    task_usd: float | None = None
+    agent_usd: float | None = None
+    output_tokens: int = 16384
 
 
 @dataclass(frozen=True)
@@ -474,10 +488,26 @@ _PROVIDER: Mapping[str, Check] = {
     "api_key_env": _variable,
     "api_key_file": _path,
     "stream": _flag,
+    "concurrency": _count(1, 10_000),
+    "requests_per_minute": _count(1, 10**9),
+    "tokens_per_minute": _count(1, 10**12),
 }
 _FIELDS: Mapping[str, Mapping[str, Check]] = {
-    "models": {"default": _model, "fast": _model, "roles": _roles, "fallback": _fallback},
-    "budget": {"session_usd": _number(0, 1e6, "an amount in US dollars")},
+    "models": {
+        "default": _model,
+        "fast": _model,
+        "roles": _roles,
+        "fallback": _fallback,
+        "attempts": _count(1, 100),
+        "patience_s": _number(0, 1e5, "a time in seconds"),
+    },
+    "budget": {
+        "day_usd": _number(0, 1e6, "an amount in US dollars"),
+        "session_usd": _number(0, 1e6, "an amount in US dollars"),
+        "task_usd": _number(0, 1e6, "an amount in US dollars"),
+        "agent_usd": _number(0, 1e6, "an amount in US dollars"),
+        "output_tokens": _count(256, 10**7),
+    },
     "limits": {
         "iterations": _count(1, 100_000),
         "tokens": _count(1, 10**12),

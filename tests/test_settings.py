@@ -40,9 +40,22 @@ def test_without_a_file_everything_has_its_default(tmp_path):
     made = s.load(tmp_path / "config.toml")
     assert made == s.Settings()
     assert made.as_dict() == {
-        "models": {"default": "offline/rules", "fast": "", "roles": {}, "fallback": {}},
+        "models": {
+            "default": "offline/rules",
+            "fast": "",
+            "roles": {},
+            "fallback": {},
+            "attempts": 4,
+            "patience_s": 180,
+        },
         "providers": {},
-        "budget": {"session_usd": None},
+        "budget": {
+            "day_usd": None,
+            "session_usd": None,
+            "task_usd": None,
+            "agent_usd": None,
+            "output_tokens": 16384,
+        },
         "limits": {
             "iterations": 30,
             "tokens": None,

@@ -9,17 +9,40 @@ from loomd.wire.errors import LoomError
 
 
 @click.command()
+@click.argument("session", required=False, default="")
 @click.option(
-    "--by", type=click.Choice(["session", "agent", "model", "day", "purpose"]), default="session"
+    "--by", type=click.Choice(["session", "agent", "model", "purpose", "day"]), default="session"
 )
+@click.option("--attempts", is_flag=True, help="The rows themselves, one for each attempt.")
 @pass_context
-def usage(context: Context, by: str) -> None:
-    """Calls, tokens and money. A cost that is not known is empty, never zero."""
+def usage(context: Context, session: str, by: str, attempts: bool) -> None:
+    """Calls, tokens and money, a row for each session, agent, model, purpose or day (UTC); of all,
+    or of one SESSION.
+
+    A cost that is not known is empty, never zero: known_usd is what is known of it, unknown how
+    many calls are not in it, lost those of a gateway that was killed. cached_share is what of the
+    input came from a provider's cache."""
+    if attempts:
+        with context.client() as client:
+            rows = client.request("attempts", session=session)
+        context.rows(
+            rows,
+            (
+                *("ts", "agent", "task", "purpose", "model", "outcome", "input_tokens"),
+                *("output_tokens", "cached_tokens", "cost_usd", "cost_known", "duration_s"),
+            ),
+            "no model was called",
+            session,
+        )
+        return
     with context.client() as client:
-        rows = client.request("usage", by=by, session="")
+        rows = client.request("usage", by=by, session=session)
     context.rows(
         rows,
-        ("key", "calls", "input_tokens", "output_tokens", "cached_tokens", "cost_usd"),
+        (
+            *("key", "calls", "input_tokens", "output_tokens", "cached_tokens", "cached_share"),
+            *("reasoning_tokens", "cost_usd", "known_usd", "unknown", "lost"),
+        ),
         "no model was called",
     )
 

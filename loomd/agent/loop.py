@@ -288,6 +288,7 @@ class Step:
 
     def _said(self, body: Say, sender: str) -> None:
         said_by = body.sender or sender
+        self.s.person = self.s.person or "/" not in said_by
         self.s.arrived.append(self.append(Entry(role="user", text=body.text, sender=said_by)))
         # What a peer says to an agent without work waits for its next task: it costs no call.
         if self.s.phase in AT_REST and "/" not in said_by:
@@ -527,6 +528,7 @@ class Step:
             temperature=rec.temperature(role.temperature, with_),
             task=s.task.id if s.task else "",
             budget_usd=spec.args.get("budget_usd"),
+            interactive=spec.args.get("answers") == "person" or s.person,
         )
 
     def _view_tokens(self) -> int:
@@ -811,6 +813,7 @@ class Step:
         if s.wall:
             s.wall = 0.0
             self.out.append(act.CancelTimer(WALL))
+        s.person = False
         had_task = s.task is not None
         if s.task is not None:
             self._report(s.task.id, "done" if phase == "done" else "failed", text, kind, hint)

@@ -90,6 +90,7 @@ class AgentState(msgspec.Struct, omit_defaults=True):
     arrived: list[Arrived] = msgspec.field(default_factory=list)
     aside: list[Arrived] = msgspec.field(default_factory=list)  # like arrived; asks for no answer
     request: str = ""
+    person: bool = False  # one has said something, and waits for what comes of it
     spoken: Arrived | None = None  # the assistant entry of the open turn
     calls: list[OpenCall] = msgspec.field(default_factory=list)
     task: Task | None = None

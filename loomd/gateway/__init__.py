@@ -14,10 +14,12 @@
     `repairs`      the kinds of what is mended, each noted in the outcome
     `failure`      errors of servers, of the client library and of our clocks -> Failed
 `source`           an answer on its way: a connection -> plain dicts, one a chunk
+`ratelimits`       a provider's headers -> what is left of its limits
 `litellm_backend`  the only import of litellm: conversation -> request -> stream -> reply
 `offline`          the model `offline/rules`: no key, no network (pure)
 `process`          the actor `gateway-N`, one per generation of code: effects in, outcomes out
 
+models -> gateway `AskPrice`, answered by `Priced` from the price map.
 models -> gateway `Perform`; the gateway opens an effect, performs it, and in one commit closes the
 effect, mails `Performed` to models and, if the call succeeded, `ModelOutcome` to the agent. It
 decides nothing: retries, fallbacks, budgets and limits are `models`'. It alone holds provider keys.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import math
 import os
 import time
@@ -33,7 +34,7 @@ with warnings.catch_warnings():
 from loomd.gateway import classify, counts, view
 from loomd.gateway.source import Source
 from loomd.gateway.types import Reply, Resolved
-from loomd.wire.bodies import Failed, Outcome, Usage
+from loomd.wire.bodies import Failed, Outcome, Priced, Usage
 
 litellm.telemetry = False
 litellm.disable_hf_tokenizer_download = True
@@ -59,6 +60,9 @@ CALL = {
     # among its dependencies (1.106: every call with tools fails without it).
     "_skip_mcp_handler": True,
 }
+
+PRICES = f"litellm {importlib.metadata.version('litellm')}"
+"""The version of the price map: it comes with the library."""
 
 PROVIDERS = frozenset(str(getattr(one, "value", one)) for one in litellm.provider_list)
 
@@ -89,6 +93,7 @@ class Backend:
 
     async def complete(self, resolved: Resolved, on_piece: OnPiece) -> Reply:
         assembly = classify.Assembly()
+        headers: dict[str, str] = {}
         clocks = self.clocks
         price = _price(resolved.model)
         outcome: Outcome
@@ -100,7 +105,9 @@ class Backend:
             # A whole answer has no first byte before its last.
             first = clocks.first_byte_s if "stream_options" in arguments else None
             async with total, asyncio.timeout(first) as clock:
-                source = Source(await litellm.acompletion(**arguments), arguments)
+                stream = await litellm.acompletion(**arguments)
+                headers = _headers_of(stream)
+                source = Source(stream, arguments)
                 try:
                     async with contextlib.aclosing(source.chunks(assembly)) as chunks:
                         async for chunk in chunks:
@@ -114,8 +121,19 @@ class Backend:
         except TimeoutError:
             outcome = classify.timed_out("total", clocks.total_s) if total.expired() else waited
         except Exception as error:  # noqa: BLE001 - litellm raises anything; all of it is classified
+            headers = _headers(error) or headers
             outcome = _failed(error)
-        return await self._reply(resolved, assembly, outcome, price)
+        return await self._reply(resolved, assembly, outcome, price, headers)
+
+    def priced(self, model: str) -> Priced:
+        """What a call of `model` costs, from litellm's price map."""
+        longest = _info(model).get("max_output_tokens")
+        return Priced(
+            model=model,
+            price=_price(model),
+            version=PRICES,
+            max_output=longest if isinstance(longest, int) and longest > 0 else None,
+        )
 
     async def close(self) -> None:
         """Closes pooled connections."""
@@ -193,7 +211,9 @@ class Backend:
         assembly: classify.Assembly,
         outcome: Outcome,
         price: Price | None,
+        headers: Mapping[str, str],
     ) -> Reply:
+        version = "" if price is None else PRICES
         usage, whole = counts.tokens(assembly.usage)
         if not whole and price is not None and not isinstance(outcome, Failed):
             # A server that does not count, or in part: what has a price is counted here.
@@ -202,7 +222,8 @@ class Backend:
             usage = msgspec.structs.replace(counted, cost_usd=reported) if counted else usage
             whole = counted is not None
         if usage is None:
-            return Reply(outcome, Usage(cost_usd=None, calls=1), "unknown", price)
+            none = Usage(cost_usd=None, calls=1)
+            return Reply(outcome, none, "unknown", price, headers, version)
         cost = _cost(resolved.model, usage) if price is not None and whole else None
         known = "unknown" if cost is None else "computed"
         told = usage.cost_usd
@@ -210,7 +231,8 @@ class Backend:
             # litellm puts its own computation into what it has read: another figure is the
             # provider's.
             cost, known = told, "reported"
-        return Reply(outcome, msgspec.structs.replace(usage, cost_usd=cost), known, price)
+        usage = msgspec.structs.replace(usage, cost_usd=cost)
+        return Reply(outcome, usage, known, price, headers, version)
 
 
 class NoKeyError(Exception):
@@ -221,17 +243,26 @@ class NoKeyError(Exception):
 
 
 def _price(model: str) -> Price | None:
-    """USD per input and output token from litellm's price map."""
+    """USD per input and output token from litellm's price map: the dearest kind of each, since the
+    worst case is reserved with it."""
+    info = _info(model)
+    there, back = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+    if there is None or back is None:
+        return None
+    written = info.get("cache_creation_input_token_cost") or 0.0
+    thought = info.get("output_cost_per_reasoning_token") or 0.0
+    return max(float(there), float(written)), max(float(back), float(thought))
+
+
+def _info(model: str) -> Mapping[str, Any]:
+    """What litellm's map says of a model; nothing if it is not in there."""
     provider, slash, name = model.partition("/")
     provider, name = (provider, name) if slash else ("openai", model)
     try:
-        info = litellm.get_model_info(model=name, custom_llm_provider=provider)
+        found: Mapping[str, Any] = litellm.get_model_info(model=name, custom_llm_provider=provider)
     except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
-        return None
-    prices = info.get("input_cost_per_token"), info.get("output_cost_per_token")
-    if prices[0] is None or prices[1] is None:
-        return None
-    return float(prices[0]), float(prices[1])
+        return {}
+    return found
 
 
 def _cost(model: str, usage: Usage) -> float | None:
@@ -289,19 +320,29 @@ def _failed(error: Exception) -> Failed:
         for key in ("code", "type")
         if isinstance(code := getattr(one, key, None) or _of_body(one, key), str)
     )
-    headers: dict[str, str] = {}
-    for one in chain:
-        response = getattr(one, "response", None)
-        found = getattr(response, "headers", None) or getattr(one, "litellm_response_headers", None)
-        if found:
-            headers = {**dict(found), **headers}
-    return classify.failure(names, status, str(error), headers, time.time(), codes)
+    return classify.failure(names, status, str(error), _headers(error), time.time(), codes)
 
 
 def _of_body(error: BaseException, key: str) -> Any:
     """Of the provider's error object, which litellm's exceptions keep as it was."""
     body = getattr(error, "body", None)
     return body.get(key) if isinstance(body, Mapping) else None
+
+
+def _headers(error: BaseException) -> dict[str, str]:
+    """Of the provider's response, if there was one."""
+    headers: dict[str, str] = {}
+    for one in _chain(error):
+        response = getattr(one, "response", None)
+        found = getattr(response, "headers", None) or getattr(one, "litellm_response_headers", None)
+        if found:
+            headers = {**dict(found), **headers}
+    return headers
+
+
+def _headers_of(stream: Any) -> dict[str, str]:
+    """Of the response that a stream comes from; none if the library does not tell."""
+    return dict(getattr(stream, "_response_headers", None) or {})
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

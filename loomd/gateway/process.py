@@ -23,7 +23,7 @@ from loomd.actor import behaviour as act
 from loomd.actor import newer
 from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stage
 from loomd.actor.pump import DRAIN_S
-from loomd.gateway import classify, offline, view
+from loomd.gateway import classify, offline, ratelimits, view
 from loomd.gateway.types import Reply, Resolved
 from loomd.supervise.crash import crash_point
 from loomd.wire import bodies, codec, topics
@@ -73,9 +73,8 @@ class GatewayBehaviour:
     def init(self, birth: Birth) -> State:
         return State(
             {
-                effect.id: effect.body.request.id
+                effect.id: effect.body.request.id if isinstance(effect.body, Perform) else effect.id
                 for effect in birth.effects
-                if isinstance(effect.body, Perform)
             }
         )
 
@@ -87,6 +86,14 @@ class GatewayBehaviour:
                 if id not in state.open:
                     state.open[id] = order.request.id
                     out.append(act.Open(id, order))
+            case act.Mailed(sender="models", body=bodies.AskPrice() as ask):
+                id = f"price:{ask.model}"
+                if id not in state.open:
+                    state.open[id] = id
+                    out.append(act.Open(id, ask))
+            case act.EffectEnded(effect=id, result=bodies.Priced() as priced):
+                state.open.pop(id, None)
+                out.append(act.Send(MODELS, priced))
             case act.Mailed(sender="models", body=bodies.CancelModel(request=request)):
                 out += [act.Cancel(id) for id, of in state.open.items() if of == request]
             case act.EffectEnded(effect=id, request=Perform() as order, result=Performed() as end):
@@ -113,7 +120,12 @@ class GatewayBehaviour:
     def _set_aside(self, state: State, lost: bodies.Undelivered, out: list[Change]) -> None:
         """A call that ended the gateway again and again will not be made: `models` must hear it."""
         order = codec.body(lost.body) if lost.body else None
-        if not isinstance(order, Perform) or not lost.id.startswith(f"{lost.to}/effect."):
+        if not lost.id.startswith(f"{lost.to}/effect."):
+            return
+        if isinstance(order, bodies.AskPrice):
+            state.open.pop(f"price:{order.model}", None)
+            out.append(act.Send(MODELS, bodies.Priced(model=order.model)))
+        if not isinstance(order, Perform):
             return
         state.open.pop(f"{order.request.id}#{order.attempt}", None)
         failed = Failed(kind="interrupted", detail="this call ended the gateway again and again")
@@ -196,6 +208,7 @@ class GatewayPerformer:
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[Reply]] = {}
+        self._pricing: dict[str, asyncio.Task[bodies.Priced]] = {}
         self._cancelled: set[str] = set()
         self._closing = False
         self._backend: asyncio.Task[Backend] | None = None
@@ -215,8 +228,11 @@ class GatewayPerformer:
 
     def start(self, effect: OpenEffect, report: Report) -> None:
         order = effect.body
-        assert isinstance(order, Perform), f"an effect of {type(order).__name__}"
         loop = asyncio.get_running_loop()
+        if isinstance(order, bodies.AskPrice):
+            self._find_price(effect.id, order, report)
+            return
+        assert isinstance(order, Perform), f"an effect of {type(order).__name__}"
         started = time.time()
         task = loop.create_task(self._perform(effect, order))
         self._tasks[effect.id] = task
@@ -252,7 +268,7 @@ class GatewayPerformer:
     async def close(self) -> None:
         """An orderly stop reports nothing: open orders are the successor's."""
         self._closing = True
-        tasks = [*self._tasks.values()]
+        tasks = [*self._tasks.values(), *self._pricing.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -261,6 +277,32 @@ class GatewayPerformer:
 
     async def ask(self, question: bodies.Body) -> bodies.Body | None:
         return None
+
+    def _find_price(self, id: str, ask: bodies.AskPrice, report: Report) -> None:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(self._price(ask))
+        self._pricing[id] = task
+
+        def done(ended: asyncio.Task[bodies.Priced]) -> None:
+            self._pricing.pop(id, None)
+            if self._closing or ended.cancelled():
+                return
+            if (error := ended.exception()) is not None:
+                context = {"message": f"the price of {ask.model} failed", "exception": error}
+                loop.call_exception_handler(context)
+                return
+            report(ended.result())
+
+        task.add_done_callback(done)
+
+    async def _price(self, ask: bodies.AskPrice) -> bodies.Priced:
+        """From the price map that is loaded: nobody is asked."""
+        try:
+            backend = await asyncio.shield(self._loading())
+        except ImportError as error:  # each call says so too
+            _log.warning("litellm cannot be imported", error=str(error))
+            return bodies.Priced(model=ask.model)
+        return backend.priced(ask.model)
 
     async def _perform(self, effect: OpenEffect, order: Perform) -> Reply:
         most = OFFLINE_ATTEMPTS if order.model.startswith(OFFLINE) else ATTEMPTS
@@ -356,6 +398,8 @@ def performed(
         ended=ended,
         cost_known=reply.cost_known,
         price=reply.price,
+        price_version=reply.price_version,
+        limits=ratelimits.read(reply.headers, ended),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,9 +44,13 @@ class Resolved:
 class Reply:
     """What one attempt came to. `usage.cost_usd` None: unknown; `cost_known` says where the figure
     is from: reported (by the provider), computed (from a price map), unknown. `price`: USD per
-    input and per output token, if the model is in the price map."""
+    input and per output token, if the model is in the price map, whose version is
+    `price_version`. `headers`: those of the response that say how much more the provider takes, and
+    when."""
 
     outcome: Outcome
     usage: Usage = field(default_factory=lambda: Usage(cost_usd=None, calls=1))
     cost_known: str = "unknown"
     price: tuple[float, float] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    price_version: str = ""

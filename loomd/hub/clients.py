@@ -313,6 +313,7 @@ OPS: Final[dict[str, Operation]] = {
     "project": Operation(Queries.project),
     "trust": Operation(Orders.trust, call=True, changes=True),
     "usage": Operation(Queries.usage),
+    "attempts": Operation(Queries.attempts),
     "diff": Operation(Queries.diff),
     "fetch_state": Operation(Queries.fetch_state),
     "ps": Operation(Orders.ps, call=True),

@@ -100,7 +100,9 @@ class Queries:
             shown["questions"] = boards.open_questions(txn, session)[:50]
             used = boards.usage(boards.ledger(txn), "session", session)
         shown["usage"] = (
-            used[0] if used else boards.usage([{"session": session}], "session")[0] | {"calls": 0}
+            used[0]
+            if used
+            else boards.usage([{"session": session, "cost_usd": 0.0}], "session")[0] | {"calls": 0}
         )
         shown["waiting_for"] = self._waits_for(row, bool(shown["questions"]))
         if shown["waiting_for"]:
@@ -193,6 +195,13 @@ class Queries:
     def usage(self, by: str = "session", session: str = "") -> list[dict[str, Any]]:
         with self.hub.store.reading() as txn:
             return boards.usage(boards.ledger(txn), by, session)
+
+    def attempts(self, session: str = "") -> list[dict[str, Any]]:
+        """The newest rows of the ledger, oldest first: of a session, or of all."""
+        if session:
+            self.known_session(session)
+        with self.hub.store.reading() as txn:
+            return boards.attempts(boards.ledger(txn), session)
 
     def dead(self) -> list[dict[str, Any]]:
         with self.hub.store.reading() as txn:

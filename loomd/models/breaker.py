@@ -16,15 +16,20 @@ LONGEST_S = 60.0
 COUNTED = frozenset({"overloaded", "timeout", "network", "server", "auth", "quota", "malformed"})
 """Kinds of failure that count. `rate_limited` is the limiter's: the model works."""
 
+HOPELESS = frozenset({"auth", "quota"})
+"""Kinds that time alone does not mend: nobody waits for such a model."""
+
 
 @dataclass
 class Breaker:
-    """`failures` in a row; `until` > 0: open until then; `probing`: the one probe is under way."""
+    """`failures` in a row; `until` > 0: open until then; `probing`: the one probe is under way;
+    `kind`: of the last failure."""
 
     failures: int = 0
     until: float = 0.0
     period: float = FIRST_S
     probing: bool = False
+    kind: str = ""
 
     def ready_at(self) -> float:
         """When a call may start: 0 now, else epoch seconds; infinity while a probe is under way."""
@@ -38,6 +43,7 @@ class Breaker:
 
     def succeeded(self) -> None:
         self.failures, self.until, self.period, self.probing = 0, 0.0, FIRST_S, False
+        self.kind = ""
 
     def failed(self, kind: str, now: float) -> None:
         """The end of a call that did not succeed. A kind that does not count ends a probe well:
@@ -48,6 +54,7 @@ class Breaker:
             self.probing = False
             return
         self.failures += 1
+        self.kind = kind
         if self.probing:
             self.probing = False
             self.period = min(LONGEST_S, self.period * 2)

@@ -1,14 +1,28 @@
-"""The rows of table `ledger`: one per attempt, those that a killed gateway lost included."""
+"""The rows of table `ledger`: one per attempt, those that a killed gateway lost included.
+
+`cost_usd` is None where it is not known; `booked_usd` is what is held against the budgets for the
+attempt: its cost, or its worst case where that is not known.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from loomd.models.limiter import OFFLINE, provider_of
+from loomd.models.budget import day_of, path_of
+from loomd.models.limiter import costless, provider_of
 from loomd.store.schema import number_key
 from loomd.wire.bodies import Failed, ModelRequest, Performed
 
 PREFIX = "ledger"
+
+UNCHARGED = frozenset({"rate_limited", "auth", "quota", "unknown_model", "context_overflow"})
+"""Kinds of failure by which a provider refuses a call before it works on it."""
+
+COUNTS = (
+    *("input_tokens", "output_tokens", "cached_tokens"),
+    *("cache_write_tokens", "reasoning_tokens"),
+)
 
 
 def key(n: int) -> bytes:
@@ -22,12 +36,31 @@ def outcome_of(performed: Performed) -> str:
     return outcome.kind if isinstance(outcome, Failed) else str(outcome.__struct_config__.tag)
 
 
-def rows(request: ModelRequest, performed: Performed, now: float) -> list[dict[str, Any]]:
+def cost_of(performed: Performed) -> tuple[float | None, str]:
+    """USD and how that is known: reported | computed | unknown (None, never zero)."""
+    if costless(performed.model):
+        return 0.0, "computed"
+    usage = performed.usage
+    if performed.cost_known != "unknown" and usage.cost_usd is not None:
+        return usage.cost_usd, performed.cost_known
+    outcome = performed.outcome
+    unreached = isinstance(outcome, Failed) and outcome.phase == "connect"
+    uncharged = usage.calls == 0 or unreached or outcome_of(performed) in UNCHARGED
+    if uncharged and not usage.input_tokens and not usage.output_tokens:
+        return 0.0, "computed"
+    return None, "unknown"
+
+
+def rows(
+    request: ModelRequest, performed: Performed, worst: float, day: str, now: float
+) -> list[dict[str, Any]]:
     """The attempt, after the `lost` ones before it, which may have been paid for: their tokens
-    and cost are unknown. Given up without another try (`interrupted`): the lost ones only."""
-    offline = provider_of(performed.model) == OFFLINE
+    and cost are unknown. Given up without another try (`interrupted`): the lost ones only.
+    `worst`: USD that a call could cost; `day`: whose budget pays."""
+    free = costless(performed.model)
     base: dict[str, Any] = {
         "ts": performed.ended or now,
+        "day": day,
         "session": request.session,
         "agent": request.agent,
         "role": request.role,
@@ -37,17 +70,17 @@ def rows(request: ModelRequest, performed: Performed, now: float) -> list[dict[s
         "model": performed.model,
         "provider": provider_of(performed.model),
         "attempt": performed.attempt,
+        "price_version": "" if free else performed.price_version,
     }
     one = f"{request.id}#{performed.attempt}"
     made = [
         base
+        | dict.fromkeys(COUNTS, 0)
         | {
             "id": f"{one}.lost{n}",
-            "input_tokens": 0,
-            "output_tokens": 0,
-            "cached_tokens": 0,
-            "cost_usd": 0.0 if offline else None,
-            "cost_known": "computed" if offline else "unknown",
+            "cost_usd": 0.0 if free else None,
+            "cost_known": "computed" if free else "unknown",
+            "booked_usd": 0.0 if free else worst,
             "outcome": "lost",
             "lost": True,
             "duration_s": 0.0,
@@ -56,21 +89,26 @@ def rows(request: ModelRequest, performed: Performed, now: float) -> list[dict[s
     ]
     if outcome_of(performed) == "interrupted":
         return made
-    usage = performed.usage
-    cost = 0.0 if offline else usage.cost_usd
-    known = "computed" if offline else performed.cost_known
+    cost, known = cost_of(performed)
     made.append(
         base
+        | {name: getattr(performed.usage, name) for name in COUNTS}
         | {
             "id": one,
-            "input_tokens": usage.input_tokens,
-            "output_tokens": usage.output_tokens,
-            "cached_tokens": usage.cached_tokens,
-            "cost_usd": cost if known != "unknown" else None,
-            "cost_known": known if cost is not None else "unknown",
+            "cost_usd": cost,
+            "cost_known": known,
+            "booked_usd": worst if cost is None else cost,
             "outcome": outcome_of(performed),
             "lost": False,
             "duration_s": max(0.0, performed.ended - performed.started),
         }
     )
     return made
+
+
+def booked(row: Mapping[str, Any]) -> tuple[tuple[str, ...], float]:
+    """The nodes that a stored row counts against, and with how many USD."""
+    day = row.get("day") or day_of(row["ts"])
+    path = path_of(day, row["session"], row.get("task") or "", row["agent"])
+    amount = row["booked_usd"] if "booked_usd" in row else row["cost_usd"]
+    return path, amount or 0.0

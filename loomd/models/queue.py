@@ -1,22 +1,22 @@
-"""Requests that are not yet settled: in order of arrival within a session, sessions in turn."""
+"""Requests that are not yet settled: in order of arrival within a session, sessions in turn, those
+for which a person waits first."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
+from loomd.models.limiter import Estimate
 from loomd.wire import codec
-from loomd.wire.bodies import Failed, ModelRequest
+from loomd.wire.bodies import Failed, ModelRequest, Usage
 
 FIRST_GATEWAY = "gateway-1"
-BASE_S = 0.5
-CAP_S = 20.0
-RETRY_AFTER_CAP_S = 60.0
-"""A provider that asks for a longer pause is left for the next model of the chain."""
+
+FAVOUR = 4
+"""Turns in a row of sessions for which a person waits, before another one has one too."""
 
 
 @dataclass
@@ -26,10 +26,13 @@ class Item:
     chain      the model asked for and its fallbacks; `link` is the index of the one in use
     attempt    attempts mailed so far, over all models: the number of the one under way if running
     tries      attempts on the model in use
-    reserved   USD set aside while running
     not_before epoch seconds; a retry waits for it
-    gateway    that has the attempt under way
-    failed_at  when it failed first: patience counts from there
+    failed_at  when it failed first, or first found the model left alone: patience counts from there
+    tokens     that it is taken for until it has ended
+    usage      of the attempts that have ended
+
+    Of the attempt under way: the gateway that has it, when it began, the lane that it uses, the
+    USD set aside on the nodes of `path`.
     """
 
     request: ModelRequest
@@ -40,12 +43,17 @@ class Item:
     link: int = 0
     attempt: int = 0
     tries: int = 0
-    reserved: float = 0.0
     not_before: float = 0.0
     failed_at: float | None = None
     cancelled: bool = False
     gateway: str = ""
     last: Failed | None = None
+    began: float = 0.0
+    lane: str = ""
+    tokens: Estimate = field(default_factory=Estimate)
+    reserved: float = 0.0
+    path: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def model(self) -> str:
@@ -66,12 +74,17 @@ class Item:
             "link": self.link,
             "attempt": self.attempt,
             "tries": self.tries,
-            "reserved": self.reserved,
             "not_before": self.not_before,
             "failed_at": self.failed_at,
             "cancelled": self.cancelled,
             "gateway": self.gateway,
             "last": None if self.last is None else msgspec.to_builtins(self.last),
+            "began": self.began,
+            "lane": self.lane,
+            "tokens": [self.tokens.input, self.tokens.output],
+            "reserved": self.reserved,
+            "path": list(self.path),
+            "usage": msgspec.to_builtins(self.usage),
         }
 
     @staticmethod
@@ -88,21 +101,28 @@ class Item:
             link=row["link"],
             attempt=row["attempt"],
             tries=row["tries"],
-            reserved=row["reserved"],
             not_before=row["not_before"],
             failed_at=row["failed_at"],
             cancelled=row["cancelled"],
             gateway=row.get("gateway", FIRST_GATEWAY),
             last=None if last is None else msgspec.convert(last, Failed),
+            began=row.get("began", 0.0),
+            lane=row.get("lane", ""),
+            tokens=Estimate(*row.get("tokens", ())),
+            reserved=row["reserved"],
+            path=tuple(row.get("path", ())),
+            usage=msgspec.convert(row.get("usage", {}), Usage),
         )
 
 
 @dataclass
 class Queue:
-    """`served`: the session that was served last; the next one after it has its turn."""
+    """`served`: the session that was served last, of those for which a person waits and of the
+    others; the next one after it has its turn. `favoured`: turns of the former in a row."""
 
     items: dict[str, Item] = field(default_factory=dict)
-    served: str = ""
+    served: dict[bool, str] = field(default_factory=dict)
+    favoured: int = 0
 
     def add(self, item: Item) -> None:
         self.items[item.request.id] = item
@@ -125,21 +145,19 @@ class Queue:
         by_session: dict[str, list[Item]] = {}
         for item in self.waiting():
             by_session.setdefault(item.session, []).append(item)
-        names = sorted(by_session)
-        turn = [name for name in names if name > self.served]
-        turn += [name for name in names if name <= self.served]
-        for name in turn:
-            for item in sorted(by_session[name], key=lambda one: one.order):
-                if may_start(item):
-                    self.served = name
-                    return item
+        urgent = {item.session for item in self.items.values() if item.request.interactive}
+        classes = (True, False) if self.favoured < FAVOUR else (False, True)
+        for first in classes:
+            for name in self._turn(first, {n for n in by_session if (n in urgent) == first}):
+                for item in sorted(by_session[name], key=lambda one: one.order):
+                    if may_start(item):
+                        self.served[first] = name
+                        others = any((n in urgent) != first for n in by_session)
+                        self.favoured = self.favoured + 1 if first and others else 0
+                        return item
         return None
 
-
-def backoff(request: str, attempt: int, tries: int, retry_after: float | None) -> float:
-    """Seconds until the next try: full jitter in [0, min(CAP_S, BASE_S * 2**tries)), drawn from
-    the request's id so that a replay draws the same; never before what the provider asked for."""
-    digest = hashlib.sha256(f"{request}#{attempt}".encode()).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    delay = share * min(CAP_S, BASE_S * 2.0 ** min(tries, 16))
-    return float(delay if retry_after is None else max(0.0, retry_after) + delay)
+    def _turn(self, first: bool, sessions: set[str]) -> list[str]:
+        served = self.served.get(first, "")
+        names = sorted(sessions)
+        return [n for n in names if n > served] + [n for n in names if n <= served]

@@ -118,6 +118,7 @@ def agent_spec(
         "team_size": team_size(team),
         "model": team.get("model") or "",
         "yes": bool(team.get("yes")),
+        "answers": team.get("answers") or "",
         "budget_usd": team.get("budget_usd"),
         "limits": team.get("limits") or {},
         "goal": goal[:4_000],

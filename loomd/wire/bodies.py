@@ -7,7 +7,7 @@ team -> agent       Assign, Say, Inquiry, ReviewRequest, Control, KeeperReady,
                     ToolResult (for TEAM_TOOLS and for edits)
 agent -> team       TeamCall, Report, Offload
 agent -> models     ModelRequest, CancelModel          models -> agent    ModelOutcome
-models -> gateway   Perform, CancelModel               gateway -> models  Performed
+models -> gateway   Perform, CancelModel, AskPrice     gateway -> models  Performed, Priced
 agent -> tools      ToolCall, CallEnded, CancelCall    tools -> agent     ToolResult
 tools -> team       Propose, Applied, Changed, UndoPlan
 team -> tools       Apply, Discard, PlanUndo, ToolCall (mechanical checks), CancelCall
@@ -150,7 +150,7 @@ class ModelRequest(Part, frozen=True, kw_only=True, tag="model_request"):
     session: str
     agent: str
     role: str = ""
-    purpose: str = "turn"  # turn | ask | review | title
+    purpose: str = "turn"  # turn | ask | title | review | judge
     model: str = ""  # "": by role, else the default
     view: View = View()
     tools: tuple[str, ...] | None = None  # names; None: all of the session's toolset; (): none
@@ -158,6 +158,7 @@ class ModelRequest(Part, frozen=True, kw_only=True, tag="model_request"):
     temperature: float | None = None
     task: str = ""
     budget_usd: float | None = None  # the session's own budget; None: the configured one
+    interactive: bool = False  # a person waits for what comes of it
 
 
 class CancelModel(Part, frozen=True, kw_only=True, tag="cancel_model"):
@@ -186,6 +187,16 @@ class Perform(Part, frozen=True, kw_only=True, tag="perform"):
     attempt: int = 1
 
 
+class RateLimit(Part, frozen=True, kw_only=True):
+    """What a provider's headers said of one of its limits as this answer began: `remaining` of
+    `limit`, and all of it again in `reset_s` seconds (None: not said)."""
+
+    what: Literal["requests", "tokens", "input_tokens", "output_tokens"]
+    limit: float
+    remaining: float
+    reset_s: float | None = None
+
+
 class Performed(Part, frozen=True, kw_only=True, tag="performed"):
     """gateway -> models. `lost`: attempts of a killed gateway that may have been paid for."""
 
@@ -200,6 +211,25 @@ class Performed(Part, frozen=True, kw_only=True, tag="performed"):
     ended: float = 0.0
     cost_known: str = "unknown"  # reported | computed | unknown
     price: tuple[float, float] | None = None  # USD per input and per output token, if known
+    price_version: str = ""  # of the price map that the cost is computed from
+    limits: tuple[RateLimit, ...] = ()
+
+
+class AskPrice(Part, frozen=True, kw_only=True, tag="ask_price"):
+    """models -> gateway: what does a call of `model` cost? Asked once, before its first call that
+    a budget bounds; answered by `Priced`."""
+
+    model: str
+
+
+class Priced(Part, frozen=True, kw_only=True, tag="priced"):
+    """`price`: USD per input and per output token; None: no price map has this model.
+    `max_output`: tokens that it can write in one answer; None: not known."""
+
+    model: str
+    price: tuple[float, float] | None = None
+    version: str = ""
+    max_output: int | None = None
 
 
 # --- tools -------------------------------------------------------------------------------------
@@ -577,6 +607,8 @@ Body = (
     | ModelOutcome
     | Perform
     | Performed
+    | AskPrice
+    | Priced
     | ToolCall
     | CallEnded
     | Permits

@@ -655,6 +655,22 @@ def test_pinned_blocks_carry_role_surroundings_rules_and_task():
     assert talk.requests[-1].budget_usd == 1.5
 
 
+def test_a_request_says_whether_a_person_waits_for_it():
+    there = Talk(answers="person")
+    there.assigned()
+    assert there.requests[-1].interactive
+    away = Talk(answers="later")
+    away.assigned()
+    assert not away.requests[-1].interactive
+    away.hears(Say(text="from a peer", sender="s-1/lead"))
+    away.hears(Say(text="how is it going?", sender="user"))
+    away.final("done")
+    assert away.requests[-1].interactive
+    away.final("well")
+    away.assigned(task="t-2")
+    assert not away.requests[-1].interactive  # they have their answer
+
+
 def test_the_state_is_told_to_who_asks():
     talk = Talk()
     talk.assigned()

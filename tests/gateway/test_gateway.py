@@ -83,6 +83,30 @@ def test_models_hears_of_a_call_that_was_set_aside_but_not_of_a_reader_that_is_g
     assert behaviour.step(state, mailed(other, sender="hub"), 1.0)[1] == []
 
 
+def test_a_question_about_a_price_is_an_effect_too_and_is_answered_once() -> None:
+    ask, id = b.AskPrice(model="openai/x"), "price:openai/x"
+    behaviour, state = born()
+    state, changes = behaviour.step(state, mailed(ask), 1.0)
+    assert [c for c in changes if isinstance(c, act.Open)] == [act.Open(id, ask)]
+    assert behaviour.step(state, mailed(ask), 1.0)[1] == []
+    behaviour, state = born(act.OpenEffect(id, ask, 2))  # after its death
+    assert state.open == {id: id}
+    priced = b.Priced(model="openai/x", price=(1e-6, 2e-6))
+    ended_ = act.EffectEnded(step=2, effect=id, request=ask, result=priced)
+    state, changes = behaviour.step(state, ended_, 1.0)
+    assert sends(changes) == [("models", priced)] and state.open == {}
+
+
+def test_of_a_question_that_was_set_aside_models_hears_that_there_is_no_price() -> None:
+    ask, id = b.AskPrice(model="openai/x"), "price:openai/x"
+    behaviour, state = born(act.OpenEffect(id, ask, 1))
+    lost = b.Undelivered(
+        id="gateway-1/effect.1", to="gateway-1", reason="poison", body=codec.encode(ask)
+    )
+    state, changes = behaviour.step(state, mailed(lost, "hub"), 1.0)
+    assert sends(changes) == [("models", b.Priced(model="openai/x"))] and state.open == {}
+
+
 def test_only_models_gives_orders() -> None:
     behaviour, state = born()
     assert behaviour.step(state, mailed(ORDER, sender="s-1/coder-1"), 1.0)[1] == []

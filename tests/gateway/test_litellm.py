@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from loomd.actor import behaviour as act
+from loomd.gateway import ratelimits
 from loomd.gateway.types import Reply, Resolved, ToolSchema
 from loomd.wire import bodies as b
 from tests.gateway.test_gateway import Bench, FakeStage
@@ -162,6 +164,47 @@ def test_retry_after_is_told(server: OpenAIServer) -> None:
     assert failed(complete(settings(server))).retry_after == 7.0
 
 
+LIMITS = {
+    "x-ratelimit-limit-requests": "60",
+    "x-ratelimit-remaining-requests": "12",
+    "x-ratelimit-reset-requests": "48s",
+    "x-ratelimit-limit-tokens": "1000",
+    "x-ratelimit-remaining-tokens": "0",
+    "x-ratelimit-reset-tokens": "1m0s",
+}
+TOLD = (
+    b.RateLimit(what="requests", limit=60, remaining=12, reset_s=48),
+    b.RateLimit(what="tokens", limit=1000, remaining=0, reset_s=60),
+)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(text="fine", headers=LIMITS),
+        Answer(text="half", headers=LIMITS, cut_after=2),
+        Answer(status=429, text="slow", headers=LIMITS | {"retry-after": "7"}),
+    ],
+    ids=["answer", "cut", "429"],
+)
+def test_what_is_left_of_the_providers_limits_is_told(server: OpenAIServer, answer: Answer) -> None:
+    server.say(answer)
+    assert ratelimits.read(complete(settings(server)).headers, 0.0) == TOLD
+
+
+def test_tokens_that_were_thought_or_put_into_a_cache_are_counted(server: OpenAIServer) -> None:
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "total_tokens": 120,
+        "cache_creation_input_tokens": 30,
+        "completion_tokens_details": {"reasoning_tokens": 11},
+    }
+    server.say(Answer(text="x", usage=usage))
+    counted = complete(settings(server)).usage
+    assert (counted.cache_write_tokens, counted.reasoning_tokens) == (30, 11)
+
+
 @pytest.mark.parametrize(
     ("stall", "clocks", "said"),
     [
@@ -220,8 +263,23 @@ def stage(server: OpenAIServer) -> FakeStage:
 ORDER = b.Perform(request=request((1, 1)), model=MODEL)
 
 
+def test_a_price_is_told_without_asking_anybody(server: OpenAIServer) -> None:
+    async def run(model: str) -> b.Body:
+        async with Bench(stage(server)) as bench:
+            done: asyncio.Future[b.Body] = asyncio.get_running_loop().create_future()
+            ask = act.OpenEffect(f"price:{model}", b.AskPrice(model=model), 1)
+            bench.performer.start(ask, done.set_result)
+            return await asyncio.wait_for(done, 15)
+
+    known = asyncio.run(run(MODEL))
+    assert isinstance(known, b.Priced) and known.price is not None and known.max_output
+    assert 0 < known.price[0] < known.price[1] and known.version.startswith("litellm ")
+    assert asyncio.run(run("mine/llama")) == b.Priced(model="mine/llama", version=known.version)
+    assert server.requests == []
+
+
 def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServer) -> None:
-    server.say(Answer(text="a longer answer", calls=[("read", {"path": "a"})]))
+    server.say(Answer(text="a longer answer", calls=[("read", {"path": "a"})], headers=LIMITS))
     here = stage(server)
 
     async def run() -> b.Performed:
@@ -230,7 +288,7 @@ def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServ
 
     done = asyncio.run(run())
     assert isinstance(done.outcome, b.ToolCalls) and done.outcome.calls[0].id == "r.1"
-    assert done.lost == 1 and done.price is not None
+    assert done.lost == 1 and done.price is not None and done.limits == TOLD
     text = "".join(data["text"] for _, data in here.published)
     assert text == "a longer answer"
     assert {topic for topic, _ in here.published} == {"d/s-1/"}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from loomd.actor import behaviour as act
+from loomd.models import ledger
 from loomd.models.process import ModelsBehaviour
 from loomd.models.state import State
 from loomd.wire import bodies as b
@@ -90,7 +91,18 @@ class Counter:
         again = self._born()
         again.validate()
         assert again.queue == self.state.queue
-        assert again.limiter.active == self.state.limiter.active
+        assert again.limiter == self.state.limiter
+        assert again.escalation == self.state.escalation
+        held, now = again.budget.reserved, self.state.budget.reserved
+        assert held.keys() == now.keys()
+        assert all(abs(held[node] - now[node]) < 1e-9 for node in now)
+        assert again.budget.spent == self.state.budget.spent
+        from_ledger: dict[str, float] = {}
+        for row in self.ledger():
+            path, usd = ledger.booked(row)
+            for node in path if usd else ():
+                from_ledger[node] = from_ledger.get(node, 0.0) + usd
+        assert from_ledger == again.budget.spent
         assert list(again.settled) == list(self.state.settled)
         assert again.rows == self.state.rows and again.wake == self.state.wake
         assert self.behaviour.save(again) == self.saved
@@ -98,6 +110,8 @@ class Counter:
 
     def mail(self, body: b.Body, sender: str = AGENT) -> list[act.Change]:
         self._n += 1
+        if isinstance(body, b.Configured):  # as the next incarnation finds them
+            self.settings = {**self.settings, **body.settings}
         return self.step(
             act.Mailed(step=self._n, id=f"{sender}/{self._n}", sender=sender, body=body)
         )
@@ -126,6 +140,12 @@ class Counter:
             **fields,
         )
         return self.mail(performed, sender="gateway-1")
+
+    def price(
+        self, model: str = MODEL, price: tuple[float, float] | None = (1e-6, 2e-6)
+    ) -> list[act.Change]:
+        """The gateway's answer to the question what this model costs."""
+        return self.mail(b.Priced(model=model, price=price, version="v"), sender="gateway-1")
 
     def wait(self) -> list[act.Change]:
         """Until the timer is due."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from loomd.models.breaker import FIRST_S, LONGEST_S, THRESHOLD, Breaker
-from loomd.models.budget import Budget
-from loomd.models.limiter import Limiter, provider_of
-from loomd.models.queue import CAP_S, Item, backoff
+from loomd.models.limiter import provider_of
+from loomd.models.queue import Item
+from loomd.models.retries import CAP_S, backoff
 from loomd.wire import bodies as b
 
 
@@ -68,32 +68,3 @@ def test_providers_are_told_by_the_first_part_of_the_name() -> None:
     assert provider_of("openai/gpt-5-mini") == "openai"
     assert provider_of("openrouter/meta/llama") == "openrouter"
     assert provider_of("gpt-5-mini") == "openai"
-
-
-def test_a_pause_only_grows_and_passes() -> None:
-    limiter = Limiter()
-    limiter.pause("p", 10.0)
-    limiter.pause("p", 5.0)
-    assert limiter.ready_at("p") == 10.0
-    limiter.forget_past(10.0)
-    assert limiter.ready_at("p") == 0.0
-
-
-def test_the_budget_waits_for_what_is_reserved_and_refuses_what_cannot_fit() -> None:
-    budget = Budget(prices={"m": (0.01, 0.1)})
-    worst = budget.worst("m", 10, 4)
-    assert worst == 0.5 and budget.worst("n", 1, 1) is None
-    assert budget.reserve("s", 0.8, worst) == ("yes", 0.5)
-    assert budget.reserve("s", 0.8, worst) == ("wait", 0.0)
-    budget.settle("s", 0.5, 0.2)
-    assert budget.reserve("s", 0.8, worst) == ("yes", 0.5)
-    budget.settle("s", 0.5, 0.2)
-    assert budget.reserve("s", 0.8, worst)[0] == "no"
-    assert budget.reserved == {}
-
-
-def test_the_warning_comes_once() -> None:
-    budget = Budget(spent={"s": 0.9})
-    assert budget.warning("s", 1.0) == 0.9
-    assert budget.warning("s", 1.0) is None
-    assert budget.warning("s", None) is None

@@ -181,12 +181,12 @@ def test_a_wrong_key_ends_the_session_with_its_reason(server: OpenAIServer, made
 def test_a_budget_ends_the_session_before_the_money_is_spent(
     server: OpenAIServer, made: Made
 ) -> None:
-    server.say(Answer(calls=[("list", {"path": "."})]))
     _, job = made("[budget]\nsession_usd = 0.00001")
     job.open("say something")
     ended = job.follow()
     assert (ended["data"]["state"], ended["data"]["kind"]) == ("failed", "budget"), ended
-    assert len(server.requests) == 1
+    assert server.requests == []  # its price was known before the first call
+    assert job.client.request("usage", by="session", session=job.session) == []
 
 
 def test_a_model_named_for_one_session_needs_no_configuration_of_models(

@@ -165,6 +165,7 @@ def test_the_team_gives_agents_what_they_must_know() -> None:
             "team_size": 3,
             "model": "m",
             "yes": True,
+            "answers": "",
             "budget_usd": 1.5,
             "limits": {"iterations": 5},
             "goal": "x",
