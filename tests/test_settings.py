@@ -40,7 +40,13 @@ def test_without_a_file_everything_has_its_default(tmp_path):
     made = s.load(tmp_path / "config.toml")
     assert made == s.Settings()
     assert made.as_dict() == {
-        "models": {"default": "offline/rules", "fast": "", "roles": {}, "fallback": {}},
+        "models": {
+            "default": "offline/rules",
+            "fast": "",
+            "roles": {},
+            "fallback": {},
+            "clocks": {"connect_s": 10, "first_byte_s": 60, "between_s": 45, "total_s": 600},
+        },
         "providers": {},
         "budget": {"session_usd": None},
         "limits": {
@@ -133,6 +139,11 @@ def test_everything_that_is_in_force_is_read(tmp_path):
         ('[permissions]\ndeny = ["shell(\'a)"]\n', "must be a pattern whose quotes are closed"),
         ('[permissions]\nask = "shell"\n', "permissions.ask: must be a list of rules"),
         ('[review]\nrequired = "yes"\n', ":2: review.required: must be true or false"),
+        ("[models.clocks]\ntotal_s = 0\n", ":2: models.clocks.total_s: must be a time in seconds"),
+        ('[models.clocks]\nx_s = 1\n', ":2: models.clocks.x_s: unknown key"),
+        ("[providers.x]\nbetween_s = 'a'\n", ":2: providers.x.between_s: must be a time"),
+        ('[providers.x]\napi_key_command = "pass"\n', "api_key_command: must be a command and"),
+        ('[providers.x]\napi_key_credential = "a/b"\n', "must be the name of a credential"),
         ('[models]\ndefault = "gpt 5"\n', ":2: models.default: must be a model such as"),
         ('[models]\ndefault = "offline/gpt"\n', ':2: models.default: must be "offline/rules"'),
         ("[models.roles]\nlead = 3\n", ":2: models.roles.lead: must be a model"),

@@ -9,13 +9,12 @@ sessions that nobody closes) is off. Nothing but cancellation is raised out of `
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -29,21 +28,32 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own and its dependencies' imports, nothing of ours
     import litellm
 
-from loomd.gateway import classify, view
-from loomd.gateway.types import Reply, Resolved
-from loomd.wire.bodies import Failed, Usage
+from loomd.gateway import calling, classify, traffic, view
+from loomd.gateway.clocks import CONNECT, Clocks, Watch
+from loomd.gateway.keys import Keys, NoKeyError
+from loomd.gateway.types import Reply, Resolved, Watcher
+from loomd.wire.bodies import Failed, Outcome, Usage
 
 litellm.telemetry = False
+litellm.disable_hf_tokenizer_download = True
 litellm.num_retries = 0
 litellm.drop_params = True  # a model that takes no temperature is asked without one
 litellm.suppress_debug_info = True
 litellm.disable_streaming_logging = True
 litellm.disable_aiohttp_transport = True
-
-OnPiece = Callable[[str, str], None]
-"""(text, reasoning) that a chunk added."""
+litellm.callbacks = []
+litellm.input_callback = litellm.success_callback = litellm.failure_callback = []
+for _name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
+    # What it has to say comes as exceptions; its log may hold what it has sent.
+    logging.getLogger(_name).disabled = True
+traffic.watch()
 
 Price = tuple[float, float]
+
+COUNT_S = 2.0
+"""For counting the tokens of a call that was cancelled."""
+
+CANCELLED = Failed(kind="cancelled", detail="cancelled while the model was working")
 
 NO_KEY = "none"
 """Said to a server that the user runs: its client library demands some key."""
@@ -60,80 +70,66 @@ CALL = {
 PROVIDERS = frozenset(str(getattr(one, "value", one)) for one in litellm.provider_list)
 
 
-@dataclass(frozen=True)
-class Clocks:
-    """Seconds. `first_byte`: from the start of the call to its first piece; `between`: from one
-    piece to the next."""
-
-    connect_s: float = 10.0
-    first_byte_s: float = 120.0
-    between_s: float = 60.0
-    total_s: float = 900.0
-
-    @staticmethod
-    def of(settings: Mapping[str, Any]) -> Clocks:
-        """From `models.clocks`, a map with any of the fields."""
-        return Clocks(**((settings.get("models") or {}).get("clocks") or {}))
-
-
 class Backend:
     """Calls any model that litellm knows, and any OpenAI-compatible server by `api_base`."""
 
-    def __init__(self, settings: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+    def __init__(self, settings: Mapping[str, Any], keys: Keys) -> None:
+        self._settings = settings
         self._providers: Mapping[str, Mapping[str, Any]] = settings.get("providers") or {}
         self._keys = keys
-        self.clocks = Clocks.of(settings)
 
-    async def complete(self, resolved: Resolved, on_piece: OnPiece) -> Reply:
+    async def complete(self, resolved: Resolved, watcher: Watcher) -> Reply:
+        """One attempt. Cancelled by who wants no answer any more (`watcher.cancelled`) it ends
+        with what it has cost so far; cancelled otherwise it ends at once."""
         assembly = classify.Assembly()
-        clocks = self.clocks
         price = _price(resolved.model)
-        waited = f"no first byte within {clocks.first_byte_s:g} s"
-        total = asyncio.timeout(clocks.total_s)
+        provider, _ = _split(resolved.model)
+        watch = Watch(Clocks.of(self._settings, provider), watcher.phase)
+        outcome: Outcome
         try:
-            arguments = self._arguments(resolved)
-            async with total, asyncio.timeout(clocks.first_byte_s) as clock:
+            arguments = await self._arguments(resolved, watch.clocks)
+            async with watch:
                 stream = await litellm.acompletion(**arguments)
                 try:
                     async for chunk in stream:
-                        waited = f"nothing for {clocks.between_s:g} s in the middle of an answer"
-                        clock.reschedule(asyncio.get_running_loop().time() + clocks.between_s)
-                        on_piece(*assembly.feed(chunk.model_dump(exclude_none=True)))
+                        watch.heard()
+                        plain = chunk.model_dump(exclude_none=True)
+                        if not watcher.pieces(*assembly.feed(plain), calling.pieces(plain)):
+                            break
                 finally:
                     # Also on cancellation: the connection is closed, not drained.
                     await stream.aclose()
             if _cut(stream):
                 assembly.finish = ""
+            outcome = assembly.outcome()
+        except asyncio.CancelledError:
+            if not watcher.cancelled():
+                raise
+            outcome = CANCELLED
         except TimeoutError:
-            if total.expired():
-                waited = f"not finished within {clocks.total_s:g} s"
-            outcome = Failed(kind="timeout", detail=waited, retryable=True)
-            return self._reply(resolved, assembly, outcome, price)
+            outcome = watch.failed()
         except Exception as error:  # noqa: BLE001 - litellm raises anything; all of it is classified
-            return self._reply(resolved, assembly, _failed(error), price)
-        return self._reply(resolved, assembly, assembly.outcome(), price)
+            outcome = _failed(error)
+            watch.headers = watch.headers or traffic.limits(_headers(error))
+        return await self._reply(resolved, assembly, outcome, price, watch)
 
     async def close(self) -> None:
         """Closes pooled connections."""
         close: Any = getattr(litellm, "close_litellm_async_clients")  # noqa: B009 - not in its stubs
         await close()
 
-    def _arguments(self, resolved: Resolved) -> dict[str, Any]:
-        provider, slash, name = resolved.model.partition("/")
-        provider, name = (provider, name) if slash else ("openai", resolved.model)
+    async def _arguments(self, resolved: Resolved, clocks: Clocks) -> dict[str, Any]:
+        provider, name = _split(resolved.model)
         configured = self._providers.get(provider) or {}
         base = configured.get("api_base") or ""
-        key = self._key(configured) or self._keys.get(f"{provider.upper()}_API_KEY", "")
+        key = await self._keys.of(provider, configured)
         arguments: dict[str, Any] = {
             **CALL,
             "model": f"{provider}/{name}",
             "messages": view.chat(resolved),
             "stream_options": {"include_usage": True},
-            "timeout": httpx.Timeout(
-                # Ours are the ones that matter; these end what has lost its task.
-                max(self.clocks.first_byte_s, self.clocks.between_s) + 5.0,
-                connect=self.clocks.connect_s,
-            ),
+            # Ours are the ones that matter; this ends what has lost its task.
+            "timeout": httpx.Timeout(clocks.total_s + 5.0),
         }
         if base:
             arguments["api_base"] = base
@@ -161,43 +157,45 @@ class Backend:
             arguments["temperature"] = resolved.temperature
         return arguments
 
-    def _key(self, configured: Mapping[str, Any]) -> str:
-        """The configured key; "": litellm's default for the provider. A named variable or file
-        that is missing raises, so that no other key is sent in its place."""
-        if name := configured.get("api_key_env"):
-            key = self._keys.get(name) or os.environ.get(name) or ""
-            if not key:
-                raise NoKeyError(f"the variable {name} (api_key_env) was not set for the daemon")
-            return key
-        if path := configured.get("api_key_file"):
-            try:
-                return Path(path).expanduser().read_text().strip()
-            except OSError as error:
-                raise NoKeyError(f"api_key_file {path}: {error.strerror}") from None
-        return ""
-
-    def _reply(
+    async def _reply(
         self,
         resolved: Resolved,
         assembly: classify.Assembly,
-        outcome: Any,
+        outcome: Outcome,
         price: Price | None,
+        watch: Watch,
     ) -> Reply:
         usage = assembly.tokens()
+        cost: float | None = None
+        known = "unknown"
         if usage is None:
-            return Reply(outcome, Usage(cost_usd=None, calls=1), "unknown", price)
-        cost = _cost(resolved.model, assembly.usage) if price is not None else None
-        known = "unknown" if cost is None else "computed"
-        told = usage.cost_usd
-        if told is not None and (cost is None or not math.isclose(told, cost, rel_tol=1e-6)):
-            # litellm puts its own computation into the usage: another figure is the provider's.
-            cost, known = told, "reported"
+            usage = Usage(cost_usd=None, calls=1)
+            if price is not None and outcome == CANCELLED:
+                usage, cost, known = await self._so_far(resolved, assembly, price, watch)
+        else:
+            cost = _cost(resolved.model, assembly.usage) if price is not None else None
+            known = "unknown" if cost is None else "computed"
+            told = usage.cost_usd
+            if told is not None and (cost is None or not math.isclose(told, cost, rel_tol=1e-6)):
+                # litellm puts its own computation into the usage: another figure is the provider's.
+                cost, known = told, "reported"
         counted = msgspec.structs.replace(usage, cost_usd=cost)
-        return Reply(outcome, counted, known, price)
+        return Reply(outcome, counted, known, price, dict(watch.headers))
 
-
-class NoKeyError(Exception):
-    """The configured key is not there."""
+    async def _so_far(
+        self, resolved: Resolved, assembly: classify.Assembly, price: Price, watch: Watch
+    ) -> tuple[Usage, float | None, str]:
+        """What a cancelled call has cost: what was sent and what has come, counted here, because
+        nobody else will say. A call that no server has got yet has cost nothing."""
+        if watch.phase == CONNECT:
+            return Usage(calls=1), 0.0, "computed"
+        try:
+            async with asyncio.timeout(COUNT_S):
+                sent, made = await asyncio.to_thread(_counted, resolved, assembly)
+        except Exception:  # noqa: BLE001 - tokenizers raise anything; it is told as unknown
+            return Usage(cost_usd=None, calls=1), None, "unknown"
+        usage = Usage(input_tokens=sent, output_tokens=made, calls=1)
+        return usage, sent * price[0] + made * price[1], "computed"
 
 
 def _cut(stream: Any) -> bool:
@@ -210,26 +208,44 @@ def _cut(stream: Any) -> bool:
     return said == (None, None)
 
 
+def _split(model: str) -> tuple[str, str]:
+    """(provider, the model's name there); a name without a provider is openai's."""
+    provider, slash, name = model.partition("/")
+    return (provider, name) if slash else ("openai", model)
+
+
 # --- money -------------------------------------------------------------------------------------
+
+
+def about(model: str) -> dict[str, Any]:
+    """What litellm's map says of a model, under its names; {} if it is not in there."""
+    provider, name = _split(model)
+    try:
+        return dict(litellm.get_model_info(model=name, custom_llm_provider=provider))
+    except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
+        return {}
 
 
 def _price(model: str) -> Price | None:
     """USD per input and output token from litellm's price map."""
-    provider, slash, name = model.partition("/")
-    provider, name = (provider, name) if slash else ("openai", model)
-    try:
-        info = litellm.get_model_info(model=name, custom_llm_provider=provider)
-    except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
-        return None
+    info = about(model)
     prices = info.get("input_cost_per_token"), info.get("output_cost_per_token")
     if prices[0] is None or prices[1] is None:
         return None
     return float(prices[0]), float(prices[1])
 
 
+def _counted(resolved: Resolved, assembly: classify.Assembly) -> tuple[int, int]:
+    """(input, output) tokens of an answer as far as it has come, by litellm's tokenizers."""
+    made = [*assembly.text, *assembly.reasoning]
+    made += [piece.name + piece.arguments for piece in assembly.calls.values()]
+    sent = litellm.token_counter(model=resolved.model, messages=view.chat(resolved))
+    text = classify.characters("".join(made))
+    return sent, litellm.token_counter(model=resolved.model, text=text) if text else 0
+
+
 def _cost(model: str, usage: Mapping[str, Any]) -> float | None:
-    provider, slash, name = model.partition("/")
-    provider, name = (provider, name) if slash else ("openai", model)
+    provider, name = _split(model)
     try:
         there, back = litellm.cost_per_token(
             model=name, custom_llm_provider=provider, usage_object=litellm.Usage(**usage)
@@ -257,13 +273,18 @@ def _failed(error: Exception) -> Failed:
     status = next(
         (s for one in chain if isinstance(s := getattr(one, "status_code", None), int)), None
     )
+    return classify.failure(names, status, str(error), _headers(error), time.time())
+
+
+def _headers(error: Exception) -> dict[str, str]:
+    """Of the provider's response, if there was one."""
     headers: dict[str, str] = {}
-    for one in chain:
+    for one in _chain(error):
         response = getattr(one, "response", None)
         found = getattr(response, "headers", None) or getattr(one, "litellm_response_headers", None)
         if found:
             headers = {**dict(found), **headers}
-    return classify.failure(names, status, str(error), headers, time.time())
+    return headers
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from loomd.wire.bodies import Entry, Outcome, Usage
 
@@ -43,9 +44,36 @@ class Resolved:
 class Reply:
     """What one attempt came to. `usage.cost_usd` None: unknown; `cost_known` says where the figure
     is from: reported (by the provider), computed (from a price map), unknown. `price`: USD per
-    input and per output token, if the model is in the price map."""
+    input and per output token, if the model is in the price map. `headers`: those of the response
+    that say how much more the provider takes, and when."""
 
     outcome: Outcome
     usage: Usage = field(default_factory=lambda: Usage(cost_usd=None, calls=1))
     cost_known: str = "unknown"
     price: tuple[float, float] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CallPiece:
+    """What a chunk adds to the arguments of the turn's call `index`; `name`: if it says that."""
+
+    index: int
+    name: str
+    text: str
+
+
+class Watcher(Protocol):
+    """Who looks on while an answer comes."""
+
+    def phase(self, phase: str) -> None:
+        """The call has entered it: see loomd.gateway.clocks."""
+        ...
+
+    def pieces(self, text: str, reasoning: str, calls: Sequence[CallPiece]) -> bool:
+        """What has come; False: it is more than any answer may have, read no more."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether nobody wants the answer any more (else a cancelled task means: end at once)."""
+        ...

@@ -8,6 +8,8 @@ CONCURRENCY = 8
 """Calls at once at one provider, unless the configuration says otherwise."""
 
 OFFLINE = "offline"
+FREE = frozenset({OFFLINE, "replay", "scripted"})
+"""Providers that ship with loomd: nothing is bought from them."""
 
 
 def provider_of(model: str) -> str:

@@ -15,7 +15,7 @@ from loomd.actor import behaviour as act
 from loomd.actor.behaviour import Birth, Change, Input
 from loomd.models import ledger
 from loomd.models.breaker import Breaker
-from loomd.models.limiter import OFFLINE, provider_of
+from loomd.models.limiter import FREE, provider_of
 from loomd.models.queue import FIRST_GATEWAY, RETRY_AFTER_CAP_S, Item, backoff
 from loomd.models.state import State
 from loomd.store.schema import session_of, text_key
@@ -226,7 +226,7 @@ class ModelsBehaviour:
             state.budget.prices[model] = performed.price
         elif not isinstance(performed.outcome, Failed):
             state.budget.prices.setdefault(model, None)
-        offline = provider_of(model) == OFFLINE
+        offline = provider_of(model) in FREE
         state.budget.settle(item.session, item.reserved, 0.0 if offline else cost)
         item.reserved = 0.0
         item.state = "waiting"
@@ -391,7 +391,7 @@ class ModelsBehaviour:
             out.append(act.Stop(name, reason="replaced"))
 
     def _reserve(self, state: State, item: Item) -> tuple[str, float]:
-        if provider_of(item.model) == OFFLINE:
+        if provider_of(item.model) in FREE:
             return "yes", 0.0
         worst = state.budget.worst(
             item.model, state.rules.worst_input(item.request), item.request.max_tokens

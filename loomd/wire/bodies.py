@@ -110,15 +110,20 @@ class FinalAnswer(Part, frozen=True, kw_only=True, tag="final"):
     reasoning: str = ""
 
 
+Phase = Literal["", "connect", "first_byte", "stalled", "total"]
+
+
 class Failed(Part, frozen=True, kw_only=True, tag="failed"):
     """kind: rate_limited overloaded timeout context_overflow auth quota refused filtered malformed
-    empty network server budget cancelled unknown_model unknown_goal interrupted."""
+    empty network server budget cancelled unknown_model unknown_goal interrupted. `phase`: of a
+    timeout, which clock ran out. `retry_after`: seconds, as the provider asked."""
 
     kind: str
     detail: str = ""
     retryable: bool = False
     retry_after: float | None = None
     hint: str = ""
+    phase: Phase = ""
 
 
 Outcome = ToolCalls | FinalAnswer | Failed
@@ -181,6 +186,7 @@ class Performed(Part, frozen=True, kw_only=True, tag="performed"):
     ended: float = 0.0
     cost_known: str = "unknown"  # reported | computed | unknown
     price: tuple[float, float] | None = None  # USD per input and per output token, if known
+    headers: dict[str, str] = {}  # of the response: rate limits and retry-after, names lowered
 
 
 # --- tools -------------------------------------------------------------------------------------

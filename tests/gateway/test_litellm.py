@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from loomd.gateway.types import Reply, Resolved, ToolSchema
+from loomd.gateway.keys import Keys
+from loomd.gateway.types import CallPiece, Reply, Resolved, ToolSchema
 from loomd.wire import bodies as b
 from tests.gateway.test_gateway import Bench, FakeStage
 from tests.gateway.test_view import Log, request
@@ -49,21 +51,40 @@ def resolved(model: str = MODEL, **more: Any) -> Resolved:
     return Resolved(entries=entries, model=model, **(fields | more))
 
 
+class Looking:
+    """A `Watcher` that keeps what it is told."""
+
+    def __init__(self, pieces: list[str] | None = None) -> None:
+        self.texts = pieces if pieces is not None else []
+        self.calls: list[CallPiece] = []
+        self.phases: list[str] = []
+        self.unwanted = False
+
+    def phase(self, phase: str) -> None:
+        self.phases.append(phase)
+
+    def pieces(self, text: str, reasoning: str, calls: Sequence[CallPiece]) -> bool:
+        self.texts.append(text)
+        self.calls += calls
+        return True
+
+    def cancelled(self) -> bool:
+        return self.unwanted
+
+
 def complete(
     plain: dict[str, Any],
     what: Resolved | None = None,
     keys: dict[str, str] | None = None,
     pieces: list[str] | None = None,
+    looking: Looking | None = None,
 ) -> Reply:
     from loomd.gateway.litellm_backend import Backend
 
     async def run() -> Reply:
-        backend = Backend(plain, keys or {})
+        backend = Backend(plain, Keys(keys or {}))
         try:
-            return await backend.complete(
-                what or resolved(),
-                lambda text, _: pieces.append(text) if pieces is not None else None,
-            )
+            return await backend.complete(what or resolved(), looking or Looking(pieces))
         finally:
             await backend.close()
 
@@ -163,21 +184,22 @@ def test_retry_after_is_told(server: OpenAIServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stall", "clocks", "said"),
+    ("stall", "clocks", "phase", "said"),
     [
-        (3, {"between_s": 0.2}, "in the middle"),
-        (0, {"first_byte_s": 0.2}, "first byte"),
-        (3, {"total_s": 0.2}, "not finished"),
+        (3, {"between_s": 0.2}, "stalled", "in the middle"),
+        (0, {"first_byte_s": 0.2}, "first_byte", "first byte"),
+        (3, {"total_s": 0.2}, "total", "not finished"),
     ],
 )
 def test_a_stalled_stream_is_ended_by_its_own_clock_and_its_connection_closed(
-    server: OpenAIServer, stall: int, clocks: dict[str, float], said: str
+    server: OpenAIServer, stall: int, clocks: dict[str, float], phase: str, said: str
 ) -> None:
     answer = Answer(text="hello there", stall_after=stall)
     server.say(answer)
     plain = settings(server) | {"models": {"clocks": CLOCKS | clocks}}
     made = failed(complete(plain))
     assert made.kind == "timeout" and made.retryable and said in made.detail
+    assert made.phase == phase
     if "between_s" in clocks:  # the others may end before the server has begun
         assert answer.gone.wait(15)
 
@@ -217,6 +239,7 @@ def stage(server: OpenAIServer) -> FakeStage:
 
 
 ORDER = b.Perform(request=request((1, 1)), model=MODEL)
+KINDS = ("text", "arguments")
 
 
 def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServer) -> None:
@@ -230,8 +253,11 @@ def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServ
     done = asyncio.run(run())
     assert isinstance(done.outcome, b.ToolCalls) and done.outcome.calls[0].id == "r.1"
     assert done.lost == 1 and done.price is not None
-    text = "".join(data["text"] for _, data in here.published)
-    assert text == "a longer answer"
+    said = [data for _, data in here.published if data["type"] == "delta"]
+    by_kind = {kind: "".join(d["text"] for d in said if d["kind"] == kind) for kind in KINDS}
+    assert by_kind == {"text": "a longer answer", "arguments": '{"path": "a"}'}
+    phases = [data["phase"] for _, data in here.published if data["type"] == "call"]
+    assert phases == ["first_byte", "connect", "first_byte", "answer", ""]
     assert {topic for topic, _ in here.published} == {"d/s-1/"}
 
 
