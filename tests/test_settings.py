@@ -140,7 +140,7 @@ def test_everything_that_is_in_force_is_read(tmp_path):
         ('[permissions]\nask = "shell"\n', "permissions.ask: must be a list of rules"),
         ('[review]\nrequired = "yes"\n', ":2: review.required: must be true or false"),
         ("[models.clocks]\ntotal_s = 0\n", ":2: models.clocks.total_s: must be a time in seconds"),
-        ('[models.clocks]\nx_s = 1\n', ":2: models.clocks.x_s: unknown key"),
+        ("[models.clocks]\nx_s = 1\n", ":2: models.clocks.x_s: unknown key"),
         ("[providers.x]\nbetween_s = 'a'\n", ":2: providers.x.between_s: must be a time"),
         ('[providers.x]\napi_key_command = "pass"\n', "api_key_command: must be a command and"),
         ('[providers.x]\napi_key_credential = "a/b"\n', "must be the name of a credential"),

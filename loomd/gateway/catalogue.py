@@ -125,7 +125,12 @@ async def check(
     started = time.monotonic()
     reply = await complete(asked, _Nobody())
     outcome = reply.outcome
-    ok = not isinstance(outcome, Failed) or outcome.kind == "empty" or reply.usage.output_tokens > 0
+    if not isinstance(outcome, Failed):
+        ok = True
+    elif model.partition("/")[0] in KEYLESS:
+        ok = outcome.kind != "unknown_model"  # it is there, and has nothing to say to this
+    else:
+        ok = outcome.kind == "empty" or reply.usage.output_tokens > 0
     failed = outcome if isinstance(outcome, Failed) and not ok else None
     return {
         "ok": ok,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,36 @@ def test_a_provider_nobody_knows() -> None:
     assert failed(complete({}, resolved("nosuch/thing"))).kind == "unknown_model"
 
 
+def test_the_rate_limit_headers_of_answers_and_of_errors_are_handed_on(
+    server: OpenAIServer,
+) -> None:
+    said = {"x-ratelimit-remaining-requests": "9", "x-request-id": "1"}
+    server.say(
+        Answer(text="x", headers=said),
+        Answer(status=429, text="slow", headers={"retry-after": "7", **said}),
+    )
+    assert complete(settings(server)).headers == {"x-ratelimit-remaining-requests": "9"}
+    limited = complete(settings(server)).headers
+    assert limited == {"x-ratelimit-remaining-requests": "9", "retry-after": "7"}
+
+
+def test_a_provider_has_times_of_its_own(server: OpenAIServer) -> None:
+    server.say(Answer(text="hello there", stall_after=3))
+    made = failed(complete(settings(server, between_s=0.2)))
+    assert (made.kind, made.phase) == ("timeout", "stalled")
+
+
+def test_nobody_at_home_is_told_of_what_litellm_does() -> None:
+    import logging
+
+    import litellm
+
+    assert litellm.telemetry is False and litellm.disable_hf_tokenizer_download is True
+    assert not (litellm.callbacks or litellm.success_callback or litellm.failure_callback)
+    assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+    assert logging.getLogger("LiteLLM").disabled
+
+
 # --- through the performer ---------------------------------------------------------------------
 
 
@@ -275,6 +306,58 @@ def test_a_cancel_closes_the_connection(server: OpenAIServer) -> None:
     done = asyncio.run(run())
     assert isinstance(done.outcome, b.Failed) and done.outcome.kind == "cancelled"
     assert answer.gone.wait(15)
+    # What has been sent and what has come is paid for.
+    assert done.usage.input_tokens > 0 and done.usage.output_tokens > 0
+    assert done.usage.cost_usd and done.cost_known == "computed"
+
+
+def test_the_words_of_a_failure_are_without_the_key(server: OpenAIServer) -> None:
+    server.say(Answer(status=401, text="Incorrect API key provided: sk-canary-of-this-test"))
+    plain = settings(server, api_key_command=["echo", "sk-canary-of-this-test"])
+
+    async def run() -> b.Performed:
+        async with Bench(FakeStage(Log(b.Entry(role="user", text="hi")), plain)) as bench:
+            return await bench.result(bench.start(ORDER))
+
+    made = asyncio.run(run()).outcome
+    assert isinstance(made, b.Failed) and made.kind == "auth"
+    assert "provided: [key]" in made.detail and "canary" not in made.detail
+    assert server.requests[0]["_authorization"] == "Bearer sk-canary-of-this-test"
+
+
+def test_models_are_listed_and_checked(server: OpenAIServer) -> None:
+    server.brain = lambda request: (
+        Answer(status=404, text="The model does not exist")
+        if request["model"] == "gone"
+        else Answer(text="ready")
+    )
+    plain = settings(server, api_key_env="NOT_SET_FOR_THIS_TEST")
+    plain["models"] |= {
+        "default": "mine/llama",
+        "fast": "offline/rules",
+        "roles": {"reviewer": "mine/gone"},
+        "fallback": {"mine/llama": ["openai/gpt-5-mini", "mine/gone"]},
+    }
+
+    async def run(check: bool) -> list[dict[str, Any]]:
+        async with Bench(FakeStage(Log(), plain)) as bench:
+            question = b.Note(data={"models": True, "check": check})
+            answer = await bench.performer.ask(question)
+            assert isinstance(answer, b.Note)
+            return list(answer.data)
+
+    rows = {row["model"]: row for row in asyncio.run(run(True))}
+    assert list(rows) == ["mine/llama", "offline/rules", "mine/gone", "openai/gpt-5-mini"]
+    assert rows["mine/gone"]["uses"] == ["role reviewer", "fallback of mine/llama"]
+    assert rows["mine/llama"]["check"]["ok"] and rows["mine/llama"]["window"] is None
+    assert rows["mine/gone"]["check"]["kind"] == "unknown_model"
+    known = rows["openai/gpt-5-mini"]
+    assert known["window"] > 1000 and known["input_usd"] > 0 and known["output_usd"] > 0
+    assert known["key"].startswith("missing: the variable NOT_SET_FOR_THIS_TEST")
+    assert known["check"]["kind"] == "auth"
+    free = rows["offline/rules"]
+    assert (free["key"], free["input_usd"]) == ("none needed", 0.0)
+    assert "check" not in asyncio.run(run(False))[0]
 
 
 def test_calls_go_side_by_side(server: OpenAIServer) -> None:
