@@ -14,7 +14,7 @@ Delta = dict[str, Any]
 Ask = Callable[[dict[str, int]], Mapping[str, Any]]
 """have -> {deltas, more}: see loomd.gateway.streams."""
 
-MOST: Final = 256
+MOST: Final = 2048
 """Streams that are remembered, those of long ago forgotten first."""
 
 

@@ -72,6 +72,7 @@ class Client:
         self._socket = sockets.make_dealer(instance.clients, self.id)
         self._sub: sockets.Socket | None = None
         self._topics: set[str] = set()
+        self._answering: dict[str, Answers] = {}  # session -> what was had of its answers
         try:
             self._greet(time.monotonic() + daemon.START_S)
         except BaseException:
@@ -233,7 +234,6 @@ class Client:
         `on_delta` gets what is in no log and may be lost: pieces of outputs, and of answers, these
         from the beginning of what is under way and without a hole (loomctl.answers).
         """
-        answers = Answers(lambda have: self._answers(session, have))
         wanted = [topics.events(session)]
         if on_delta is not None:
             wanted.append(topics.deltas(session))
@@ -243,9 +243,12 @@ class Client:
             if topic not in self._topics:
                 self._topics.add(topic)
                 self._sub.subscribe(topic)
-        if on_delta is not None:
-            for piece in answers.catch_up():
-                on_delta(piece)
+        answers = self._answering.get(session)
+        if answers is None:
+            answers = self._answering[session] = Answers(lambda have: self._answers(session, have))
+            if on_delta is not None:
+                for piece in answers.catch_up():
+                    on_delta(piece)
         while until is None or time.monotonic() < until:
             idle()
             for event in self.events(session, after):

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from loomd.gateway.classify import characters
 from loomd.gateway.types import CallPiece
 
 
@@ -32,6 +33,6 @@ def _piece(call: Any, place: int) -> CallPiece | None:
     index, name, text = call.get("index"), function.get("name"), function.get("arguments")
     return CallPiece(
         index if isinstance(index, int) else place,
-        name if isinstance(name, str) else "",
-        text if isinstance(text, str) else "",
+        characters(name) if isinstance(name, str) else "",
+        characters(text) if isinstance(text, str) else "",
     )

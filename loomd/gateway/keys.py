@@ -107,9 +107,11 @@ class Keys:
         return {name: both[name] for name in FOR_COMMANDS if name in both}
 
     def hide(self, text: str) -> str:
-        """The text without the keys that are known."""
-        for key in self._seen:
+        """The text without the keys that are known, nor the beginning of one where it was cut."""
+        for key in sorted(self._seen, key=len, reverse=True):
             text = text.replace(key, "[key]")
+            half = next((n for n in range(len(key), SHORTEST - 1, -1) if text.endswith(key[:n])), 0)
+            text = f"{text[:-half]}[key]" if half else text
         return text
 
     def forget(self) -> None:

@@ -12,7 +12,7 @@ import asyncio
 import importlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -159,7 +159,7 @@ class GatewayPerformer:
 
     async def open(self, stage: Stage) -> None:
         self._stage = stage
-        _let_pass_what_litellm_drops(asyncio.get_running_loop())
+        _let_pass_what_litellm_drops(asyncio.get_running_loop(), lambda text: self._keys.hide(text))
         self._streams = Streams(stage)
         self._played = Played(stage.directories.config.parent)
         self._keys = Keys(read_keys(stage.keys_fd))
@@ -246,7 +246,8 @@ class GatewayPerformer:
                 about = importlib.import_module("loomd.gateway.litellm_backend").about
             except ImportError as error:
                 raise LoomError("failed", f"litellm cannot be imported: {error}") from None
-        rows = await catalogue.rows(settings, self._keys, about, self._configured)
+        generation = int(self._newer().get("generation") or 0)
+        rows = await catalogue.rows(settings, self._keys, about, generation)
         if check:
             checks = (catalogue.check(row["model"], self._complete) for row in rows)
             for row, said in zip(rows, await asyncio.gather(*checks), strict=True):
@@ -314,7 +315,9 @@ class GatewayPerformer:
         return row if isinstance(row, Mapping) else {}
 
 
-def _let_pass_what_litellm_drops(loop: asyncio.AbstractEventLoop) -> None:
+def _let_pass_what_litellm_drops(
+    loop: asyncio.AbstractEventLoop, hide: Callable[[str], str]
+) -> None:
     """litellm starts tasks of its own (for its logs) and drops them. The host ends the process on
     any error that nobody awaited; one of those says nothing about our work and is only logged."""
     ours = loop.get_exception_handler()
@@ -324,7 +327,7 @@ def _let_pass_what_litellm_drops(loop: asyncio.AbstractEventLoop) -> None:
         coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
         code = getattr(coroutine, "cr_code", None)
         if code is not None and "/litellm/" in code.co_filename:
-            _log.warning("litellm dropped a task", error=repr(context.get("exception")))
+            _log.warning("litellm dropped a task", error=hide(repr(context.get("exception"))))
         elif ours is not None:
             ours(loop, context)
         else:

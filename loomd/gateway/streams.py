@@ -26,6 +26,9 @@ DELTA_S: Final = 0.05
 REFRESH_S: Final = 5.0
 """Phases are said again this often: a hub that has started since knows nothing of them."""
 
+LARGEST: Final = 4
+"""Bytes of one character."""
+
 SNAPSHOT: Final = 192 << 10
 """Bytes of text in one answer to who asks; there may be more to ask for."""
 
@@ -147,8 +150,8 @@ class Answer:
         for stream in self.streams.values():
             offset = max(0, have.get(stream.id, 0))
             text = "".join(stream.said)[offset:] if offset < stream.length else ""
-            # Characters of four bytes at worst: what does not fit is asked for with more `have`.
-            text = text[: room // 4]
+            # What does not fit is asked for with more `have`; less than a character is left then.
+            text = text.encode()[:room].decode("utf-8", "ignore")
             if text:
                 room -= len(text.encode())
                 about = {**stream.about(), "offset": offset, "text": text}
@@ -193,10 +196,9 @@ class Streams:
     def snapshot(self, session: str, have: Mapping[str, int], among: int = 1) -> dict[str, Any]:
         """{deltas, more}: what of the session's answers is published and not yet had. `more`: ask
         again, with the ends of these. `among`: how many gateways share a reply."""
-        space = max(4, SNAPSHOT // max(1, among))
-        room, found = space, []
+        room, found = max(LARGEST, SNAPSHOT // max(1, among)), []
         for answer in self._open.values():
             if answer.session == session:
                 deltas, room = answer.so_far(have, room)
                 found += deltas
-        return {"deltas": found, "more": room < space // 2}
+        return {"deltas": found, "more": room < LARGEST}

@@ -107,6 +107,7 @@ def test_what_is_told_is_without_the_keys_that_are_known() -> None:
     assert said == "[key] in /home/somebody, short"
     configured = {"api_key_command": ["echo", KEY]}
     assert asyncio.run(keys.of("x", configured)) == KEY
+    assert keys.hide(f"and then it was cut at {KEY[:12]}") == "and then it was cut at [key]"
     assert keys.hide(f"Incorrect API key provided: {KEY}.") == "Incorrect API key provided: [key]."
 
 
