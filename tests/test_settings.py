@@ -100,6 +100,11 @@ def test_without_a_file_everything_has_its_default(tmp_path):
     assert not made.needs_provider
 
 
+def test_models_that_play_a_file_need_no_provider():
+    made = s.parse('[models]\ndefault = "replay//a folder/x.jsonl"\nfast = "scripted/y"\n')
+    assert made.models.default == "replay//a folder/x.jsonl" and not made.needs_provider
+
+
 def test_everything_that_is_in_force_is_read(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(GOOD)

@@ -177,7 +177,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
     match value:
         case str():
             return NAME.sub(lambda found: names.get(found[0], found[0]), value)
-        case list():
+        case list() | tuple():
             return [_renamed(one, names) for one in value]
         case dict():
             return {key: _renamed(one, names) for key, one in value.items()}

@@ -47,7 +47,7 @@ def test_each_source(tmp_path: Path) -> None:
     [
         ({"api_key_env": "NOT_SET_HERE"}, "NOT_SET_HERE (api_key_env) was not set"),
         ({"api_key_file": "{tmp}/gone"}, "No such file"),
-        ({"api_key_file": "{tmp}"}, "it is no file"),
+        ({"api_key_file": "{tmp}"}, "Is a directory"),
         ({"api_key_file": "{tmp}/pipe"}, "it is no file"),
         ({"api_key_file": "{tmp}/empty"}, "it is empty"),
         ({"api_key_file": "{tmp}/lines"}, "not one line of text"),
