@@ -74,7 +74,7 @@ class Watch:
         self.clocks = clocks
         self.headers: Mapping[str, str] = {}  # of the newest response
         self._on_phase = on_phase
-        self._phase = FIRST_BYTE
+        self._phase = ""
         self._running = False
         self._allowed_s = clocks.connect_s + clocks.first_byte_s
         self._step = asyncio.timeout(self._allowed_s)
@@ -85,6 +85,7 @@ class Watch:
         await self._total.__aenter__()
         await self._step.__aenter__()
         self._running = True
+        self._phase = FIRST_BYTE
         self._on_phase(FIRST_BYTE)
         return self
 
@@ -105,6 +106,7 @@ class Watch:
 
     @property
     def phase(self) -> str:
+        """ "": it has not begun."""
         return self._phase
 
     def connecting(self) -> None:
@@ -130,10 +132,6 @@ class Watch:
         """Which clock has run out."""
         if self._total.expired():
             return timed_out("total", self.clocks.total_s)
-        return self.late()
-
-    def late(self) -> Failed:
-        """As if the clock of the present phase had: an adapter's own has."""
         phases: Mapping[str, Phase] = {CONNECT: "connect", FIRST_BYTE: "first_byte"}
         return timed_out(phases.get(self._phase, "stalled"), self._allowed_s)
 

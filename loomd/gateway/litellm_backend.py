@@ -187,7 +187,7 @@ class Backend:
     ) -> tuple[Usage, float | None, str]:
         """What a cancelled call has cost: what was sent and what has come, counted here, because
         nobody else will say. A call that no server has got yet has cost nothing."""
-        if watch.phase == CONNECT:
+        if watch.phase in ("", CONNECT):
             return Usage(calls=1), 0.0, "computed"
         try:
             async with asyncio.timeout(COUNT_S):

@@ -336,7 +336,9 @@ def _let_pass_what_litellm_drops(
     loop.set_exception_handler(handler)
 
 
-CANCELLED = Reply(Failed(kind="cancelled", detail="cancelled while the model was working"))
+CANCELLED = Reply(
+    Failed(kind="cancelled", detail="cancelled before it was asked"), Usage(calls=0), "computed"
+)
 BROKEN = Reply(Failed(kind="network", detail="the client library gave the call up", retryable=True))
 
 

@@ -222,6 +222,7 @@ def test_a_cancel_before_the_first_step_is_reported_too() -> None:
 
     done = asyncio.run(run())
     assert isinstance(done.outcome, b.Failed) and done.outcome.kind == "cancelled"
+    assert (done.usage.cost_usd, done.cost_known) == (0.0, "computed")  # nobody was asked
 
 
 def test_an_orderly_stop_reports_nothing() -> None:
