@@ -10,7 +10,7 @@
 `litellm_backend`  the only import of litellm: conversation -> request -> stream -> reply
 `streams`          an answer as it comes, for clients; `calling`: its calls in a chunk (pure)
 `offline`          the model `offline/rules`: no key, no network (pure)
-`played`           the models `replay/FILE` and `scripted/FILE`, likewise; on `replay` (recordings
+`played`           it, and the models `replay/FILE` and `scripted/FILE`; on `replay` (recordings
                    and how a request finds its answer; pure) and `script` (pure)
 `recorder`         a session's recording, read from the state
 `catalogue`        what is configured, and whether it answers

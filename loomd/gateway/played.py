@@ -1,4 +1,5 @@
-"""The models `replay/FILE` and `scripted/FILE`: no key, no network, and no cost.
+"""The models that need no provider: no key, no network, and no cost. `offline/rules`, and
+`replay/FILE` and `scripted/FILE`.
 
 FILE is absolute (`replay//home/...`), begins with `~`, or lies beside `config.toml`. It is read
 again when it has changed.
@@ -13,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from loomd.gateway import replay, script
+import structlog
+
+from loomd.gateway import offline, replay, script
 from loomd.gateway.types import Reply, Resolved, Watcher
 from loomd.wire.bodies import Failed, FinalAnswer, Outcome, ToolCalls, Usage
 from loomd.wire.errors import LoomError
@@ -24,6 +27,8 @@ PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "scripted": script.parse,
 }
 PROVIDERS: Final = frozenset(PARSERS)
+
+_log = structlog.get_logger()
 
 FREE: Final = Usage(cost_usd=0.0, calls=1)
 
@@ -84,6 +89,22 @@ class Played:
         else:
             _show(outcome, watcher)
         return _reply(outcome, FREE)
+
+
+def offline_reply(resolved: Resolved) -> Reply:
+    """The rules' answer. An error in them is an answer too: it must not end the gateway."""
+    usage = Usage(cost_usd=0.0, calls=1)
+    if resolved.model != "offline/rules":
+        hint = "the offline model is offline/rules"
+        detail = f"there is no model {resolved.model}"
+        return Reply(Failed(kind="unknown_model", detail=detail, hint=hint), usage, "computed")
+    try:
+        outcome = offline.complete(resolved)
+    except Exception as error:  # noqa: BLE001 - told to the asker, with its place in our log
+        _log.exception("offline/rules failed", request=resolved.request)
+        detail = f"offline/rules failed: {type(error).__name__}: {error}"
+        outcome = Failed(kind="server", detail=detail)
+    return Reply(outcome, usage, "computed", (0.0, 0.0))
 
 
 def _show(outcome: Outcome, watcher: Watcher) -> None:

@@ -22,10 +22,10 @@ import structlog
 from loomd.actor import behaviour as act
 from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stage
 from loomd.actor.pump import DRAIN_S
-from loomd.gateway import catalogue, classify, offline, recorder, view
+from loomd.gateway import catalogue, classify, recorder, view
 from loomd.gateway.keys import Keys, read_keys
 from loomd.gateway.played import PROVIDERS as PLAYED
-from loomd.gateway.played import Played
+from loomd.gateway.played import Played, offline_reply
 from loomd.gateway.streams import Answer, Streams
 from loomd.gateway.types import Reply, Resolved, Watcher
 from loomd.store.schema import name_key
@@ -337,7 +337,9 @@ def _let_pass_what_litellm_drops(
 
 
 CANCELLED = Reply(
-    Failed(kind="cancelled", detail="cancelled before it was asked"), Usage(calls=0), "computed"
+    Failed(kind="cancelled", detail="cancelled before a provider was asked"),
+    Usage(calls=0),
+    "computed",
 )
 BROKEN = Reply(Failed(kind="network", detail="the client library gave the call up", retryable=True))
 
@@ -360,22 +362,6 @@ def performed(
         price=reply.price,
         headers=dict(reply.headers),
     )
-
-
-def offline_reply(resolved: Resolved) -> Reply:
-    """The rules' answer. An error in them is an answer too: it must not end the gateway."""
-    usage = Usage(cost_usd=0.0, calls=1)
-    if resolved.model != "offline/rules":
-        hint = "the offline model is offline/rules"
-        detail = f"there is no model {resolved.model}"
-        return Reply(Failed(kind="unknown_model", detail=detail, hint=hint), usage, "computed")
-    try:
-        outcome = offline.complete(resolved)
-    except Exception as error:  # noqa: BLE001 - told to the asker, with its place in our log
-        _log.exception("offline/rules failed", request=resolved.request)
-        detail = f"offline/rules failed: {type(error).__name__}: {error}"
-        outcome = Failed(kind="server", detail=detail)
-    return Reply(outcome, usage, "computed", (0.0, 0.0))
 
 
 def hidden(outcome: Outcome, keys: Keys) -> Outcome:
