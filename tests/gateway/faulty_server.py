@@ -24,10 +24,10 @@ Phase = Literal["accept", "headers", "body", "middle", "end"]
 
 @dataclass(frozen=True)
 class Fault:
-    """status: of the response. delay: (before which phase, seconds). cut: bytes of the whole
+    """What goes wrong. status: of the response. delay: (before which phase, seconds). cut: bytes of the whole
     response after which the connection ends; `reset`: by a reset, `half_open`: it only falls
     silent. garbage: bytes in place of the body, `at`: put into the body at that byte. drip: bytes
-    sent at once, with a pause after each."""
+    of the body sent at once, with a pause after each."""
 
     status: int = 200
     delay: tuple[Phase, float] = ("accept", 0.0)
@@ -150,7 +150,7 @@ class FaultyServer:
             if where == phase:
                 await asyncio.sleep(seconds)
             piece = part if left is None else part[:left]
-            await self._send(fault, writer, piece)
+            await self._send(0 if where == "headers" else fault.drip, writer, piece)
             if left is not None:
                 left -= len(piece)
                 if left <= 0:
@@ -158,12 +158,12 @@ class FaultyServer:
         writer.close()
         await writer.wait_closed()
 
-    async def _send(self, fault: Fault, writer: asyncio.StreamWriter, part: bytes) -> None:
-        step = fault.drip or max(1, len(part))
+    async def _send(self, drip: int, writer: asyncio.StreamWriter, part: bytes) -> None:
+        step = drip or max(1, len(part))
         for start in range(0, len(part), step):
             writer.write(part[start : start + step])
             await writer.drain()
-            if fault.drip:
+            if drip:
                 await asyncio.sleep(0.002)
 
     async def _break(self, fault: Fault, writer: asyncio.StreamWriter) -> None:

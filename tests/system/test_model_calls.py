@@ -93,7 +93,7 @@ def test_a_client_that_comes_in_the_middle_has_all_of_it_and_a_cancelled_call_is
     assert second.gone.wait(JOB_S)
     other.follow()
     [paid] = eventually(lambda: other.client.request("usage", by="session", session=other.session))
-    assert paid["input_tokens"] > 0 and paid["output_tokens"] > 0 and paid["cost_usd"] > 0
+    assert paid["input_tokens"] > 0 and paid["cost_usd"] > 0
 
     [model] = said(daemon, "models")
     assert (model["model"], model["key"]) == ("openai/gpt-5-mini", "env TEST_PROVIDER_KEY")
