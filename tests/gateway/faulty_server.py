@@ -24,10 +24,16 @@ Phase = Literal["accept", "headers", "body", "middle", "end"]
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong. status: of the response. delay: (before which phase, seconds). cut: bytes of the whole
-    response after which the connection ends; `reset`: by a reset, `half_open`: it only falls
-    silent. garbage: bytes in place of the body, `at`: put into the body at that byte. drip: bytes
-    of the body sent at once, with a pause after each."""
+    """What goes wrong.
+
+    status     of the response
+    delay      (before which phase, seconds)
+    cut        bytes of the whole response after which the connection ends; `reset`: by a reset;
+               `half_open`: it only falls silent
+    garbage    bytes in place of the body; `at`: put into the body at that byte
+    drip       bytes of the body sent at once, with a pause after each
+    streamed   without a length in the head
+    """
 
     status: int = 200
     delay: tuple[Phase, float] = ("accept", 0.0)
