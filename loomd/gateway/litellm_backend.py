@@ -273,7 +273,9 @@ def _failed(error: Exception) -> Failed:
     status = next(
         (s for one in chain if isinstance(s := getattr(one, "status_code", None), int)), None
     )
-    return classify.failure(names, status, str(error), _headers(error), time.time())
+    # A connection that breaks in the middle of an answer is an error without a word.
+    said = next((str(one) for one in (error, *chain) if str(one)), f"it broke off ({names[0]})")
+    return classify.failure(names, status, said, _headers(error), time.time())
 
 
 def _headers(error: Exception) -> dict[str, str]:

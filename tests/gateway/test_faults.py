@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from loomd.actor import behaviour as act
@@ -102,6 +102,7 @@ def perform(server: FaultyServer, faults: list[Fault]) -> list[list[b.Body]]:
 @settings(
     max_examples=8,
     deadline=None,
+    phases=(Phase.explicit, Phase.generate),  # each try takes seconds: too long to shrink
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(FAULTS, min_size=8, max_size=14))
