@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from loomctl import daemon
+from loomctl.answers import Answers
 from loomd.wire import codec, sockets, topics
 from loomd.wire.endpoints import Instance
 from loomd.wire.errors import LoomError
@@ -43,6 +44,9 @@ REFUSED_S = 2.0
 LOG_S = 1.0
 """So often, at least, the log itself is read while it is followed."""
 
+ANSWERS_S = 5.0
+"""For the text so far of answers under way."""
+
 PAGE = 500
 """Events asked for at once."""
 
@@ -68,6 +72,7 @@ class Client:
         self._socket = sockets.make_dealer(instance.clients, self.id)
         self._sub: sockets.Socket | None = None
         self._topics: set[str] = set()
+        self._answering: dict[str, Answers] = {}  # session -> what was had of its answers
         try:
             self._greet(time.monotonic() + daemon.START_S)
         except BaseException:
@@ -202,6 +207,16 @@ class Client:
             if not page["more"]:
                 return
 
+    def _answers(self, session: str, have: dict[str, int]) -> Any:
+        """What gateways have of a session's answers. One that hangs is not waited for: all of an
+        answer is in the log when it has ended."""
+        try:
+            return self.request("streams", session=session, have=have, wait_s=ANSWERS_S)
+        except LoomError as error:
+            if error.code not in ("timeout", "unknown_op"):  # or a daemon older than we are
+                raise
+            return {"deltas": [], "more": False}
+
     def follow(
         self,
         session: str,
@@ -216,7 +231,8 @@ class Client:
         What is published may be lost, so it is only a hint: at a gap, and once a second, the log
         itself is read, after a call of `idle`. Ends at monotonic time `until`.
 
-        `on_delta` gets what is in no log and may be lost: pieces of answers and of outputs.
+        `on_delta` gets what is in no log and may be lost: pieces of outputs, and of answers, these
+        from the beginning of what is under way and without a hole (loomctl.answers).
         """
         wanted = [topics.events(session)]
         if on_delta is not None:
@@ -227,6 +243,12 @@ class Client:
             if topic not in self._topics:
                 self._topics.add(topic)
                 self._sub.subscribe(topic)
+        answers = self._answering.get(session)
+        if answers is None:
+            answers = self._answering[session] = Answers(lambda have: self._answers(session, have))
+            if on_delta is not None:
+                for piece in answers.catch_up():
+                    on_delta(piece)
         while until is None or time.monotonic() < until:
             idle()
             for event in self.events(session, after):
@@ -248,7 +270,8 @@ class Client:
                             yield as_json(live)
                         case Delta(topic=topic, data=data) if topic == topics.deltas(session):
                             if on_delta is not None:
-                                on_delta(data)
+                                for piece in answers.take(data):
+                                    on_delta(piece)
                         case Delta() | Event():
                             continue
                     now = time.monotonic()

@@ -262,13 +262,18 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
 
 
 class Outputs:
-    """What calls print while they run, put together to lines: the pieces come as they fall."""
+    """What calls print while they run, put together to lines: the pieces come as they fall.
+    `answers`: what models say too."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, answers: bool = False) -> None:
         self._rest: dict[str, tuple[int, str, str]] = {}
+        self._answers = answers
+        self._said: dict[str, tuple[str, str, str]] = {}  # stream -> agent, who, an unfinished line
 
     def add(self, data: Mapping[str, Any]) -> list[tuple[str, str]]:
         """(who, line) for each line that this piece completes; [] for what is no output."""
+        if self._answers and data.get("kind") in ("text", "reasoning"):
+            return self._spoken(data)
         if data.get("kind") != "output":
             return []
         call, text = str(data.get("call")), str(data.get("text", ""))
@@ -288,8 +293,23 @@ class Outputs:
         self._rest[call] = offset + len(text.encode()), rest, who
         return [(who, line.rpartition("\r")[2] or line.strip("\r")) for line in lines]
 
+    def _spoken(self, data: Mapping[str, Any]) -> list[tuple[str, str]]:
+        stream, agent = str(data.get("stream")), str(data.get("agent"))
+        who = agent.rpartition("/")[2]
+        if data["kind"] == "reasoning":
+            who += " ~"
+        _, _, rest = self._said.get(stream, ("", "", ""))
+        *whole, rest = (rest + str(data.get("text", ""))).split("\n")
+        self._said[stream] = agent, who, rest
+        return [(who, line) for line in whole]
+
     def of(self, event: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """(who, line) that has been begun by a call that has ended with this event."""
+        """(who, line) that has been begun by a call, or an answer, that has ended with this
+        event."""
+        if event["type"] == "model_outcome":
+            ended = [key for key, (agent, _, _) in self._said.items() if agent == event["actor"]]
+            spoken = [self._said.pop(key) for key in ended]
+            return [(who, rest) for _, who, rest in spoken if rest]
         if event["type"] not in ("tool_result", "job_ended"):
             return []
         data = event.get("data") or {}

@@ -20,6 +20,8 @@ from loomd import rules, services
 from loomd.wire.errors import LoomError
 
 OFFLINE = "offline/rules"
+LOCAL = ("offline/", "replay/", "scripted/")
+"""Models that need no provider: see loomd.gateway."""
 
 
 class ConfigError(LoomError):
@@ -30,6 +32,16 @@ class ConfigError(LoomError):
 
 
 @dataclass(frozen=True)
+class Clocks:
+    """Of a call of a model, in seconds: see loomd.gateway.clocks."""
+
+    connect_s: float = 10
+    first_byte_s: float = 60
+    between_s: float = 45
+    total_s: float = 600
+
+
+@dataclass(frozen=True)
 class Models:
     default: str = OFFLINE
     fast: str = ""
@@ -37,6 +49,7 @@ class Models:
     fallback: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     attempts: int = 4  # of a request on one model
     patience_s: float = 180  # from its first failure on a model to the last attempt there
+    clocks: Clocks = field(default_factory=Clocks)
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Provider:
     """Where a provider is and whose key opens it. "" = litellm's own default. stream: whether its
     answers are asked for in pieces; some servers have whole answers only, or better ones.
     concurrency: calls at once; this and the limits per minute hold for all providers of the same
-    address and key."""
+    address and key. The times are instead of those of `models.clocks`."""
 
     api_base: str = ""
     api_key_env: str = ""
@@ -53,6 +66,12 @@ class Provider:
     concurrency: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    api_key_command: tuple[str, ...] = ()
+    api_key_credential: str = ""
+    connect_s: float | None = None
+    first_byte_s: float | None = None
+    between_s: float | None = None
+    total_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +182,8 @@ class Settings:
         del plain["supervisors"]
         plain["tools"]["web_private"] = list(self.tools.web_private)
         plain["models"]["fallback"] = {k: list(v) for k, v in self.models.fallback.items()}
+        for provider in plain["providers"].values():
+            provider["api_key_command"] = list(provider["api_key_command"])
         for name in ("sandbox_read", "sandbox_write", *rules.VERDICTS):
             plain["permissions"][name] = list(plain["permissions"][name])
         for rung in ("restart", "parameters", "conversation"):
@@ -175,7 +196,7 @@ class Settings:
         models = [self.models.default, self.models.fast, *self.models.roles.values()]
         models.extend(m for chain in self.models.fallback.values() for m in chain)
         models.append(self.recovery.model)
-        return bool(self.providers) or any(m and not m.startswith("offline/") for m in models)
+        return bool(self.providers) or any(m and not m.startswith(LOCAL) for m in models)
 
 
 NOT_YET = {
@@ -213,8 +234,9 @@ def parse(text: str, file: str = "config.toml") -> Settings:
         key = f"providers.{name}"
         value = reader.table(key, data["providers"][name])
         providers[name] = Provider(**reader.fields(key, value, _PROVIDER))
-        if value.get("api_key_env") and value.get("api_key_file"):
-            reader.wrong(f"{key}.api_key_file", "one of api_key_env and api_key_file, not both")
+        said = [source for source in _KEY_SOURCES if value.get(source)]
+        if len(said) > 1:
+            reader.wrong(f"{key}.{said[1]}", f"one of {' and '.join(said[:2])}, not both")
     made = {name: reader.fields(name, tables[name], _FIELDS[name]) for name in tables}
     return Settings(
         models=Models(**made["models"]),
@@ -428,6 +450,8 @@ def _paths(reader: _Reader, key: str, value: Any) -> tuple[str, ...]:
 
 
 def _model(reader: _Reader, key: str, value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"(replay|scripted)/\S.*", value):
+        return value
     if not isinstance(value, str) or not re.fullmatch(r"[^\s/]+(/[^\s/]+)*", value):
         reader.wrong(key, f'a model such as "openai/gpt-5-mini" or "{OFFLINE}", not {value!r}')
     if value.startswith("offline/") and value != OFFLINE:
@@ -447,6 +471,23 @@ def _fallback(reader: _Reader, key: str, value: Any) -> dict[str, tuple[str, ...
             reader.wrong(f"{key}.{model}", f"a list of models, not {chain!r}")
         made[model] = tuple(_model(reader, f"{key}.{model}", one) for one in chain)
     return made
+
+
+def _clocks(reader: _Reader, key: str, value: Any) -> Clocks:
+    return Clocks(**reader.fields(key, reader.table(key, value), _CLOCKS))
+
+
+def _command(reader: _Reader, key: str, value: Any) -> tuple[str, ...]:
+    good = isinstance(value, list) and value and all(isinstance(one, str) for one in value)
+    if not good or not value[0]:
+        reader.wrong(key, 'a command and its arguments, such as ["pass", "show", "openai"]')
+    return tuple(value)
+
+
+def _credential(reader: _Reader, key: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[^\s/]{1,200}", value) or value in "..":
+        reader.wrong(key, 'the name of a credential of systemd (LoadCredential=), such as "openai"')
+    return value
 
 
 def _hosts(reader: _Reader, key: str, value: Any) -> tuple[str, ...]:
@@ -483,6 +524,13 @@ def _rung(reader: _Reader, key: str, value: Any) -> tuple[int, float]:
     return count, _number(0.001, 1e6, "a time in seconds")(reader, key, period)
 
 
+_CLOCKS: Mapping[str, Check] = {
+    "connect_s": _number(0.01, 1e5, "a time in seconds"),
+    "first_byte_s": _number(0.01, 1e5, "a time in seconds"),
+    "between_s": _number(0.01, 1e5, "a time in seconds"),
+    "total_s": _number(0.01, 1e5, "a time in seconds"),
+}
+_KEY_SOURCES = ("api_key_env", "api_key_file", "api_key_command", "api_key_credential")
 _PROVIDER: Mapping[str, Check] = {
     "api_base": _url,
     "api_key_env": _variable,
@@ -491,6 +539,9 @@ _PROVIDER: Mapping[str, Check] = {
     "concurrency": _count(1, 10_000),
     "requests_per_minute": _count(1, 10**9),
     "tokens_per_minute": _count(1, 10**12),
+    "api_key_command": _command,
+    "api_key_credential": _credential,
+    **_CLOCKS,
 }
 _FIELDS: Mapping[str, Mapping[str, Check]] = {
     "models": {
@@ -500,6 +551,7 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "fallback": _fallback,
         "attempts": _count(1, 100),
         "patience_s": _number(0, 1e5, "a time in seconds"),
+        "clocks": _clocks,
     },
     "budget": {
         "day_usd": _number(0, 1e6, "an amount in US dollars"),

@@ -47,6 +47,7 @@ def test_without_a_file_everything_has_its_default(tmp_path):
             "fallback": {},
             "attempts": 4,
             "patience_s": 180,
+            "clocks": {"connect_s": 10, "first_byte_s": 60, "between_s": 45, "total_s": 600},
         },
         "providers": {},
         "budget": {
@@ -107,6 +108,11 @@ def test_without_a_file_everything_has_its_default(tmp_path):
     assert not made.needs_provider
 
 
+def test_models_that_play_a_file_need_no_provider():
+    made = s.parse('[models]\ndefault = "replay//a folder/x.jsonl"\nfast = "scripted/y"\n')
+    assert made.models.default == "replay//a folder/x.jsonl" and not made.needs_provider
+
+
 def test_everything_that_is_in_force_is_read(tmp_path):
     path = tmp_path / "config.toml"
     path.write_text(GOOD)
@@ -146,6 +152,11 @@ def test_everything_that_is_in_force_is_read(tmp_path):
         ('[permissions]\ndeny = ["shell(\'a)"]\n', "must be a pattern whose quotes are closed"),
         ('[permissions]\nask = "shell"\n', "permissions.ask: must be a list of rules"),
         ('[review]\nrequired = "yes"\n', ":2: review.required: must be true or false"),
+        ("[models.clocks]\ntotal_s = 0\n", ":2: models.clocks.total_s: must be a time in seconds"),
+        ("[models.clocks]\nx_s = 1\n", ":2: models.clocks.x_s: unknown key"),
+        ("[providers.x]\nbetween_s = 'a'\n", ":2: providers.x.between_s: must be a time"),
+        ('[providers.x]\napi_key_command = "pass"\n', "api_key_command: must be a command and"),
+        ('[providers.x]\napi_key_credential = "a/b"\n', "must be the name of a credential"),
         ('[models]\ndefault = "gpt 5"\n', ":2: models.default: must be a model such as"),
         ('[models]\ndefault = "offline/gpt"\n', ':2: models.default: must be "offline/rules"'),
         ("[models.roles]\nlead = 3\n", ":2: models.roles.lead: must be a model"),

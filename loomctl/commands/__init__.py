@@ -10,6 +10,7 @@
 `demo`       the main job with a crash on the way          `bench`      figures on this machine
 `doctor`     what this machine lacks, and the repair
 `permissions` list test remove log                        `trust`      a project's own word
+`models`     models, record
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from loomctl.commands import (
     demo,
     doctor,
     jobs,
+    models,
     output,
     permissions,
     processes,
@@ -54,6 +56,8 @@ VERBS: list[click.Command] = [
     code.reload,
     code.tools,
     code.roles,
+    models.models,
+    models.record,
     *boards.BOARDS,
     background.jobs,
     boards.recall,
@@ -75,7 +79,6 @@ VERBS: list[click.Command] = [
 
 NOT_YET: dict[str, str] = {
     "attach": "meanwhile: loomctl events SESSION --follow",
-    "models": "meanwhile: the [models] table of the configuration",
     "web": "meanwhile: loomctl events SESSION --follow",
     "config": "meanwhile: edit config.toml; the daemon checks it when it starts",
     "completion": "",

@@ -38,6 +38,9 @@ def opener_env() -> dict[str, str]:
     }
 
 
+MODEL_HELP = "A litellm model, offline/rules, replay/FILE (see `record`) or scripted/FILE."
+
+
 def checkout(repo: Path) -> Path:
     """The repo as an absolute path that can be read; LoomError(usage) otherwise."""
     path = repo.expanduser().absolute()
@@ -47,6 +50,14 @@ def checkout(repo: Path) -> Path:
     if not os.access(path, os.R_OK | os.X_OK):
         raise LoomError("usage", f"{path} is not readable", "check its permissions")
     return path.resolve()
+
+
+def model_name(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """For options: a file of the models that play one lies where the caller is."""
+    provider, slash, name = value.partition("/")
+    if slash and provider in ("replay", "scripted") and name:
+        return f"{provider}/{Path(name).expanduser().absolute()}"
+    return value
 
 
 def finite(ctx: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
@@ -203,7 +214,7 @@ def _line(context: Context, client: Client, prompt: str, question: str) -> str |
 @click.command()
 @click.argument("goal")
 @click.option("--repo", type=click.Path(path_type=Path), default=Path(), help="The checkout.")
-@click.option("--model", default="", help='A litellm model, or "offline/rules".')
+@click.option("--model", default="", callback=model_name, help=MODEL_HELP)
 @click.option("--team", type=click.IntRange(1, 64), default=6, show_default=True, help="At most N.")
 @click.option("--yes", is_flag=True, help="Answer permission questions with allow.")
 @click.option("--detach", is_flag=True, help="Print the session and leave it running.")

@@ -9,14 +9,14 @@ import click
 
 from loomctl import render
 from loomctl.client import Client
-from loomctl.commands.jobs import checkout, opener_env
+from loomctl.commands.jobs import MODEL_HELP, checkout, model_name, opener_env
 from loomctl.context import Context, pass_context
 from loomd.wire.errors import LoomError
 
 
 @click.command()
 @click.option("--repo", type=click.Path(path_type=Path), default=Path(), help="The checkout.")
-@click.option("--model", default="", help='A litellm model, or "offline/rules".')
+@click.option("--model", default="", callback=model_name, help=MODEL_HELP)
 @click.option("--team", type=click.IntRange(1, 64), default=6, show_default=True)
 @click.option("--yes", is_flag=True, help="Answer permission questions with allow.")
 @click.option("--budget", type=click.FloatRange(min=0), help="US dollars for this session.")
@@ -60,7 +60,8 @@ def send(context: Context, session: str, text: str, to: str) -> None:
 @click.option(
     "--deltas/--no-deltas",
     default=None,
-    help="With --follow: what is in no log too, output while it comes. Default: not with --json.",
+    help="With --follow: what is in no log too, output while it comes, and with --deltas the text "
+    "of answers. Default: output, but not with --json.",
 )
 @pass_context
 def events(context: Context, session: str, after: int, follow: bool, deltas: bool | None) -> None:
@@ -69,7 +70,7 @@ def events(context: Context, session: str, after: int, follow: bool, deltas: boo
     With --follow it goes on until you stop it, or until supervision gives the session up.
     """
     seen, doubt = after, True
-    outputs = render.Outputs()
+    outputs = render.Outputs(answers=bool(deltas))
 
     def on_delta(data: dict[str, Any]) -> None:
         if context.json:
@@ -120,7 +121,7 @@ def sessions(context: Context) -> None:
     """All sessions, newest last."""
     with context.client() as client:
         rows = client.request("sessions")
-    waits = ("waiting_for",) if any(row.get("waiting_for") for row in rows) else ()
+    waits = tuple(key for key in ("waiting_for", "calling") if any(row.get(key) for row in rows))
     columns = ("session", "state", *waits, "goal", "agents", "cost_usd", "created", "repo")
     context.rows(rows, columns, "no sessions")
 

@@ -14,9 +14,17 @@
     `repairs`      the kinds of what is mended, each noted in the outcome
     `failure`      errors of servers, of the client library and of our clocks -> Failed
 `source`           an answer on its way: a connection -> plain dicts, one a chunk
+`clocks`           the four timers of a call, and in which phase it is
+`traffic`          connections, headers and bytes of a call, seen where all adapters meet
+`keys`             where a provider's key comes from, and how it stays out of what is told
 `ratelimits`       a provider's headers -> what is left of its limits
 `litellm_backend`  the only import of litellm: conversation -> request -> stream -> reply
+`streams`          an answer as it comes, for clients
 `offline`          the model `offline/rules`: no key, no network (pure)
+`played`           it, and the models `replay/FILE` and `scripted/FILE`; on `replay` (recordings
+                   and how a request finds its answer; pure) and `script` (pure)
+`recorder`         a session's recording, read from the state
+`catalogue`        what is configured, and whether it answers
 `process`          the actor `gateway-N`, one per generation of code: effects in, outcomes out
 
 models -> gateway `AskPrice`, answered by `Priced` from the price map.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from loomd.gateway import counts
 from loomd.gateway.arguments import Extent
@@ -17,6 +17,7 @@ from loomd.gateway.events import Events
 from loomd.gateway.failure import reported
 from loomd.gateway.repairs import Repairs
 from loomd.gateway.storable import characters, joined
+from loomd.gateway.types import CallPiece
 from loomd.wire.bodies import Failed, Usage
 
 Finish = Literal["none", "stop", "calls", "length", "filter", "refusal", "malformed", "error"]
@@ -72,6 +73,7 @@ class Piece:
     arguments: list[str] = field(default_factory=list)
     ready: Any = None
     index: int | None = None
+    place: int = 0  # among the calls, in the order in which they began
     written: bool = False  # into the text
     _extent: Extent = field(default_factory=Extent)
     _looked: int = 0
@@ -105,9 +107,17 @@ class Answer:
     repairs: Repairs = field(default_factory=Repairs)
 
 
+class Added(NamedTuple):
+    """What a chunk adds, for those who watch; what a turn calls is decided when all is there."""
+
+    text: str = ""
+    reasoning: str = ""
+    calls: tuple[CallPiece, ...] = ()
+
+
 @dataclass
 class Assembly:
-    """The pieces of one answer. `feed` returns the new text of a piece, for those who watch."""
+    """The pieces of one answer."""
 
     text: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
@@ -120,9 +130,10 @@ class Assembly:
     came: Events = field(default_factory=Events)
     repairs: Repairs = field(default_factory=Repairs)
     _last: Mapping[str, Any] | None = None  # the choice that told of the end
+    _grown: list[CallPiece] = field(default_factory=list)
 
-    def feed(self, chunk: Mapping[str, Any]) -> tuple[str, str]:
-        """One chunk (or one whole answer) -> (text, reasoning) that it added."""
+    def feed(self, chunk: Mapping[str, Any]) -> Added:
+        """One chunk, or one whole answer."""
         self.chunks += 1
         choices = chunk.get("choices")
         choice = choices[0] if isinstance(choices, list) and choices else None
@@ -130,12 +141,12 @@ class Assembly:
         if chunk.get("error") or (choices is None and any(chunk.get(key) for key in ERRORS)):
             self.error = self.error or reported(chunk)
         if not isinstance(choice, Mapping):
-            return "", ""
+            return Added()
         if choice.get("error"):
             self.error = self.error or reported(choice["error"])
         if choice == self._last:
             self.repairs.note("repeated", detail="the last chunk came twice")
-            return "", ""
+            return Added()
         whole = isinstance(choice.get("message"), Mapping)
         message = choice["message"] if whole else choice.get("delta")
         message = message if isinstance(message, Mapping) else {}
@@ -152,7 +163,8 @@ class Assembly:
             self.text.append(added)
         if thought:
             self.reasoning.append(thought)
-        return characters(added), characters(thought)
+        grown, self._grown = tuple(self._grown), []
+        return Added(characters(added), characters(thought), grown)
 
     def received(self, events: Events) -> None:
         """What is known of the bytes that the chunks came in."""
@@ -216,7 +228,7 @@ class Assembly:
         for position, call in enumerate(calls if isinstance(calls, list) else ()):
             if isinstance(call, Mapping):
                 if whole:  # each is a call, whatever it says of its place
-                    self.calls.append(Piece(index=len(self.calls)))
+                    self.calls.append(Piece(index=len(self.calls), place=len(self.calls)))
                     call = {**call, "index": len(self.calls) - 1}
                 self._fragment(call, position if several else None)
         if isinstance(legacy := message.get("function_call"), Mapping):
@@ -243,6 +255,8 @@ class Assembly:
             piece.arguments.append(sent)
         elif sent is not None:
             piece.ready = sent
+        text = characters(sent) if isinstance(sent, str) else ""
+        self._grown.append(CallPiece(piece.place, characters(name), text))
 
     def _place(
         self, index: int | None, position: int | None, id: str, name: str, sent: Any
@@ -275,7 +289,7 @@ class Assembly:
         return known
 
     def _new(self, index: int | None, taken: bool = False) -> Piece:
-        piece = Piece(index=index)
+        piece = Piece(index=index, place=len(self.calls))
         self.calls.append(piece)
         if index is None or taken:
             self.repairs.note("index", len(self.calls))

@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import logging
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -31,9 +30,11 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own and its dependencies' imports, nothing of ours
     import litellm
 
-from loomd.gateway import classify, counts, view
+from loomd.gateway import classify, counts, traffic, view
+from loomd.gateway.clocks import CONNECT, Clocks, Watch
+from loomd.gateway.keys import Keys, NoKeyError
 from loomd.gateway.source import Source
-from loomd.gateway.types import Reply, Resolved
+from loomd.gateway.types import Reply, Resolved, Watcher
 from loomd.wire.bodies import Failed, Outcome, Priced, Usage
 
 litellm.telemetry = False
@@ -43,11 +44,19 @@ litellm.drop_params = True  # a model that takes no temperature is asked without
 litellm.suppress_debug_info = True
 litellm.disable_streaming_logging = True
 litellm.disable_aiohttp_transport = True
-
-OnPiece = Callable[[str, str], None]
-"""(text, reasoning) that a chunk added."""
+litellm.callbacks = []
+litellm.input_callback = litellm.success_callback = litellm.failure_callback = []
+for _name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
+    # What it has to say comes as exceptions; its log may hold what it has sent.
+    logging.getLogger(_name).disabled = True
+traffic.watch()
 
 Price = tuple[float, float]
+
+COUNT_S = 2.0
+"""For counting the tokens of a call that was cancelled."""
+
+CANCELLED = Failed(kind="cancelled", detail="cancelled while the model was working")
 
 NO_KEY = "none"
 """Said to a server that the user runs: its client library demands some key."""
@@ -67,67 +76,52 @@ PRICES = f"litellm {importlib.metadata.version('litellm')}"
 PROVIDERS = frozenset(str(getattr(one, "value", one)) for one in litellm.provider_list)
 
 
-@dataclass(frozen=True)
-class Clocks:
-    """Seconds. `first_byte`: from the start of the call to its first piece; `between`: from one
-    piece to the next."""
-
-    connect_s: float = 10.0
-    first_byte_s: float = 120.0
-    between_s: float = 60.0
-    total_s: float = 900.0
-
-    @staticmethod
-    def of(settings: Mapping[str, Any]) -> Clocks:
-        """From `models.clocks`, a map with any of the fields."""
-        return Clocks(**((settings.get("models") or {}).get("clocks") or {}))
-
-
 class Backend:
     """Calls any model that litellm knows, and any OpenAI-compatible server by `api_base`."""
 
-    def __init__(self, settings: Mapping[str, Any], keys: Mapping[str, str]) -> None:
+    def __init__(self, settings: Mapping[str, Any], keys: Keys) -> None:
+        self._settings = settings
         self._providers: Mapping[str, Mapping[str, Any]] = settings.get("providers") or {}
         self._keys = keys
-        self.clocks = Clocks.of(settings)
 
-    async def complete(self, resolved: Resolved, on_piece: OnPiece) -> Reply:
+    async def complete(self, resolved: Resolved, watcher: Watcher) -> Reply:
+        """One attempt. Cancelled by who wants no answer any more (`watcher.cancelled`) it ends
+        with what it has cost so far; cancelled otherwise it ends at once."""
         assembly = classify.Assembly()
-        headers: dict[str, str] = {}
-        clocks = self.clocks
         price = _price(resolved.model)
+        provider, _ = _split(resolved.model)
+        watch = Watch(Clocks.of(self._settings, provider), watcher.phase)
         outcome: Outcome
-        waited = classify.timed_out("first_byte", clocks.first_byte_s)
-        stalled = classify.timed_out("stalled", clocks.between_s)
-        total = asyncio.timeout(clocks.total_s)
         try:
-            arguments = self._arguments(resolved)
-            # A whole answer has no first byte before its last.
-            first = clocks.first_byte_s if "stream_options" in arguments else None
-            async with total, asyncio.timeout(first) as clock:
-                stream = await litellm.acompletion(**arguments)
-                headers = _headers_of(stream)
-                source = Source(stream, arguments)
+            arguments = await self._arguments(resolved, watch.clocks)
+            if "stream_options" not in arguments:
+                watch.whole()
+            async with watch:
+                source = Source(await litellm.acompletion(**arguments), arguments)
                 try:
                     async with contextlib.aclosing(source.chunks(assembly)) as chunks:
                         async for chunk in chunks:
-                            waited = stalled
-                            clock.reschedule(asyncio.get_running_loop().time() + clocks.between_s)
-                            on_piece(*assembly.feed(chunk))
+                            watch.heard()
+                            if not watcher.pieces(*assembly.feed(chunk)):
+                                break
                 finally:
                     # Also on cancellation: the connection is closed, not drained.
                     await source.close()
             outcome = classify.outcome(assembly.answer(), resolved.tools)
+        except asyncio.CancelledError:
+            if not watcher.cancelled():
+                raise
+            outcome = CANCELLED
         except TimeoutError:
-            outcome = classify.timed_out("total", clocks.total_s) if total.expired() else waited
+            outcome = watch.failed()
         except Exception as error:  # noqa: BLE001 - litellm raises anything; all of it is classified
-            headers = _headers(error) or headers
             outcome = _failed(error)
-        return await self._reply(resolved, assembly, outcome, price, headers)
+            watch.headers = watch.headers or traffic.limits(_headers(error))
+        return await self._reply(resolved, assembly, outcome, price, watch)
 
     def priced(self, model: str) -> Priced:
         """What a call of `model` costs, from litellm's price map."""
-        longest = _info(model).get("max_output_tokens")
+        longest = about(model).get("max_output_tokens")
         return Priced(
             model=model,
             price=_price(model),
@@ -140,21 +134,17 @@ class Backend:
         close: Any = getattr(litellm, "close_litellm_async_clients")  # noqa: B009 - not in its stubs
         await close()
 
-    def _arguments(self, resolved: Resolved) -> dict[str, Any]:
-        provider, slash, name = resolved.model.partition("/")
-        provider, name = (provider, name) if slash else ("openai", resolved.model)
+    async def _arguments(self, resolved: Resolved, clocks: Clocks) -> dict[str, Any]:
+        provider, name = _split(resolved.model)
         configured = self._providers.get(provider) or {}
         base = configured.get("api_base") or ""
-        key = self._key(configured) or self._keys.get(f"{provider.upper()}_API_KEY", "")
+        key = await self._keys.of(provider, configured)
         arguments: dict[str, Any] = {
             **CALL,
             "model": f"{provider}/{name}",
             "messages": view.chat(resolved),
-            "timeout": httpx.Timeout(
-                # Ours are the ones that matter; these end what has lost its task.
-                max(self.clocks.first_byte_s, self.clocks.between_s) + 5.0,
-                connect=self.clocks.connect_s,
-            ),
+            # Ours are the ones that matter; this ends what has lost its task.
+            "timeout": httpx.Timeout(clocks.total_s + 5.0),
         }
         if base:
             arguments["api_base"] = base
@@ -190,62 +180,82 @@ class Backend:
             arguments["temperature"] = resolved.temperature
         return arguments
 
-    def _key(self, configured: Mapping[str, Any]) -> str:
-        """The configured key; "": litellm's default for the provider. A named variable or file
-        that is missing raises, so that no other key is sent in its place."""
-        if name := configured.get("api_key_env"):
-            key = self._keys.get(name) or os.environ.get(name) or ""
-            if not key:
-                raise NoKeyError(f"the variable {name} (api_key_env) was not set for the daemon")
-            return key
-        if path := configured.get("api_key_file"):
-            try:
-                return Path(path).expanduser().read_text().strip()
-            except OSError as error:
-                raise NoKeyError(f"api_key_file {path}: {error.strerror}") from None
-        return ""
-
     async def _reply(
         self,
         resolved: Resolved,
         assembly: classify.Assembly,
         outcome: Outcome,
         price: Price | None,
-        headers: Mapping[str, str],
+        watch: Watch,
     ) -> Reply:
-        version = "" if price is None else PRICES
         usage, whole = counts.tokens(assembly.usage)
-        if not whole and price is not None and not isinstance(outcome, Failed):
-            # A server that does not count, or in part: what has a price is counted here.
-            counted = await asyncio.to_thread(_counted, resolved, assembly)
-            reported = None if usage is None else usage.cost_usd
-            usage = msgspec.structs.replace(counted, cost_usd=reported) if counted else usage
-            whole = counted is not None
+        cost: float | None = None
+        if not whole and price is not None:
+            counted = await self._count(resolved, assembly, outcome, watch)
+            if counted is not None:
+                reported = None if usage is None else usage.cost_usd
+                usage, whole = msgspec.structs.replace(counted, cost_usd=reported), True
+        known = "unknown"
         if usage is None:
-            none = Usage(cost_usd=None, calls=1)
-            return Reply(outcome, none, "unknown", price, headers, version)
-        cost = _cost(resolved.model, usage) if price is not None and whole else None
-        known = "unknown" if cost is None else "computed"
-        told = usage.cost_usd
-        if told is not None and (cost is None or not math.isclose(told, cost, rel_tol=1e-6)):
-            # litellm puts its own computation into what it has read: another figure is the
-            # provider's.
-            cost, known = told, "reported"
-        usage = msgspec.structs.replace(usage, cost_usd=cost)
-        return Reply(outcome, usage, known, price, headers, version)
+            usage = Usage(cost_usd=None, calls=1)
+        else:
+            cost = _cost(resolved.model, usage) if price is not None and whole else None
+            known = "unknown" if cost is None else "computed"
+            told = usage.cost_usd
+            if told is not None and (cost is None or not math.isclose(told, cost, rel_tol=1e-6)):
+                # litellm puts its own computation into what it has read: another figure is the
+                # provider's.
+                cost, known = told, "reported"
+        return Reply(
+            outcome,
+            msgspec.structs.replace(usage, cost_usd=cost),
+            known,
+            price,
+            dict(watch.headers),
+            PRICES if price is not None else "",
+        )
+
+    async def _count(
+        self, resolved: Resolved, assembly: classify.Assembly, outcome: Outcome, watch: Watch
+    ) -> Usage | None:
+        """What a server that does not count, or in part, has read and written; so far, of a call
+        that was cancelled: nobody else will say. None: it is not known. A call that no server has
+        got yet has cost nothing."""
+        if outcome != CANCELLED:
+            if isinstance(outcome, Failed):
+                return None
+            return await asyncio.to_thread(_counted, resolved, assembly)
+        if watch.phase in ("", CONNECT):
+            return Usage(calls=1)
+        try:
+            async with asyncio.timeout(COUNT_S):
+                return await asyncio.to_thread(_counted, resolved, assembly)
+        except TimeoutError:
+            return None
 
 
-class NoKeyError(Exception):
-    """The configured key is not there."""
+def _split(model: str) -> tuple[str, str]:
+    """(provider, the model's name there); a name without a provider is openai's."""
+    provider, slash, name = model.partition("/")
+    return (provider, name) if slash else ("openai", model)
 
 
 # --- money -------------------------------------------------------------------------------------
 
 
+def about(model: str) -> dict[str, Any]:
+    """What litellm's map says of a model, under its names; {} if it is not in there."""
+    provider, name = _split(model)
+    try:
+        return dict(litellm.get_model_info(model=name, custom_llm_provider=provider))
+    except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
+        return {}
+
+
 def _price(model: str) -> Price | None:
     """USD per input and output token from litellm's price map: the dearest kind of each, since the
     worst case is reserved with it."""
-    info = _info(model)
+    info = about(model)
     there, back = info.get("input_cost_per_token"), info.get("output_cost_per_token")
     if there is None or back is None:
         return None
@@ -254,20 +264,8 @@ def _price(model: str) -> Price | None:
     return max(float(there), float(written)), max(float(back), float(thought))
 
 
-def _info(model: str) -> Mapping[str, Any]:
-    """What litellm's map says of a model; nothing if it is not in there."""
-    provider, slash, name = model.partition("/")
-    provider, name = (provider, name) if slash else ("openai", model)
-    try:
-        found: Mapping[str, Any] = litellm.get_model_info(model=name, custom_llm_provider=provider)
-    except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
-        return {}
-    return found
-
-
 def _cost(model: str, usage: Usage) -> float | None:
-    provider, slash, name = model.partition("/")
-    provider, name = (provider, name) if slash else ("openai", model)
+    provider, name = _split(model)
     counted = litellm.Usage(
         prompt_tokens=usage.input_tokens,
         completion_tokens=usage.output_tokens,
@@ -320,7 +318,9 @@ def _failed(error: Exception) -> Failed:
         for key in ("code", "type")
         if isinstance(code := getattr(one, key, None) or _of_body(one, key), str)
     )
-    return classify.failure(names, status, str(error), _headers(error), time.time(), codes)
+    # A connection that breaks in the middle of an answer is an error without a word.
+    said = next((str(one) for one in (error, *chain) if str(one)), f"it broke off ({names[0]})")
+    return classify.failure(names, status, said, _headers(error), time.time(), codes)
 
 
 def _of_body(error: BaseException, key: str) -> Any:
@@ -329,7 +329,7 @@ def _of_body(error: BaseException, key: str) -> Any:
     return body.get(key) if isinstance(body, Mapping) else None
 
 
-def _headers(error: BaseException) -> dict[str, str]:
+def _headers(error: Exception) -> dict[str, str]:
     """Of the provider's response, if there was one."""
     headers: dict[str, str] = {}
     for one in _chain(error):
@@ -338,11 +338,6 @@ def _headers(error: BaseException) -> dict[str, str]:
         if found:
             headers = {**dict(found), **headers}
     return headers
-
-
-def _headers_of(stream: Any) -> dict[str, str]:
-    """Of the response that a stream comes from; none if the library does not tell."""
-    return dict(getattr(stream, "_response_headers", None) or {})
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from loomd.actor import behaviour as act
 from loomd.actor import newer
 from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stage
 from loomd.actor.pump import DRAIN_S
-from loomd.gateway import classify, offline, ratelimits, view
-from loomd.gateway.types import Reply, Resolved
+from loomd.gateway import catalogue, classify, ratelimits, recorder, view
+from loomd.gateway.keys import Keys, read_keys
+from loomd.gateway.played import PROVIDERS as PLAYED
+from loomd.gateway.played import Played, offline_reply
+from loomd.gateway.streams import Answer, Streams
+from loomd.gateway.types import Reply, Resolved, Watcher
 from loomd.supervise.crash import crash_point
-from loomd.wire import bodies, codec, topics
-from loomd.wire.bodies import Failed, ModelOutcome, Perform, Performed, Usage
+from loomd.wire import bodies, codec
+from loomd.wire.bodies import Failed, ModelOutcome, Outcome, Perform, Performed, Usage
 from loomd.wire.errors import LoomError
 
 if TYPE_CHECKING:
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
 
 MODELS = "models"
 OFFLINE = "offline/"
+LOCAL = (OFFLINE, *(f"{provider}/" for provider in sorted(PLAYED)))
+"""Models that need no provider."""
 
 ATTEMPTS = 2
 """Starts of one order: a second one after this process was killed, then no more: each may have
@@ -42,9 +48,6 @@ been paid for. Offline models cost nothing and may always be asked again."""
 
 OFFLINE_ATTEMPTS = 10
 """An order that has killed the gateway this often is not started again."""
-
-DELTA_S = 0.05
-"""Deltas of one answer are published together, at most this often."""
 
 TOOLSET_WAIT_S = 5.0
 """How long the first request of a session waits for the tool host to tell its tools."""
@@ -153,54 +156,6 @@ class GatewayBehaviour:
 # --- the performer -----------------------------------------------------------------------------
 
 
-class Deltas:
-    """The pieces of one answer as they come, published together at most every DELTA_S.
-
-    `offset`: characters of this kind (text, reasoning) before this piece, so that a client that
-    missed some knows it."""
-
-    def __init__(self, stage: Stage, order: Perform) -> None:
-        self._stage = stage
-        self._order = order
-        self._offsets = {"text": 0, "reasoning": 0}
-        self._kept: dict[str, list[str]] = {"text": [], "reasoning": []}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, text: str, reasoning: str) -> None:
-        for kind, piece in (("text", text), ("reasoning", reasoning)):
-            if piece:
-                self._kept[kind].append(piece)
-        if self._timer is None and (text or reasoning):
-            self._timer = asyncio.get_running_loop().call_later(DELTA_S, self._due)
-
-    def _due(self) -> None:
-        self._timer = None
-        self.flush()
-
-    def flush(self) -> None:
-        """What is kept, now. At the end of the answer too."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        request = self._order.request
-        for kind, pieces in self._kept.items():
-            if not pieces:
-                continue
-            text = "".join(pieces)
-            pieces.clear()
-            data = {
-                "type": "delta",
-                "agent": request.agent,
-                "request": request.id,
-                "attempt": self._order.attempt,
-                "kind": kind,
-                "offset": self._offsets[kind],
-                "text": text,
-            }
-            self._offsets[kind] += len(text)
-            self._stage.publish(topics.deltas(request.session), data)
-
-
 class GatewayPerformer:
     """One task per order; `cancel` closes its connection."""
 
@@ -213,13 +168,15 @@ class GatewayPerformer:
         self._closing = False
         self._backend: asyncio.Task[Backend] | None = None
         self._configured = 0  # the generation of the settings that it has
-        self._keys: dict[str, str] = {}
+        self._keys = Keys({})
 
     async def open(self, stage: Stage) -> None:
         self._stage = stage
-        _let_pass_what_litellm_drops(asyncio.get_running_loop())
-        self._keys = read_keys(stage.keys_fd)
-        for name, value in self._keys.items():
+        _let_pass_what_litellm_drops(asyncio.get_running_loop(), lambda text: self._keys.hide(text))
+        self._streams = Streams(stage)
+        self._played = Played(stage.directories.config.parent)
+        self._keys = Keys(read_keys(stage.keys_fd))
+        for name, value in self._keys.variables.items():
             # litellm's providers look for their default names in the environment. These stay in
             # this process: what /proc shows is the environment of the exec, which has none of them.
             os.environ.setdefault(name, value)
@@ -234,11 +191,13 @@ class GatewayPerformer:
             return
         assert isinstance(order, Perform), f"an effect of {type(order).__name__}"
         started = time.time()
-        task = loop.create_task(self._perform(effect, order))
+        answer = self._streams.open(effect.id, order, effect.attempt)
+        task = loop.create_task(self._perform(effect, order, answer))
         self._tasks[effect.id] = task
 
         def done(ended: asyncio.Task[Reply]) -> None:
             self._tasks.pop(effect.id, None)
+            self._streams.close(effect.id)
             asked = effect.id in self._cancelled
             self._cancelled.discard(effect.id)
             if self._closing:
@@ -253,6 +212,7 @@ class GatewayPerformer:
             else:
                 reply = ended.result()
             crash_point("gateway.after_call", self._stage.spec.name)
+            reply = replace(reply, outcome=hidden(reply.outcome, self._keys))
             report(performed(effect, order, reply, started, time.time()))
 
         task.add_done_callback(done)
@@ -261,8 +221,9 @@ class GatewayPerformer:
         return bool(self._tasks)
 
     def cancel(self, id: str) -> None:
-        if (task := self._tasks.get(id)) is not None:
+        if (task := self._tasks.get(id)) is not None and id not in self._cancelled:
             self._cancelled.add(id)
+            self._streams.unwanted(id)
             task.cancel()
 
     async def close(self) -> None:
@@ -276,7 +237,20 @@ class GatewayPerformer:
             await self._backend.result().close()
 
     async def ask(self, question: bodies.Body) -> bodies.Body | None:
-        return None
+        """`Note`s with one of these keys: `streams` (a session; `have`: stream -> characters;
+        `among`: how many share a reply), `models` (`check`: whether to ask each for a word),
+        `record` (a session; `after`)."""
+        match question:
+            case bodies.Note(data={"streams": str(session), "have": dict(have), "among": int(n)}):
+                return bodies.Note(data=self._streams.snapshot(session, have, n))
+            case bodies.Note(data={"models": True, "check": bool(check)}):
+                return bodies.Note(data=await self._models(check))
+            case bodies.Note(data={"record": str(session), "after": int(after)}):
+                reader = self._stage.reader
+                made = await asyncio.to_thread(recorder.page, reader, session, after)
+                return bodies.Note(data=made)
+            case _:
+                return None
 
     def _find_price(self, id: str, ask: bodies.AskPrice, report: Report) -> None:
         loop = asyncio.get_running_loop()
@@ -304,30 +278,46 @@ class GatewayPerformer:
             return bodies.Priced(model=ask.model)
         return backend.priced(ask.model)
 
-    async def _perform(self, effect: OpenEffect, order: Perform) -> Reply:
-        most = OFFLINE_ATTEMPTS if order.model.startswith(OFFLINE) else ATTEMPTS
+    async def _models(self, check: bool) -> list[dict[str, Any]]:
+        """See loomd.gateway.catalogue."""
+        settings = self._settings()
+        about = catalogue.nothing
+        if not all(model.startswith(LOCAL) for model in catalogue.uses(settings)):
+            try:
+                await asyncio.shield(self._loading())
+                about = importlib.import_module("loomd.gateway.litellm_backend").about
+            except ImportError as error:
+                raise LoomError("failed", f"litellm cannot be imported: {error}") from None
+        generation = newer.generation(self._stage.reader)
+        rows = await catalogue.rows(settings, self._keys, about, generation)
+        if check:
+            checks = (catalogue.check(row["model"], self._complete) for row in rows)
+            for row, said in zip(rows, await asyncio.gather(*checks), strict=True):
+                row["check"] = {**said, "detail": self._keys.hide(said["detail"])}
+        return rows
+
+    async def _perform(self, effect: OpenEffect, order: Perform, answer: Answer) -> Reply:
+        most = OFFLINE_ATTEMPTS if order.model.startswith(LOCAL) else ATTEMPTS
         if effect.attempt > most:
             detail = f"the gateway was killed {effect.attempt - 1} times during this call"
             return Reply(Failed(kind="interrupted", detail=detail))
         crash_point("gateway.before_call", self._stage.spec.name)
-        return await self._reply(order)
-
-    async def _reply(self, order: Perform) -> Reply:
         try:
             resolved = await self._resolve(order)
         except LoomError as error:
             return Reply(Failed(kind="malformed", detail=error.message), Usage(calls=0))
-        if order.model.startswith(OFFLINE):
+        return await self._complete(resolved, answer)
+
+    async def _complete(self, resolved: Resolved, watcher: Watcher) -> Reply:
+        if resolved.model.startswith(OFFLINE):
             return offline_reply(resolved)
+        if resolved.model.startswith(LOCAL):
+            return await self._played.complete(resolved, watcher)
         try:
             backend = await asyncio.shield(self._loading())
         except ImportError as error:
             return Reply(Failed(kind="server", detail=f"litellm cannot be imported: {error}"))
-        deltas = Deltas(self._stage, order)
-        try:
-            return await backend.complete(resolved, deltas.add)
-        finally:
-            deltas.flush()
+        return await backend.complete(resolved, watcher)
 
     async def _resolve(self, order: Perform) -> Resolved:
         request = order.request
@@ -349,17 +339,22 @@ class GatewayPerformer:
         generation = newer.generation(self._stage.reader)
         if self._backend is None or generation != self._configured:
             self._configured = generation
+            self._keys.forget()
             self._backend = asyncio.get_running_loop().create_task(self._load())
         return self._backend
 
     async def _load(self) -> Backend:
         module = await asyncio.to_thread(importlib.import_module, "loomd.gateway.litellm_backend")
-        settings = newer.in_force(self._stage.settings, self._stage.reader)
-        made: Backend = module.Backend(settings, self._keys)
+        made: Backend = module.Backend(self._settings(), self._keys)
         return made
 
+    def _settings(self) -> dict[str, Any]:
+        return newer.in_force(self._stage.settings, self._stage.reader)
 
-def _let_pass_what_litellm_drops(loop: asyncio.AbstractEventLoop) -> None:
+
+def _let_pass_what_litellm_drops(
+    loop: asyncio.AbstractEventLoop, hide: Callable[[str], str]
+) -> None:
     """litellm starts tasks of its own (for its logs) and drops them. The host ends the process on
     any error that nobody awaited; one of those says nothing about our work and is only logged."""
     ours = loop.get_exception_handler()
@@ -369,7 +364,7 @@ def _let_pass_what_litellm_drops(loop: asyncio.AbstractEventLoop) -> None:
         coroutine = task.get_coro() if isinstance(task, asyncio.Task) else None
         code = getattr(coroutine, "cr_code", None)
         if code is not None and "/litellm/" in code.co_filename:
-            _log.warning("litellm dropped a task", error=repr(context.get("exception")))
+            _log.warning("litellm dropped a task", error=hide(repr(context.get("exception"))))
         elif ours is not None:
             ours(loop, context)
         else:
@@ -378,7 +373,11 @@ def _let_pass_what_litellm_drops(loop: asyncio.AbstractEventLoop) -> None:
     loop.set_exception_handler(handler)
 
 
-CANCELLED = Reply(Failed(kind="cancelled", detail="cancelled while the model was working"))
+CANCELLED = Reply(
+    Failed(kind="cancelled", detail="cancelled before a provider was asked"),
+    Usage(calls=0),
+    "computed",
+)
 BROKEN = Reply(Failed(kind="network", detail="the client library gave the call up", retryable=True))
 
 
@@ -403,36 +402,19 @@ def performed(
     )
 
 
-def offline_reply(resolved: Resolved) -> Reply:
-    """The rules' answer. An error in them is an answer too: it must not end the gateway."""
-    usage = Usage(cost_usd=0.0, calls=1)
-    if resolved.model != "offline/rules":
-        hint = "the offline model is offline/rules"
-        detail = f"there is no model {resolved.model}"
-        return Reply(Failed(kind="unknown_model", detail=detail, hint=hint), usage, "computed")
-    try:
-        outcome = offline.complete(resolved)
-    except Exception as error:  # noqa: BLE001 - told to the asker, with its place in our log
-        _log.exception("offline/rules failed", request=resolved.request)
-        detail = f"offline/rules failed: {type(error).__name__}: {error}"
-        outcome = Failed(kind="server", detail=detail)
-    return Reply(outcome, usage, "computed", (0.0, 0.0))
-
-
-def read_keys(fd: int) -> dict[str, str]:
-    """The variables that the root keeps out of every environment: a memfd with one JSON object."""
-    if fd < 0:
-        return {}
-    raw = os.pread(fd, os.fstat(fd).st_size, 0)
-    keys = json.loads(raw or b"{}")
-    return {str(name): str(value) for name, value in keys.items()}
+def hidden(outcome: Outcome, keys: Keys) -> Outcome:
+    """A failure's words without the keys that a server has repeated in them."""
+    if not isinstance(outcome, Failed):
+        return outcome
+    detail, hint = keys.hide(outcome.detail), keys.hide(outcome.hint)
+    return msgspec.structs.replace(outcome, detail=detail, hint=hint)
 
 
 def _needs_provider(settings: Mapping[str, Any]) -> bool:
     models = settings.get("models") or {}
     named = [models.get("default"), models.get("fast"), *(models.get("roles") or {}).values()]
     return bool(settings.get("providers")) or any(
-        name and not name.startswith(OFFLINE) for name in named
+        name and not name.startswith(LOCAL) for name in named
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from loomd.wire.bodies import Entry, Outcome, Usage
 
@@ -54,3 +54,28 @@ class Reply:
     price: tuple[float, float] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     price_version: str = ""
+
+
+@dataclass(frozen=True)
+class CallPiece:
+    """What a chunk adds to the arguments of the turn's call `index`; `name`: if it says that."""
+
+    index: int
+    name: str
+    text: str
+
+
+class Watcher(Protocol):
+    """Who looks on while an answer comes."""
+
+    def phase(self, phase: str) -> None:
+        """The call has entered it: see loomd.gateway.clocks."""
+        ...
+
+    def pieces(self, text: str, reasoning: str, calls: Sequence[CallPiece]) -> bool:
+        """What has come; False: it is more than any answer may have, read no more."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether nobody wants the answer any more (else a cancelled task means: end at once)."""
+        ...

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loomd import trust as trusts
-from loomd.hub import children, configured, roles, toolsets
+from loomd.hub import calls, children, configured, roles, toolsets
 from loomd.hub.queries import Queries
 from loomd.store.schema import session_of
 from loomd.wire import codec
@@ -143,6 +143,17 @@ class Orders:
             done(LoomError("internal", f"the actor's answer is none: {error.message}"))
         else:
             done(codec.unpack(answer.body))
+
+    def streams(self, done: Done, session: str, have: dict[str, int]) -> None:
+        self.queries.known_session(session)
+        calls.streams(self.hub, done, session, have)
+
+    def models(self, done: Done, check: bool = False) -> None:
+        calls.ask(self.hub, done, {"models": True, "check": check})
+
+    def record(self, done: Done, session: str, after: int = 0) -> None:
+        self.queries.known_session(session)
+        calls.ask(self.hub, done, {"record": session, "after": after})
 
     def trust(self, done: Done, repo: str, hash: str = "") -> None:
         """Trusts a checkout as long as it has this hash, or "*" whatever it becomes; "" takes it

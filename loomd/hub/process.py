@@ -26,6 +26,7 @@ import structlog
 
 from loomd.actor.behaviour import Spec
 from loomd.hub import configured, mail, reconcile, roles, supervision
+from loomd.hub.calls import Calls
 from loomd.hub.clients import Clients
 from loomd.hub.intake import Intake, Refusals
 from loomd.hub.mail import Batch, Result, Rules
@@ -155,6 +156,7 @@ class Hub:
         self.no_room: set[str] = set()  # actors whose commit waits for room on the disk
         self.peers = Peers()
         self.asks = Asks()
+        self.calls = Calls()
         self.timers = Timers()
         self.stopping = False
         self.upgraded = False  # it stops for a successor on newer code
@@ -362,6 +364,8 @@ class Hub:
                 identity, "bad_request", f"{peer.name} may not publish {topic[:80]!r}"
             )
             return
+        if publish.data.get("type") == "call" and not peer.session:
+            self.calls.note(peer.name, publish.data)
         self.publisher.delta(topic, peer.name, publish.data)
 
     # --- actors: out ---------------------------------------------------------------------------
@@ -522,6 +526,8 @@ class Hub:
             self.say(route, answer)
 
     def asks_died(self, name: str, why: str, *, held: bool = False) -> None:
+        """Also the calls of models that a gateway had."""
+        self.calls.gone(name)
         for route, id in self.asks.died(name):
             self.answered(route, Answered(id=id, error="actor_died", detail=why))
         if held:

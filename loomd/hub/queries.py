@@ -80,6 +80,7 @@ class Queries:
                 "repo": row.repo,
                 "state": "waiting" if waits[row.session] else row.state,
                 "waiting_for": waits[row.session],
+                "calling": self.hub.calls.of_session(row.session, time.time()),
                 "kind": row.kind,
                 "goal": row.goal[:500],
                 "created": row.created,
@@ -292,6 +293,8 @@ class Queries:
             "waiting_for": row.waiting_for if row is not None else "",
             "recovery": row.rung if row is not None else "",
         }
+        if shown["state"] == "thinking" and (call := hub.calls.waiting_for(name, time.time())):
+            shown["waiting_for"] = call
         if name in hub.no_room and pid:
             shown |= {"state": "waiting", "waiting_for": "disk_full"}
         if memory:

@@ -42,8 +42,8 @@ def call(arguments: Any, finish: str = "tool_calls", **more: Any) -> Call:
 
 def test_pieces_of_text_are_put_together_and_told_as_they_come() -> None:
     assembly = Assembly()
-    assert assembly.feed(delta(content="Hel")) == ("Hel", "")
-    assert assembly.feed(delta(content="lo", reasoning_content="why")) == ("lo", "why")
+    assert assembly.feed(delta(content="Hel")) == ("Hel", "", ())
+    assert assembly.feed(delta(content="lo", reasoning_content="why")) == ("lo", "why", ())
     assembly.feed(delta("stop"))
     assert classify.outcome(assembly.answer(), TOOLS) == FinalAnswer(text="Hello", reasoning="why")
 
@@ -134,7 +134,7 @@ def test_what_messages_can_hold_is_left_as_it_is() -> None:
 
 def test_half_a_character_is_joined_with_its_other_half_or_replaced() -> None:
     assembly = Assembly()
-    assert assembly.feed(delta(content="a\ud83d")) == ("a\ufffd", "")
+    assert assembly.feed(delta(content="a\ud83d")) == ("a\ufffd", "", ())
     assembly.feed(delta(content="\ude00b\udfff", reasoning_content="\ud800"))
     assembly.feed(delta("stop"))
     made = classify.outcome(assembly.answer(), TOOLS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import pytest
 
 from loomd.actor import behaviour as act
 from loomd.gateway import ratelimits
+from loomd.gateway.keys import Keys
 from loomd.gateway.types import Reply, Resolved, ToolSchema
 from loomd.wire import bodies as b
+from tests.gateway.looking import Looking
 from tests.gateway.test_gateway import Bench, FakeStage
 from tests.gateway.test_view import Log, request
 from tests.openai_server import Answer, OpenAIServer
@@ -56,16 +59,14 @@ def complete(
     what: Resolved | None = None,
     keys: dict[str, str] | None = None,
     pieces: list[str] | None = None,
+    looking: Looking | None = None,
 ) -> Reply:
     from loomd.gateway.litellm_backend import Backend
 
     async def run() -> Reply:
-        backend = Backend(plain, keys or {})
+        backend = Backend(plain, Keys(keys or {}))
         try:
-            return await backend.complete(
-                what or resolved(),
-                lambda text, _: pieces.append(text) if pieces is not None else None,
-            )
+            return await backend.complete(what or resolved(), looking or Looking(pieces))
         finally:
             await backend.close()
 
@@ -206,15 +207,15 @@ def test_tokens_that_were_thought_or_put_into_a_cache_are_counted(server: OpenAI
 
 
 @pytest.mark.parametrize(
-    ("stall", "clocks", "said"),
+    ("stall", "clocks", "phase", "said"),
     [
-        (3, {"between_s": 0.2}, "in the middle"),
-        (0, {"first_byte_s": 0.2}, "first byte"),
-        (3, {"total_s": 0.2}, "not finished"),
+        (3, {"between_s": 0.2}, "stalled", "in the middle"),
+        (0, {"first_byte_s": 0.2}, "first_byte", "first byte"),
+        (3, {"total_s": 0.2}, "total", "not finished"),
     ],
 )
 def test_a_stalled_stream_is_ended_by_its_own_clock_and_its_connection_closed(
-    server: OpenAIServer, stall: int, clocks: dict[str, float], said: str
+    server: OpenAIServer, stall: int, clocks: dict[str, float], phase: str, said: str
 ) -> None:
     answer = Answer(text="hello there", stall_after=stall)
     server.say(answer)
@@ -222,6 +223,7 @@ def test_a_stalled_stream_is_ended_by_its_own_clock_and_its_connection_closed(
     made = failed(complete(plain))
     assert made.kind == "timeout" and made.retryable and said in made.detail
     assert clocks.keys() == {"between_s" if made.phase == "stalled" else f"{made.phase}_s"}
+    assert made.phase == phase
     if "between_s" in clocks:  # the others may end before the server has begun
         assert answer.gone.wait(15)
 
@@ -252,6 +254,36 @@ def test_a_provider_nobody_knows() -> None:
     assert failed(complete({}, resolved("nosuch/thing"))).kind == "unknown_model"
 
 
+def test_the_rate_limit_headers_of_answers_and_of_errors_are_handed_on(
+    server: OpenAIServer,
+) -> None:
+    said = {"x-ratelimit-remaining-requests": "9", "x-request-id": "1"}
+    server.say(
+        Answer(text="x", headers=said),
+        Answer(status=429, text="slow", headers={"retry-after": "7", **said}),
+    )
+    assert complete(settings(server)).headers == {"x-ratelimit-remaining-requests": "9"}
+    limited = complete(settings(server)).headers
+    assert limited == {"x-ratelimit-remaining-requests": "9", "retry-after": "7"}
+
+
+def test_a_provider_has_times_of_its_own(server: OpenAIServer) -> None:
+    server.say(Answer(text="hello there", stall_after=3))
+    made = failed(complete(settings(server, between_s=0.2)))
+    assert (made.kind, made.phase) == ("timeout", "stalled")
+
+
+def test_nobody_at_home_is_told_of_what_litellm_does() -> None:
+    import logging
+
+    import litellm
+
+    assert litellm.telemetry is False and litellm.disable_hf_tokenizer_download is True
+    assert not (litellm.callbacks or litellm.success_callback or litellm.failure_callback)
+    assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
+    assert logging.getLogger("LiteLLM").disabled
+
+
 # --- through the performer ---------------------------------------------------------------------
 
 
@@ -261,6 +293,7 @@ def stage(server: OpenAIServer) -> FakeStage:
 
 
 ORDER = b.Perform(request=request((1, 1)), model=MODEL)
+KINDS = ("text", "arguments")
 
 
 def test_a_price_is_told_without_asking_anybody(server: OpenAIServer) -> None:
@@ -289,8 +322,11 @@ def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServ
     done = asyncio.run(run())
     assert isinstance(done.outcome, b.ToolCalls) and done.outcome.calls[0].id == "r.1"
     assert done.lost == 1 and done.price is not None and done.limits == TOLD
-    text = "".join(data["text"] for _, data in here.published)
-    assert text == "a longer answer"
+    said = [data for _, data in here.published if data["type"] == "delta"]
+    by_kind = {kind: "".join(d["text"] for d in said if d["kind"] == kind) for kind in KINDS}
+    assert by_kind == {"text": "a longer answer", "arguments": '{"path": "a"}'}
+    phases = [data["phase"] for _, data in here.published if data["type"] == "call"]
+    assert phases == ["first_byte", "connect", "first_byte", "answer", ""]
     assert {topic for topic, _ in here.published} == {"d/s-1/"}
 
 
@@ -308,6 +344,58 @@ def test_a_cancel_closes_the_connection(server: OpenAIServer) -> None:
     done = asyncio.run(run())
     assert isinstance(done.outcome, b.Failed) and done.outcome.kind == "cancelled"
     assert answer.gone.wait(15)
+    # What has been sent is paid for, and what has come (which may not be read yet).
+    assert done.usage.input_tokens > 0
+    assert done.usage.cost_usd and done.cost_known == "computed"
+
+
+def test_the_words_of_a_failure_are_without_the_key(server: OpenAIServer) -> None:
+    server.say(Answer(status=401, text="Incorrect API key provided: sk-canary-of-this-test"))
+    plain = settings(server, api_key_command=["echo", "sk-canary-of-this-test"])
+
+    async def run() -> b.Performed:
+        async with Bench(FakeStage(Log(b.Entry(role="user", text="hi")), plain)) as bench:
+            return await bench.result(bench.start(ORDER))
+
+    made = asyncio.run(run()).outcome
+    assert isinstance(made, b.Failed) and made.kind == "auth"
+    assert "provided: [key]" in made.detail and "canary" not in made.detail
+    assert server.requests[0]["_authorization"] == "Bearer sk-canary-of-this-test"
+
+
+def test_models_are_listed_and_checked(server: OpenAIServer) -> None:
+    server.brain = lambda request: (
+        Answer(status=404, text="The model does not exist")
+        if request["model"] == "gone"
+        else Answer(text="ready")
+    )
+    plain = settings(server, api_key_env="NOT_SET_FOR_THIS_TEST")
+    plain["models"] |= {
+        "default": "mine/llama",
+        "fast": "offline/rules",
+        "roles": {"reviewer": "mine/gone"},
+        "fallback": {"mine/llama": ["openai/gpt-5-mini", "mine/gone"]},
+    }
+
+    async def run(check: bool) -> list[dict[str, Any]]:
+        async with Bench(FakeStage(Log(), plain)) as bench:
+            question = b.Note(data={"models": True, "check": check})
+            answer = await bench.performer.ask(question)
+            assert isinstance(answer, b.Note)
+            return list(answer.data)
+
+    rows = {row["model"]: row for row in asyncio.run(run(True))}
+    assert list(rows) == ["mine/llama", "offline/rules", "mine/gone", "openai/gpt-5-mini"]
+    assert rows["mine/gone"]["uses"] == ["role reviewer", "fallback of mine/llama"]
+    assert rows["mine/llama"]["check"]["ok"] and rows["mine/llama"]["window"] is None
+    assert rows["mine/gone"]["check"]["kind"] == "unknown_model"
+    known = rows["openai/gpt-5-mini"]
+    assert known["window"] > 1000 and known["input_usd"] > 0 and known["output_usd"] > 0
+    assert known["key"].startswith("missing: the variable NOT_SET_FOR_THIS_TEST")
+    assert known["check"]["kind"] == "auth"
+    free = rows["offline/rules"]
+    assert (free["key"], free["input_usd"]) == ("none needed", 0.0)
+    assert "check" not in asyncio.run(run(False))[0]
 
 
 def test_calls_go_side_by_side(server: OpenAIServer) -> None:

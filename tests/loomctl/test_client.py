@@ -167,9 +167,12 @@ def test_what_is_in_no_log_is_told_to_who_asks_for_it(instance):
     def delta(session, n):
         return Delta(topic=topics.deltas(session), actor="x", data={"n": n})
 
+    def asked(args):
+        return {"deltas": [], "more": False}
+
     said = []
     with (
-        ScriptedHub(instance.places, {"events": lambda args: page}) as hub,
+        ScriptedHub(instance.places, {"events": lambda args: page, "streams": asked}) as hub,
         Client(instance.places, start=False) as client,
     ):
         stream = client.follow("s-1", on_delta=said.append)

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from loomd.gateway.keys import Keys
 from loomd.gateway.types import Reply, Resolved, ToolSchema
 from loomd.wire.bodies import Entry, Failed, FinalAnswer, Outcome, ToolCalls, Usage
+from tests.gateway.looking import Looking
 
 CLOCKS = {"connect_s": 5.0, "first_byte_s": 15.0, "between_s": 15.0, "total_s": 30.0}
 
@@ -200,7 +202,7 @@ async def _complete(case: Case, root: str) -> Reply:
         "providers": {provider: {"api_base": base, "stream": case.stream}},
         "models": {"clocks": CLOCKS},
     }
-    backend = Backend(settings, {})
+    backend = Backend(settings, Keys({}))
     resolved = Resolved(
         role="lead",
         pinned=("You are the lead.",),
@@ -209,7 +211,7 @@ async def _complete(case: Case, root: str) -> Reply:
         model=case.model,
     )
     try:
-        return await backend.complete(resolved, lambda text, reasoning: None)
+        return await backend.complete(resolved, Looking())
     finally:
         await backend.close()
 

@@ -1,0 +1,222 @@
+"""Recordings of sessions: what was asked and answered, so that a session runs again without a
+model. Pure.
+
+A recording is a file of JSON lines: a head, then one line per request with its outcome. Where a
+request is asked again is its `Place`; its answer is looked for, in this order:
+
+- under the same words: the whole conversation is the same but for its names. What is numbered as it
+  comes (sessions, agents, tasks, edits: `s-4f2a1c`, `coder-1`, `t-2`, `e-1`) is named in the order
+  of its first mention, and the answer has the names of today in it;
+- as the same turn of the same agent at the same task: what commands print may differ;
+- as the same turn of the same agent, once the lead has had its answer: agents that run beside each
+  other may meet in another order. The lead itself is never answered for another goal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from loomd.gateway.types import Resolved
+from loomd.wire.bodies import Failed, Outcome, Usage
+from loomd.wire.errors import LoomError
+
+VERSION: Final = 1
+MARK: Final = "loom_recording"
+
+
+NAME: Final = re.compile(r"(?<![\w-])(?:s-[a-z0-9]{6}|[a-z]+-\d+)(?![\w-])")
+
+LEAD: Final = "lead"
+
+
+@dataclass(frozen=True)
+class Place:
+    """agent: its name in the session; turn: the number at the end of the request's id, from 1;
+    asked, task: digests of the conversation and of its first message; names: in the conversation,
+    in the order of their first mention."""
+
+    agent: str
+    role: str
+    purpose: str
+    turn: int
+    asked: str
+    task: str
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"turn {self.turn} of {self.agent} ({self.purpose})"
+
+
+def turn_of(request: str) -> int:
+    """`s-1/lead:3` -> 3; 1 for an id that counts nothing."""
+    found = re.search(r"(\d+)\Z", request)
+    return int(found[1]) if found else 1
+
+
+def place(resolved: Resolved) -> Place:
+    said = [(e.role, e.sender, e.name, e.text, [(c.name, c.args) for c in e.calls])
+            for e in resolved.entries]  # fmt: skip
+    first = next((entry.text for entry in resolved.entries if entry.role == "user"), "")
+    task, _ = _digest(first)
+    asked, names = _digest([resolved.session, resolved.pinned, said])
+    return Place(
+        agent=resolved.agent.rpartition("/")[2],
+        role=resolved.role,
+        purpose=resolved.purpose,
+        turn=turn_of(resolved.request),
+        asked=asked,
+        task=task,
+        names=names,
+    )
+
+
+def _digest(value: Any) -> tuple[str, tuple[str, ...]]:
+    """Of everything that is said in it, and the names."""
+    names: dict[str, str] = {}
+    hash = hashlib.sha256()
+    for text in _texts(value):
+        plain = NAME.sub(lambda found: names.setdefault(found[0], f"\0{len(names)}"), text)
+        hash.update(plain.encode("utf-8", "replace") + b"\x1f")
+    return hash.hexdigest()[:32], tuple(names)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            yield str(key)
+            yield from _texts(value[key])
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+    else:
+        yield str(value)
+
+
+# --- writing -----------------------------------------------------------------------------------
+
+
+def head(session: str) -> str:
+    return json.dumps({MARK: VERSION, "session": session})
+
+
+def line(where: Place, model: str, outcome: Outcome, usage: Usage) -> str:
+    """One request and what came of it. A failure that was the end of its request is not worth
+    another try when it is played back."""
+    if isinstance(outcome, Failed):
+        outcome = msgspec.structs.replace(outcome, retryable=False, retry_after=None)
+    said = {
+        **asdict(where),
+        "model": model,
+        "outcome": msgspec.to_builtins(outcome),
+        "usage": msgspec.to_builtins(usage),
+    }
+    return json.dumps(said, ensure_ascii=False)
+
+
+# --- reading and matching ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recorded:
+    place: Place
+    outcome: Outcome
+    usage: Usage
+
+
+@dataclass
+class Recording:
+    """What `parse` has read. `session`: the one that was recorded."""
+
+    session: str = ""
+    by_words: dict[str, list[Recorded]] = field(default_factory=dict)
+    by_turn: dict[tuple[str, int], Recorded] = field(default_factory=dict)
+
+    def add(self, one: Recorded) -> None:
+        self.by_words.setdefault(one.place.asked, []).append(one)
+        self.by_turn.setdefault((one.place.agent, one.place.turn), one)
+
+    def find(self, where: Place) -> tuple[Recorded, bool] | None:
+        """(what answers it, whether by the same words). Where the same was said more than once,
+        the same agent's and the same turn's comes first."""
+        same = self.by_words.get(where.asked)
+        if same:
+            return max(same, key=lambda one: _nearness(one.place, where)), True
+        turn = self.by_turn.get((where.agent, where.turn))
+        if turn is None or (turn.place.task != where.task and where.role == LEAD):
+            return None
+        return turn, False
+
+    def answer(self, where: Place, session: str) -> tuple[Outcome, Usage]:
+        """Tokens are told as they were counted then; this time they have cost nothing."""
+        found = self.find(where)
+        if found is None:
+            detail = f"the recording has no answer for {where}"
+            hint = "it was made of another goal, or what came before went otherwise"
+            return Failed(kind="malformed", detail=detail, hint=hint), Usage(cost_usd=0.0, calls=1)
+        one, same = found
+        names = {self.session: session}
+        if same:
+            names |= dict(zip(one.place.names, where.names, strict=False))
+        plain = _renamed(msgspec.to_builtins(one.outcome), names)
+        outcome: Outcome = msgspec.convert(plain, Outcome)
+        return outcome, msgspec.structs.replace(one.usage, cost_usd=0.0)
+
+
+def _nearness(one: Place, where: Place) -> tuple[bool, bool]:
+    return one.agent == where.agent, one.turn == where.turn
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    match value:
+        case str():
+            return NAME.sub(lambda found: names.get(found[0], found[0]), value)
+        case list() | tuple():
+            return [_renamed(one, names) for one in value]
+        case dict():
+            return {key: _renamed(one, names) for key, one in value.items()}
+        case _:
+            return value
+
+
+def parse(text: str) -> Recording:
+    """Raises LoomError(config) that names the line."""
+    lines = [(n, raw) for n, raw in enumerate(text.splitlines(), 1) if raw.strip()]
+    if not lines or _object(*lines[0]).get(MARK) != VERSION:
+        raise LoomError(
+            "config",
+            f"line 1: no recording of version {VERSION}",
+            "make one: loomctl record SESSION FILE",
+        )
+    recording = Recording(str(_object(*lines[0]).get("session") or ""))
+    for number, raw in lines[1:]:
+        recording.add(_recorded(number, _object(number, raw)))
+    return recording
+
+
+def _object(number: int, raw: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise LoomError("config", f"line {number}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise LoomError("config", f"line {number}: not an object")
+    return value
+
+
+def _recorded(number: int, value: Mapping[str, Any]) -> Recorded:
+    try:
+        where = msgspec.convert(value, Place)
+        outcome: Outcome = msgspec.convert(value.get("outcome"), Outcome)
+        usage = msgspec.convert(value.get("usage") or {}, Usage)
+    except msgspec.ValidationError as error:
+        raise LoomError("config", f"line {number}: {error}") from None
+    if len(set(where.names)) != len(where.names):
+        raise LoomError("config", f"line {number}: a name twice in names")
+    return Recorded(where, outcome, usage)

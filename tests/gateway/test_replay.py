@@ -1,0 +1,118 @@
+"""Recordings: a request finds its answer again, with the names of today."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from loomd.gateway import replay
+from loomd.gateway.types import Resolved
+from loomd.wire import bodies as b
+from loomd.wire.errors import LoomError
+
+FREE = b.Usage(cost_usd=0.25, input_tokens=7, calls=1)
+
+
+def asked(
+    *said: str,
+    session: str = "s-aaaaaa",
+    agent: str = "coder-1",
+    role: str = "coder",
+    turn: int = 1,
+) -> Resolved:
+    return Resolved(
+        role=role,
+        pinned=(f"You are {agent} of {session}.",),
+        entries=tuple(b.Entry(role="user", text=text) for text in said),
+        tools=(),
+        model="replay/x",
+        agent=f"{session}/{agent}",
+        session=session,
+        request=f"{session}/{agent}:{turn}",
+    )
+
+
+def recording(*pairs: tuple[Resolved, b.Outcome]) -> replay.Recording:
+    lines = [replay.head("s-aaaaaa")]
+    for resolved, outcome in pairs:
+        lines.append(replay.line(replay.place(resolved), "openai/x", outcome, FREE))
+    return replay.parse("\n".join(lines))
+
+
+def answer(made: replay.Recording, resolved: Resolved) -> b.Outcome:
+    outcome, usage = made.answer(replay.place(resolved), resolved.session)
+    assert usage.cost_usd == 0.0
+    return outcome
+
+
+def test_the_same_words_get_the_same_answer_in_another_session() -> None:
+    call = b.Call(id="s-aaaaaa/coder-1:1.1", name="send", args={"to": ["s-aaaaaa/lead", "t-3"]})
+    made = recording((asked("do t-3"), b.ToolCalls(calls=(call,))))
+    outcome = answer(made, asked("do t-3", session="s-bbbbbb"))
+    assert isinstance(outcome, b.ToolCalls)
+    assert outcome.calls[0].args == {"to": ["s-bbbbbb/lead", "t-3"]}
+
+
+def test_what_was_numbered_otherwise_is_found_and_answered_with_todays_numbers() -> None:
+    made = recording(
+        (asked("review e-1 of a.py"), b.FinalAnswer(text="e-1 is good")),
+        (asked("review e-2 of b.py", turn=2), b.FinalAnswer(text="e-2 is bad")),
+    )
+    assert answer(made, asked("review e-2 of a.py", turn=2)) == b.FinalAnswer(text="e-2 is good")
+    other = asked("review e-1 of b.py", agent="coder-7")
+    assert answer(made, other) == b.FinalAnswer(text="e-1 is bad")
+
+
+def test_a_turn_is_answered_though_a_command_printed_something_else() -> None:
+    made = recording(
+        (asked("do it", "1 passed in 0.3s", turn=2), b.FinalAnswer(text="done s-aaaaaa"))
+    )
+    again = asked("do it", "1 passed in 0.9s", session="s-bbbbbb", turn=2)
+    assert answer(made, again) == b.FinalAnswer(text="done s-bbbbbb")
+
+
+def test_the_lead_is_not_answered_for_another_goal_and_others_only_for_a_known_turn() -> None:
+    lead = {"agent": "lead", "role": "lead"}
+    made = recording((asked("rename a", **lead), b.FinalAnswer(text="x")))  # type: ignore[arg-type]
+    outcome = answer(made, asked("delete b", **lead))  # type: ignore[arg-type]
+    assert isinstance(outcome, b.Failed) and outcome.kind == "malformed"
+    assert "turn 1 of lead" in outcome.detail and not outcome.retryable
+    assert isinstance(answer(made, asked("x", turn=9)), b.Failed)
+
+
+def test_of_the_same_words_the_same_agents_and_turns_come_first() -> None:
+    made = recording(
+        (asked("go on", turn=1), b.FinalAnswer(text="one")),
+        (asked("go on", turn=2), b.FinalAnswer(text="two")),
+    )
+    assert answer(made, asked("go on", turn=2)) == b.FinalAnswer(text="two")
+    assert answer(made, asked("go on", turn=1)) == b.FinalAnswer(text="one")
+
+
+def test_a_failure_is_played_once() -> None:
+    failed = b.Failed(kind="server", detail="oops", retryable=True, retry_after=3.0)
+    outcome = answer(recording((asked("x"), failed)), asked("x"))
+    assert outcome == replay.msgspec.structs.replace(failed, retryable=False, retry_after=None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "line 1: no recording"),
+        ('{"x": 1}', "line 1: no recording"),
+        ("[]", "line 1: not an object"),
+        ("nonsense", "line 1: not JSON"),
+        (replay.head("s-aaaaaa") + "\n\n{}", "line 3: Object missing"),
+        (replay.head("s-aaaaaa") + "\n" + "[" * 100_000, "line 2: not JSON"),
+    ],
+)
+def test_a_file_that_is_none_names_its_line(text: str, said: str) -> None:
+    with pytest.raises(LoomError) as error:
+        replay.parse(text)
+    assert said in error.value.message
+
+
+def test_turns_are_counted_by_requests() -> None:
+    assert [replay.turn_of(id) for id in ("s-1/lead:12", "s-1/keeper-3:4", "x")] == [12, 4, 1]
+    assert replay.place(replace(asked("x"), request="x")).turn == 1

@@ -1,0 +1,159 @@
+"""Calls of models on a real daemon, as people see them: phases, streams, cost, keys, recordings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.openai_server import KEY, Answer, OpenAIServer
+from tests.support import Daemon, eventually
+from tests.system.mainjob import GOAL, JOB_S, Job, make_repo
+from tests.system.test_real_model import Made, made
+
+__all__ = ["made"]
+
+pytestmark = pytest.mark.timeout(300)  # as in test_real_model
+
+TEXT = "hello there my friend"
+
+
+def loomctl(daemon: Daemon, *args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "loomctl", *args],
+        env=daemon.instance.environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said(daemon: Daemon, *args: str) -> Any:
+    """What a verb says with --json."""
+    with loomctl(daemon, *args, "--json") as process:
+        out, _ = process.communicate(timeout=JOB_S)
+    return json.loads(out)
+
+
+def followed(daemon: Daemon, session: str) -> Iterator[dict[str, Any]]:
+    """The deltas that a client sees that attaches now."""
+    process = loomctl(daemon, "events", session, "--follow", "--deltas", "--json")
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            shown = json.loads(line)
+            if shown.get("type") == "delta":
+                yield shown
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_client_that_comes_in_the_middle_has_all_of_it_and_a_cancelled_call_is_paid(
+    server: OpenAIServer, made: Made
+) -> None:
+    first, second = Answer(text=TEXT, stall_after=4), Answer(text=TEXT, stall_after=4)
+    server.say(first, second)
+    daemon, job = made()
+    job.open("say hello")
+    assert first.stalled.wait(JOB_S)
+
+    def shown() -> list[str]:
+        return [
+            row["waiting_for"]
+            for row in said(daemon, "ps", job.session)
+            if row["name"] == f"{job.session}/lead"
+        ]
+
+    eventually(lambda: shown()[0].startswith("rest of the answer, "), what=lambda: str(shown()))
+    [row] = [one for one in said(daemon, "sessions") if one["session"] == job.session]
+    assert row["calling"].startswith("rest of the answer, ") and row["state"] == "running"
+    text = ""
+    for delta in followed(daemon, job.session):
+        assert (delta["offset"], delta["kind"]) == (len(text), "text")
+        text += delta["text"]
+        first.release.set()
+        if len(text) >= len(TEXT):
+            break
+    assert text == TEXT
+    job.follow()
+    assert job.row()["answer"] == TEXT
+
+    other = Job(daemon, job.client, job.repo)
+    other.open("say hello again")
+    assert second.stalled.wait(JOB_S)
+    other.client.request("control", session=other.session, op="cancel")
+    assert second.gone.wait(JOB_S)
+    other.follow()
+    [paid] = eventually(lambda: other.client.request("usage", by="session", session=other.session))
+    assert paid["input_tokens"] > 0 and paid["cost_usd"] > 0
+
+    [model] = said(daemon, "models")
+    assert (model["model"], model["key"]) == ("openai/gpt-5-mini", "env TEST_PROVIDER_KEY")
+    assert KEY not in json.dumps(model)
+    server.say(Answer(text="ready"))
+    [checked] = said(daemon, "models", "--check")
+    assert checked["check"]["ok"] and checked["check"]["cost_usd"] > 0
+
+
+def test_a_key_is_nowhere_after_all_that_may_go_wrong(server: OpenAIServer, made: Made) -> None:
+    stalled = Answer(text=TEXT, stall_after=1)
+    server.say(
+        Answer(status=500, text=f"a proxy that repeats: authorization: Bearer {KEY}"),
+        Answer(body=f"<html>{KEY}</html>", content_type="text/html", status=502),
+        stalled,
+    )
+    server.brain = lambda request: Answer(status=401, text=f"Incorrect API key provided: {KEY}")
+    daemon, job = made()
+    job.open("say hello")
+    assert stalled.stalled.wait(JOB_S)
+    assert job.kill("gateway-1")
+    job.follow()
+    assert job.row()["kind"] == "auth", job.story()
+    assert len(server.requests) >= 4 and server.requests[0]["_authorization"] == f"Bearer {KEY}"
+
+    canary = KEY.encode()
+    assert KEY not in json.dumps([job.events, job.row()])
+    for process in [psutil.Process(daemon.pid), *daemon.children()]:
+        for name in ("environ", "cmdline"):
+            raw = Path(f"/proc/{process.pid}/{name}").read_bytes()
+            assert canary not in raw, f"{name} of {process.pid} {process.cmdline()}"
+    searched = 0
+    for folder, _, names in os.walk(daemon.instance.base):
+        for name in names:
+            path = Path(folder) / name
+            if path.is_file():
+                searched += 1
+                assert canary not in path.read_bytes(), path
+    assert searched > 3
+
+
+def test_a_recorded_session_runs_again_without_its_model(
+    daemons: Callable[..., Daemon], tmp_path: Path
+) -> None:
+    daemon = daemons()
+    file = tmp_path / "recording.jsonl"
+    with daemon.client() as client:
+        first = Job(daemon, client, make_repo(tmp_path / "one"))
+        first.open(GOAL)
+        first.follow()
+        recorded = said(daemon, "record", first.session, str(file))
+        assert recorded["answers"] > 5 and recorded["failed"] == 0
+        again = Job(daemon, client, make_repo(tmp_path / "two"))
+        again.open(GOAL, model=f"replay/{file}")
+        again.follow()
+        again.check_done()
+        assert again.row()["answer"] == first.row()["answer"]
+        other = Job(daemon, client, make_repo(tmp_path / "three"))
+        other.open("find the uses of both", model=f"replay/{file}")
+        other.follow()
+        assert other.row()["state"] == "failed", other.story()
+        [usage] = client.request("usage", by="session", session=again.session)
+        assert usage["cost_usd"] == 0.0
