@@ -63,6 +63,7 @@ class Watch:
     def __init__(self, clocks: Clocks, on_phase: OnPhase = lambda phase: None) -> None:
         self.clocks = clocks
         self.headers: Mapping[str, str] = {}  # of the newest response
+        self.broken: Exception | None = None  # what its connection ended with, if it did
         self._on_phase = on_phase
         self._phase = ""
         self._running = False

@@ -3,6 +3,10 @@
 litellm's adapters make their HTTP clients themselves, each in its own way, and tell nothing of what
 happens below an answer's pieces. All of them end at httpx's transport, so that is where it is seen;
 nothing of what passes is changed. `CURRENT` of loomd.gateway.clocks says whose call it is.
+
+A call whose connection has broken sends nothing more: litellm's own handler would send the same
+request again (1.106: with every adapter but OpenAI's), which the provider may answer and charge a
+second time while one attempt is booked. Whether to try again is for `models` to say.
 """
 
 from __future__ import annotations
@@ -41,9 +45,13 @@ class _Heard(httpx.AsyncByteStream):
         self._watch = watch
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._stream:
-            self._watch.heard()
-            yield piece
+        try:
+            async for piece in self._stream:
+                self._watch.heard()
+                yield piece
+        except httpx.TransportError as error:
+            self._watch.broken = error
+            raise
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -63,8 +71,14 @@ async def _watched(transport: httpx.AsyncHTTPTransport, request: httpx.Request) 
         elif event.endswith("send_request_headers.started"):
             watch.connected()
 
+    if watch.broken is not None:
+        raise watch.broken
     request.extensions = {**request.extensions, "trace": trace}
-    response = await _plain(transport, request)
+    try:
+        response = await _plain(transport, request)
+    except httpx.TransportError as error:
+        watch.broken = error
+        raise
     watch.headers = limits(response.headers)
     response.stream = _Heard(response.stream, watch)
     return response
