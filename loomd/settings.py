@@ -55,7 +55,9 @@ class Models:
 @dataclass(frozen=True)
 class Provider:
     """Where a provider is and whose key opens it. "" = litellm's own default. stream: whether its
-    answers are asked for in pieces; some servers have whole answers only, or better ones.
+    answers are asked for in pieces; some servers have whole answers only, or better ones. cache:
+    whether requests have marks up to which the server shall keep what it has read; None: by what is
+    known of the provider.
     concurrency: calls at once; this and the limits per minute hold for all providers of the same
     address and key. The times are instead of those of `models.clocks`."""
 
@@ -63,6 +65,7 @@ class Provider:
     api_key_env: str = ""
     api_key_file: str = ""
     stream: bool = True
+    cache: bool | None = None
     concurrency: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -536,6 +539,7 @@ _PROVIDER: Mapping[str, Check] = {
     "api_key_env": _variable,
     "api_key_file": _path,
     "stream": _flag,
+    "cache": _flag,
     "concurrency": _count(1, 10_000),
     "requests_per_minute": _count(1, 10**9),
     "tokens_per_minute": _count(1, 10**12),

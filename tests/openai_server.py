@@ -2,7 +2,7 @@
 
 Scripted: each request takes the next `Answer` of the script (or what `brain` makes of it). Faults
 are real: errors with headers, pages of HTML, streams cut or stalled in the middle, until an event
-lets them go on. Standard library only.
+lets them go on. A request to `/messages` is answered in that dialect. Standard library only.
 
 In a test:      with OpenAIServer() as server: server.say(Answer(text="hello")); server.base_url
                 daemons(server.config("[limits]..."), **KEYS): a daemon whose default model it is
@@ -177,7 +177,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.owner.say(*(_answer(one) for one in request))
             self._whole(200, "{}")
             return
-        if not self.path.endswith("/chat/completions"):
+        named = self.path.endswith("/messages")
+        if not (named or self.path.endswith("/chat/completions")):
             self._whole(404, '{"error": {"message": "no such page"}}')
             return
         request["_authorization"] = self.headers.get("authorization")
@@ -187,6 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
                 raise _Cut
             if answer.body or answer.status != 200:
                 self._fault(answer)
+            elif named:
+                self._named(answer)
             elif request.get("stream"):
                 self._stream(answer, request)
             else:
@@ -236,6 +239,15 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.finish != "":
             self._event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
+
+    def _named(self, answer: Answer) -> None:
+        """A stream of the messages API."""
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("connection", "close")
+        self.end_headers()
+        for one in _named(answer):
+            self.wfile.write(f"event: {one['type']}\ndata: {json.dumps(one)}\n\n".encode())
 
     def _stall(self, answer: Answer) -> None:
         """Nothing more until released, or until the other side has gone (then `gone` is set)."""
@@ -324,6 +336,28 @@ def _chunks(answer: Answer, request: dict[str, Any]) -> list[dict[str, Any]]:
     if asked and answer.usage is not None and answer.finish != "":
         chunks.append(chunk({}) | {"choices": [], "usage": answer.usage})
     return chunks
+
+
+def _named(answer: Answer) -> list[dict[str, Any]]:
+    """The same answer as events of the messages API; `usage` as that API counts."""
+    usage = answer.usage or {}
+    given = {key: value for key, value in usage.items() if key != "output_tokens"}
+    started = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "usage": given}
+    events: list[dict[str, Any]] = [{"type": "message_start", "message": started}]
+    blocks: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    if answer.text:
+        blocks.append(({"type": "text", "text": ""}, {"type": "text_delta", "text": answer.text}))
+    for n, (name, args) in enumerate(answer.calls):
+        block = {"type": "tool_use", "id": answer.ids.format(n=n), "name": name, "input": {}}
+        blocks.append((block, {"type": "input_json_delta", "partial_json": _arguments(args)}))
+    for index, (block, delta) in enumerate(blocks):
+        events.append({"type": "content_block_start", "index": index, "content_block": block})
+        events.append({"type": "content_block_delta", "index": index, "delta": delta})
+        events.append({"type": "content_block_stop", "index": index})
+    reason = "tool_use" if answer.calls else "end_turn"
+    made = {"output_tokens": usage.get("output_tokens", 0)}
+    events.append({"type": "message_delta", "delta": {"stop_reason": reason}, "usage": made})
+    return [*events, {"type": "message_stop"}]
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def usage(context: Context, session: str, by: str, attempts: bool) -> None:
 
     A cost that is not known is empty, never zero: known_usd is what is known of it, unknown how
     many calls are not in it, lost those of a gateway that was killed. cached_share is what of the
-    input came from a provider's cache."""
+    known input came from a provider's cache; empty: none is known."""
     if attempts:
         with context.client() as client:
             rows = client.request("attempts", session=session)

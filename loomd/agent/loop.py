@@ -24,7 +24,7 @@ from loomd.agent import order
 from loomd.agent import recovery as rec
 from loomd.agent import view as vw
 from loomd.agent.limits import Exceeded, Limits
-from loomd.agent.prompt import cut, pinned, review_text
+from loomd.agent.prompt import cut, pinned, review_text, shared_blocks
 from loomd.agent.state import AT_REST, MOVES, AgentState, Arrived, OpenCall, Phase, Task
 from loomd.wire import codec
 from loomd.wire.bodies import (
@@ -523,6 +523,7 @@ class Step:
             view=View(
                 pinned=pinned(role, spec.name, spec.args, task, vw.lines(s.view)),
                 spans=vw.spans(s.view, spec.name, limit, needed=self._needed()),
+                shared=len(shared_blocks(role, spec.args)),
             ),
             tools=role.tools,
             temperature=rec.temperature(role.temperature, with_),

@@ -21,20 +21,21 @@ def pinned(
     task: tuple[str, str] | None,
     index: Sequence[str],
 ) -> tuple[str, ...]:
-    """The blocks before the conversation: role, surroundings, project rules, task, keepers.
+    """The blocks before the conversation: role, project rules, surroundings, goal, task,
+    keepers.
 
-    `args` is the agent's spec.args (repo, team_size, rules, goal); `task` its open (id, text).
+    `args` is the agent's spec.args (repo, team_size, rules, goal); `task` its open (id, text). In
+    the order in which they change, so that a provider can keep the beginning: what all agents of a
+    role see, then what is the agent's own, then its task's, then what its view has lost.
     """
+    blocks = shared_blocks(role, args)
     facts = [
         f"Agent: {agent}",
         f"Team size: {args.get('team_size') or 1}",
         f"Repo: {args.get('repo') or '.'}",
     ]
-    blocks = [role.prompt, "\n".join(facts)]
-    rules = str(args.get("rules") or "").strip()
-    if rules:
-        blocks.append(f"Project rules (AGENTS.md):\n{cut(rules, RULES_LIMIT)}")
     goal = str(args.get("goal") or "").strip()
+    blocks.append("\n".join(facts))
     if goal and (task is None or goal != task[1]):
         blocks.append(f"Goal of the session: {cut(goal, TASK_LIMIT)}")
     if task is not None:
@@ -46,6 +47,13 @@ def pinned(
             + "\n".join(f"- {line}" for line in index)
         )
     return tuple(blocks)
+
+
+def shared_blocks(role: Role, args: Mapping[str, Any]) -> list[str]:
+    """The first of them, which every agent of the role in this repo sees."""
+    rules = str(args.get("rules") or "").strip()
+    written = [f"Project rules (AGENTS.md):\n{cut(rules, RULES_LIMIT)}"] if rules else []
+    return [role.prompt, *written]
 
 
 def review_text(request: ReviewRequest) -> str:

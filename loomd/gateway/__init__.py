@@ -2,6 +2,7 @@
 
 `types`            what crosses from the view to a backend and back: Resolved, Reply (pure)
 `view`             a request's view resolved from the state into Resolved
+`caching`          where a provider is told to keep what it has read (pure)
 `classify`         an answer, as it came -> ToolCalls | FinalAnswer | Failed (pure); beyond it and
                    what it stands on no code looks at a provider's dict. It stands on (all pure):
     `events`       a server's bytes -> the objects that it sent

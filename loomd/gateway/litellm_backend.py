@@ -30,7 +30,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own and its dependencies' imports, nothing of ours
     import litellm
 
-from loomd.gateway import classify, counts, traffic, view
+from loomd.gateway import caching, classify, counts, traffic, view
 from loomd.gateway.clocks import CONNECT, Clocks, Watch
 from loomd.gateway.keys import Keys, NoKeyError
 from loomd.gateway.source import Source
@@ -142,7 +142,7 @@ class Backend:
         arguments: dict[str, Any] = {
             **CALL,
             "model": f"{provider}/{name}",
-            "messages": view.chat(resolved),
+            "messages": _messages(resolved, f"{provider}/{name}", configured),
             # Ours are the ones that matter; this ends what has lost its task.
             "timeout": httpx.Timeout(clocks.total_s + 5.0),
         }
@@ -232,6 +232,15 @@ class Backend:
                 return await asyncio.to_thread(_counted, resolved, assembly)
         except TimeoutError:
             return None
+
+
+def _messages(
+    resolved: Resolved, model: str, configured: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    messages = view.chat(resolved)
+    if caching.wanted(model, configured, resolved.purpose):
+        return caching.marked(messages, resolved.pinned, resolved.shared)
+    return messages
 
 
 def _split(model: str) -> tuple[str, str]:

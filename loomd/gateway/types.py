@@ -23,7 +23,8 @@ class Resolved:
     """A model request with its view read from the state: everything that a backend may know.
 
     `entries` are in the view's order, blobs already read into `text`. `model` is concrete
-    (`provider/name`). `max_tokens` and `temperature` None: the provider's default.
+    (`provider/name`). `max_tokens` and `temperature` None: the provider's default. `shared`: of the
+    pinned texts, how many of the first ones others see too.
     """
 
     role: str
@@ -38,6 +39,7 @@ class Resolved:
     task: str = ""
     purpose: str = "turn"
     request: str = ""
+    shared: int = 0
 
 
 @dataclass(frozen=True)

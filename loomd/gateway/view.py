@@ -35,7 +35,8 @@ def schemas(row: Mapping[str, Any] | None, names: tuple[str, ...] | None) -> tup
     if row is None:
         return tuple(ToolSchema(name) for name in names or ())
     known = {tool["name"]: tool for tool in row.get("tools") or ()}
-    wanted = tuple(known) if names is None else tuple(name for name in names if name in known)
+    # In an order that stays: providers keep what they have read only if it comes again as it was.
+    wanted = tuple(sorted(known)) if names is None else tuple(n for n in names if n in known)
     return tuple(_schema(known[name]) for name in wanted)
 
 
@@ -77,6 +78,7 @@ def resolve(reader: Reader, request: ModelRequest, model: str) -> Resolved:
         task=request.task,
         purpose=request.purpose,
         request=request.id,
+        shared=request.view.shared,
     )
 
 

@@ -155,7 +155,8 @@ def ledger(txn: Transaction) -> Iterable[Mapping[str, Any]]:
 def usage(lines: Iterable[Mapping[str, Any]], by: str, session: str = "") -> list[dict[str, Any]]:
     """Sums of the ledger. A cost that is not known makes the sum unknown (None), never zero;
     `known_usd` is what is known of it, `unknown` how many attempts are not in it, `lost` how many
-    of all went with their gateway. `cached_share`: of the input, read from a provider's cache."""
+    of all went with their gateway. `cached_share`: of the input that is known, what providers say
+    came from their caches; None: nothing of it is known."""
     if by not in KEYS:
         raise LoomError("usage", f"cannot sum by {by!r}", f"one of: {', '.join(KEYS)}")
     key_of = KEYS[by]
@@ -193,7 +194,7 @@ def usage(lines: Iterable[Mapping[str, Any]], by: str, session: str = "") -> lis
                 total["cost_usd"] += cost
     for total in sums.values():
         read = total["input_tokens"]
-        total["cached_share"] = round(total["cached_tokens"] / read, 4) if read else 0.0
+        total["cached_share"] = round(total["cached_tokens"] / read, 4) if read else None
     return [sums[key] for key in sorted(sums)]
 
 

@@ -83,10 +83,12 @@ class Span(Part, frozen=True, kw_only=True):
 
 
 class View(Part, frozen=True, kw_only=True):
-    """What the model sees: pinned blocks, then the referenced entries in this order."""
+    """What the model sees: pinned blocks, then the referenced entries in this order. `shared`: how
+    many of the first pinned blocks others of this role see too."""
 
     pinned: tuple[str, ...] = ()
     spans: tuple[Span, ...] = ()
+    shared: int = 0
 
 
 class Usage(Part, frozen=True, kw_only=True):

@@ -34,13 +34,13 @@ def test_pinned_blocks_come_in_a_fixed_order_and_only_where_there_is_something()
     blocks = pinned(role, "s-1/coder-1", args, ("t-1", "Do."), ["keeper-1: old"])
     assert blocks[0].startswith("You are the coder of a team of coding agents.")
     assert [block.split(":")[0] for block in blocks[1:]] == [
-        "Agent",
         "Project rules (AGENTS.md)",
+        "Agent",
         "Goal of the session",
         "Task t-1",
         "Held by keepers, not lost",
     ]
-    assert "Team size: 2" in blocks[1] and "Repo: /r" in blocks[1]
+    assert "Team size: 2" in blocks[2] and "Repo: /r" in blocks[2]
     assert len(pinned(role, "s-1/coder-1", {}, None, [])) == 2
     assert len(pinned(role, "s-1/lead", {"goal": "G"}, ("t-1", "G"), [])) == 3
 

@@ -50,7 +50,8 @@ def test_usage_tells_the_share_of_the_cache_what_was_lost_and_the_day_that_paid(
     assert (whole["cached_share"], whole["lost"], whole["unknown"]) == (0.25, 1, 1)
     assert (whole["reasoning_tokens"], whole["cache_write_tokens"]) == (2, 4)
     assert [row["key"] for row in boards.usage(lines, "day")] == ["1970-01-01", "1970-01-02"]
-    assert boards.usage([LINE | {"input_tokens": 0}], "agent")[0]["cached_share"] == 0.0
+    [unknown] = boards.usage([LINE | {"input_tokens": 0}], "agent")
+    assert unknown["cached_share"] is None, "nothing is known to have been read"
 
 
 def test_boards_are_of_one_session_but_the_graph_is_the_projects() -> None:
