@@ -9,6 +9,7 @@ TYPES: Final = frozenset(
     {
         *("model_retry", "model_fallback", "model_cooldown", "model_breaker"),
         *("model_escalated", "model_deescalated", "budget_warning", "budget_unbounded"),
+        "model_taken_back",
     }
 )
 
@@ -34,6 +35,9 @@ def line(type: str, data: Mapping[str, Any]) -> str:
             return f"{data.get('from')} failed twice ({kind}), on with {data.get('to')}"
         case "model_deescalated":
             return f"{data.get('from')} has done it, back to {data.get('to')}"
+        case "model_taken_back":
+            gone = data.get("gateway")
+            return f"{gone} does not come back: its call of {model} is made by another"
         case "budget_warning":
             spent, limit = float(data.get("spent_usd") or 0.0), float(data.get("limit_usd") or 0.0)
             share = 100 * spent / limit if limit else 100.0

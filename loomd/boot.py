@@ -111,17 +111,34 @@ BEHAVIOURS = {
 """What makes a behaviour of each kind, for the preflight of new code."""
 
 
-def gateway(generation: int) -> str:
-    """The name of the gateway that belongs to a generation of code. A newer one is another actor:
-    it takes the calls to come, while the older one finishes those that it has."""
-    return f"gateway-{generation}"
+GATEWAYS = 4
+"""As many as the cores, but not more: each holds some 30 MB of its own and can have hundreds of
+answers under way."""
 
 
-def daemon_specs(generation: int) -> list[dict[str, Any]]:
-    """The daemon's own actors, for their rows in the state."""
+def gateways(generation: int, count: int) -> list[str]:
+    """The names of the gateways that belong to a generation of code, from gateway-1, gateway-11,
+    gateway-21 on. Newer ones are other actors: they take the calls to come, while the older ones
+    finish those that they have."""
+    first = (generation - 1) * (settings_of.MOST_GATEWAYS + 1) + 1
+    return [f"gateway-{number}" for number in range(first, first + count)]
+
+
+def gateway_count(settings: settings_of.Settings) -> int:
+    """How many there are: one where no model needs a provider."""
+    if not settings.needs_provider:
+        return 1
+    return settings.models.gateways or min(GATEWAYS, len(os.sched_getaffinity(0)))
+
+
+def daemon_specs(generation: int, count: int) -> list[dict[str, Any]]:
+    """The daemon's own actors, for their rows in the state; `count`: of gateways."""
     return [
         {"name": "models", "kind": "models", "restart": "permanent"},
-        {"name": gateway(generation), "kind": "gateway", "restart": "permanent"},
+        *(
+            {"name": name, "kind": "gateway", "restart": "permanent"}
+            for name in gateways(generation, count)
+        ),
     ]
 
 
@@ -190,7 +207,7 @@ def tree(
                 else []
             ),
             {
-                "id": gateway(generation),
+                "id": gateways(generation, 1)[0],
                 "start": {
                     "template": "litellm" if real else "actors",
                     "entry": ENTRIES["gateway"],
@@ -200,6 +217,8 @@ def tree(
                     "ready_s": 60,
                 },
             },
+            # Those beside the first come when a real model is called, and go with their code.
+            {"id": "gateways", "type": "supervisor", "dynamic": True, **limits},
             {
                 # It is a comfort: what becomes of it is no reason to stop anybody's work.
                 "id": "watchers",
@@ -563,7 +582,7 @@ def config(
     }
 
     def retree(generation: int) -> SupervisorSpec:
-        args = {**hub_args, "daemon_specs": daemon_specs(generation)}
+        args = {**hub_args, "daemon_specs": daemon_specs(generation, gateway_count(settings))}
         return parse_supervisor(tree(settings, args, generation))
 
     return Config(

@@ -24,6 +24,9 @@ LOCAL = ("offline/", "replay/", "scripted/")
 """Models that need no provider: see loomd.gateway."""
 
 
+MOST_GATEWAYS = 9
+
+
 class ConfigError(LoomError):
     """The configuration is wrong. Exit status 8."""
 
@@ -50,6 +53,7 @@ class Models:
     attempts: int = 4  # of a request on one model
     patience_s: float = 180  # from its first failure on a model to the last attempt there
     clocks: Clocks = field(default_factory=Clocks)
+    gateways: int = 0  # processes that perform calls; 0: as many as there are cores, at most 4
 
 
 @dataclass(frozen=True)
@@ -556,6 +560,7 @@ _FIELDS: Mapping[str, Mapping[str, Check]] = {
         "attempts": _count(1, 100),
         "patience_s": _number(0, 1e5, "a time in seconds"),
         "clocks": _clocks,
+        "gateways": _count(0, MOST_GATEWAYS),
     },
     "budget": {
         "day_usd": _number(0, 1e6, "an amount in US dollars"),

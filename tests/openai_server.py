@@ -95,10 +95,11 @@ class OpenAIServer:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
-    def config(self, more: str = "") -> str:
-        """config.toml of a daemon whose default model answers here; `more`: other tables."""
+    def config(self, more: str = "", models: str = "") -> str:
+        """config.toml of a daemon whose default model answers here; `models`: other keys of that
+        table, `more`: other tables."""
         return (
-            f'[models]\ndefault = "openai/gpt-5-mini"\n'
+            f'[models]\ndefault = "openai/gpt-5-mini"\n{models}'
             f'[providers.openai]\napi_base = "{self.base_url}"\n'
             f'api_key_env = "TEST_PROVIDER_KEY"\n{more}'
         )

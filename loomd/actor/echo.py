@@ -10,6 +10,7 @@ number), `wrong` (numbers that came twice, out of order or too late) and the own
     loop n               n steps by mail to itself
     broadcast to n       one mail to many
     call to name args n  n calls of a tool at the tool host `to`, one after another
+    think n model at_once mark   n calls of a model, so many at once; `mark` is done with the last
     start spec · stop name asleep · timer key after · effect id do · cancel id · emit type
     crash · hang · exit · segv · allocate mb · burn s · collect     misbehaves in this very step
 
@@ -54,7 +55,17 @@ from loomd.actor.behaviour import (
 from loomd.actor.host import run
 from loomd.actor.pump import DRAIN_S
 from loomd.wire import codec, sockets
-from loomd.wire.bodies import Body, Entry, Note, ToolCall, ToolResult
+from loomd.wire.bodies import (
+    Body,
+    Entry,
+    Failed,
+    ModelOutcome,
+    ModelRequest,
+    Note,
+    ToolCall,
+    ToolResult,
+    View,
+)
 from loomd.wire.errors import LoomError
 from loomd.wire.messages import Delta
 
@@ -78,7 +89,7 @@ class Saved(msgspec.Struct):
     wrong: list[str] = []
     done: list[str] = []
     other: list[str] = []
-    series: dict[str, Any] = {}  # tool calls still to make
+    series: dict[str, Any] = {}  # calls still to make
 
 
 @dataclass
@@ -139,6 +150,8 @@ class EchoBehaviour:
                 return state, []
             case Mailed(body=Note(data=dict() as data)):
                 return state, self._told(state, input, data, now)
+            case Mailed(body=ModelOutcome() as outcome):
+                return state, self._thought(state, outcome)
             case Mailed(body=ToolResult() as result):
                 return state, self._result(state, input, result)
             case Mailed():
@@ -155,6 +168,18 @@ class EchoBehaviour:
             return self._told(state, mail, saved.series, 0.0)
         saved.done.append("call" if result.ok else f"call failed: {result.text[:200]}")
         return []
+
+    def _thought(self, state: State, outcome: ModelOutcome) -> list[Change]:
+        """The next call of a series; one that failed is noted."""
+        saved = state.saved
+        series = saved.series
+        series["answered"] += 1
+        if isinstance(outcome.outcome, Failed):
+            said = f"{outcome.outcome.kind}: {outcome.outcome.detail}"
+            saved.wrong = [*saved.wrong, said[:200]][:20]
+        if series["answered"] == series["n"]:
+            saved.done.append(series["mark"])
+        return _asks(state, 1)
 
     def _told(self, state: State, mail: Mailed, data: dict[str, Any], now: float) -> list[Change]:
         saved = state.saved
@@ -198,6 +223,9 @@ class EchoBehaviour:
                 return [
                     Send(to, ToolCall(id=f"{name}:{n}", agent=state.name, name=name, args=args))
                 ]
+            case {"op": "think", "n": int(), "model": str()}:
+                saved.series = {"at_once": 1, "mark": "think", **data, "asked": 0, "answered": 0}
+                return _asks(state, saved.series["at_once"])
             case {"op": "broadcast", "to": list(to), "n": int(n)}:
                 return [Send(tuple(to), Note(data={"op": "add", "n": n}))]
             case {"op": "echo"}:
@@ -224,6 +252,25 @@ class EchoBehaviour:
                 return []
             case _:
                 return []
+
+
+def _asks(state: State, count: int) -> list[Change]:
+    """The next calls of its series. Each is pinned to its own number."""
+    series = state.saved.series
+    changes: list[Change] = []
+    for number in range(series["asked"] + 1, min(series["asked"] + count, series["n"]) + 1):
+        one = f"{state.name}:{series['mark']}.{number}"
+        asked = ModelRequest(
+            id=one,
+            session=state.session,
+            agent=state.name,
+            model=series["model"],
+            view=View(pinned=(one,)),
+            tools=(),
+        )
+        changes.append(Send("models", asked))
+    series["asked"] += len(changes)
+    return changes
 
 
 _hoard: list[bytearray] = []

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from loomd.bench import calls, endurance, floors, reloads, search, turns
+from loomd.bench import calls, endurance, floors, reloads, search, thoughts, turns
 from loomd.bench.instance import Bench
 from loomd.bench.report import Figure
 from loomd.wire.errors import LoomError
@@ -310,6 +310,9 @@ LONG: dict[str, Measure] = {
     measure.__name__: measure
     for measure in (
         calls.sandboxes,
+        thoughts.model_overhead,
+        thoughts.first_delta,
+        thoughts.model_streams,
         endurance.crashes,
         endurance.root_idle,
         endurance.restarts_10000,

@@ -298,8 +298,9 @@ class GatewayPerformer:
 
     async def _perform(self, effect: OpenEffect, order: Perform, answer: Answer) -> Reply:
         most = OFFLINE_ATTEMPTS if order.model.startswith(LOCAL) else ATTEMPTS
-        if effect.attempt > most:
-            detail = f"the gateway was killed {effect.attempt - 1} times during this call"
+        starts = effect.attempt + order.lost
+        if starts > most:
+            detail = f"the gateway was killed {starts - 1} times during this call"
             return Reply(Failed(kind="interrupted", detail=detail))
         crash_point("gateway.before_call", self._stage.spec.name)
         try:

@@ -14,6 +14,7 @@
 `children`   the supervisor's calls, and another configuration of services
 `roles`      roles of the user and of repos: read anew, and told to their agents
 `configured` what models are asked with, put in force while all runs; `toolsets`: tools in force
+`gateways`   who they are, and the orders of one that will not perform them
 `calls`      of models under way: their phases for `ps`, and what is asked of gateways
 `clients`    their ROUTER and the list of what they may ask: `queries`, `orders`, `requests`
 `queries`    what is read from the state; `boards`: its rows as CONTRACT shows them

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import poison, recovery, supervision
+from loomd.hub import gateways, poison, recovery, supervision
 from loomd.store.schema import (
     TABLES,
     last_number,
@@ -47,7 +47,7 @@ from loomd.store.tables import (
     timer_row,
 )
 from loomd.wire import codec
-from loomd.wire.bodies import Ended, Undelivered, UseGateway
+from loomd.wire.bodies import Ended, Undelivered
 from loomd.wire.errors import LoomError
 from loomd.wire.messages import (
     CONTROL,
@@ -78,7 +78,6 @@ FAILS: Final = 10
 
 HUB: Final = "hub"
 MODELS: Final = "models"
-FIRST_GATEWAY: Final = "gateway-1"
 DAEMON: Final = "daemon"
 """Session under which events of the daemon's own actors are kept."""
 
@@ -90,6 +89,7 @@ ANSWERS: Final = frozenset(
         "tool_result",
         "model_outcome",
         "performed",
+        "priced",
         "report",
         "recalled",
         "applied",
@@ -116,7 +116,7 @@ STARTERS: Final = TEST_KINDS | {"team"}
 """Kinds whose commits may start and stop other actors of their session."""
 
 
-Why = Literal["full", "no_such_actor", "poison"]
+Why = Literal["full", "no_such_actor", "poison", "given_back"]
 """Why a mail was not delivered."""
 
 
@@ -359,6 +359,7 @@ class Batch:
                 row.status_since = since or self.now
                 result.status = (hello.actor, row.status, row.waiting_for, row.status_since)
             row.slept = False
+            gateways.seen(self, hello.actor, hello.incarnation, up=True)
             self.event(session_of(hello.actor), kind, hello.actor, data)
             held = row
         result.reply = Welcome(epoch=self.rules.epoch, step=held.step)
@@ -418,6 +419,8 @@ class Batch:
         elif row.wanted == "asleep":
             row.status, row.waiting_for = "asleep", ""
         row.status_since = self.now
+        if row.wanted == "running":
+            gateways.seen(self, name, incarnation, up=False)
         if row.wanted == "running" and recovery.is_failure(note):
             recovery.fell(self, name, row, reason)
         result.status = (name, row.status, row.waiting_for, self.now)
@@ -492,21 +495,6 @@ class Batch:
         self._born[spec.name] = Known(spec.kind, spec.session, spec.restart)
         self.respecified.add(spec.name)
 
-    def use_gateway(self, specs: Iterable[Spec]) -> None:
-        """Tells models which of the daemon's gateways calls go to, where there is a choice."""
-        current = [spec.name for spec in specs if spec.kind == "gateway"]
-        others = [
-            name
-            for name, row in self.rules.actors.items()
-            if self.known(name).kind == "gateway"
-            and row.wanted == "running"
-            and name not in current
-        ]
-        if current and (others or current[0] != FIRST_GATEWAY):
-            body = codec.encode(UseGateway(gateway=current[0], others=tuple(sorted(others))))
-            id = f"{HUB}/gateway.{self.rules.epoch}"
-            self.deliver(MODELS, CONTROL, id, HUB, body, force=True)
-
     def sleep(self, name: str) -> None:
         row = self.actor(name)
         if row is None or row.wanted != "running":
@@ -523,6 +511,8 @@ class Batch:
         row.status, row.waiting_for, row.status_since = "ended", "", self.now
         self._result.ended.append(name)
         session = session_of(name)
+        if self.known(name).kind == gateways.KIND:
+            gateways.give_back(self, name)
         self.event(session, "actor_ended", name, {"name": name, "reason": reason})
         for table in ("timers", "effects"):
             for key, _ in list(self.txn.scan(table, name_key(name))):
@@ -769,10 +759,10 @@ class Batch:
                 raise _bad(f"the spec of {child.name!r} names another actor or session")
 
     def _lets_leave(self, child: ChildChange, known: Known) -> bool:
-        """models ends a gateway that it has no call with any more."""
-        if known.kind != "models" or child.wanted != "ended":
+        """models ends a gateway that it has no call with any more; a dead one it lets sleep."""
+        if known.kind != "models" or child.wanted == "running":
             return False
-        return self.peek(child.name) is not None and self.known(child.name).kind == "gateway"
+        return self.peek(child.name) is not None and self.known(child.name).kind == gateways.KIND
 
     def _apply(self, commit: Commit, row: ActorRow) -> None:
         txn, result, name, step = self.txn, self._result, commit.actor, commit.step
@@ -882,6 +872,8 @@ class Batch:
         elif child.wanted == "ended":
             self.end(child.name, child.reason, by)
         else:
+            if self.known(child.name).kind == gateways.KIND:
+                gateways.give_back(self, child.name)
             row = self.peek(child.name)
             if row is None or self.busy(child.name, row):
                 return

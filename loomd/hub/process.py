@@ -25,7 +25,7 @@ import setproctitle
 import structlog
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import configured, mail, reconcile, roles, supervision
+from loomd.hub import configured, gateways, mail, reconcile, roles, supervision
 from loomd.hub.calls import Calls
 from loomd.hub.clients import Clients
 from loomd.hub.intake import Intake, Refusals
@@ -168,7 +168,9 @@ class Hub:
             self,
             reconcile.Births(
                 entries=args.get("entries") or {},
-                own=frozenset(spec.name for spec in daemon_specs(args)),
+                own=frozenset(
+                    spec.name for spec in daemon_specs(args) if spec.kind != gateways.KIND
+                ),
                 gateway_template=str(args.get("gateway_template") or "actors"),
             ),
         )
@@ -648,8 +650,8 @@ def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int, dict[str, Any]]:
         own = daemon_specs(args)
         for spec in own:
             batch.respec(spec)
-        batch.use_gateway(own)
         fresh = supervision.begin_boot(txn, birth.boot)
+        gateways.use(batch, own, fresh=fresh)
         settings = configured.settings_in_force(txn, settings, fresh=fresh)
         # Before the first agent is born.
         repos = {row.repo for row in rules.sessions.values() if row.repo and not row.removed}

@@ -18,8 +18,10 @@ GROUPS: Final = {
     "echo": "agents",
     "echo-performer": "agents",
     "keeper": "keepers",
+    "gateway": "gateways",
 }
-"""Kind -> the dynamic supervisor that it stands under; others: the session itself."""
+"""Kind -> the dynamic supervisor that it stands under, in its session or (gateways) in the daemon;
+others: the session itself."""
 
 COLD: Final = frozenset({"tools"})
 """Kinds that fork before they open anything: what a process has opened ahead they cannot use."""
@@ -31,8 +33,8 @@ SHUTDOWN_S: Final = 5.0
 class Births:
     """What the hub knows of making processes: entry points by kind, and args common to all.
 
-    own  the daemon's own actors: the root's tree holds them
-    gateway_template  the template of a gateway that the tree does not hold any more
+    own  the daemon's own actors but gateways: the root's tree holds them, for ever
+    gateway_template  the template of a gateway that the tree does not hold
     """
 
     entries: Mapping[str, str]
@@ -59,13 +61,15 @@ class Births:
                 "cold": spec.kind in COLD,
                 "keys": spec.kind == "gateway",
                 "nursery": spec.kind == "tools",
+                # Behind a template that imports for seconds, nothing waits for it.
+                **({"ready": "none"} if spec.kind == "gateway" else {}),
             },
         }
 
     def ensure(self, spec: Spec, after: int = 0) -> dict[str, Any] | None:
         """The order to run an actor; None for the daemon's own (the root's tree holds them).
 
-        A gateway that was replaced is not among those: it still has calls to finish.
+        Gateways are not among those: the first of them stands in the tree until it is given up.
         """
         worker = self.worker(spec)
         if worker is None or spec.name in self.own:

@@ -11,6 +11,7 @@
 `retries`     whether a failed attempt is made again on the same model, and when
 `escalation`  a task that its model fails twice goes on with the next one, then back
 `budget`      day / session / task / agent: reserve the worst case before, settle the cost after
+`pool`        the gateways, and which of them gets a call
 `ledger`      one row per attempt, the lost ones too
 `state`       the rules from the settings, and all that the actor knows, with its invariants
 `saved`       what is kept beside the rows, and the state of a new incarnation from both

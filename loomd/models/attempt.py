@@ -9,7 +9,10 @@ from loomd.models.budget import day_of
 from loomd.models.queue import Item
 from loomd.models.retries import FINAL
 from loomd.models.state import State
-from loomd.wire.bodies import Failed, ModelOutcome, Performed, Usage
+from loomd.wire.bodies import Failed, ModelOutcome, Performed, Undelivered, Usage
+
+STARTS = 2
+"""Of one attempt, over all gateways: each may have been paid for."""
 
 DETAIL = 500
 """Characters of a failure in an event."""
@@ -25,6 +28,7 @@ def ended(
     """The gateway's report on the attempt that is under way."""
     model, outcome = item.model, performed.outcome
     _learn(state, item, performed, now, out)
+    item.lost = 0
     release(state, item, performed, now, out)
     breaker = state.breaker(model)
     was_open = bool(breaker.until)
@@ -91,6 +95,7 @@ def release(
     reckoned = state.rules.worst_input(item.request)
     state.budget.counted(item.model, performed.usage.input_tokens, reckoned)
     tokens = launch.tokens_of(performed)
+    state.pool.end(item.gateway)
     state.limiter.end(item.lane, item.tokens, tokens, item.began, now)
     path = item.path or state.bounded(item, day_of(item.began or now))[0]
     day = path[0].partition(":")[2]
@@ -217,15 +222,38 @@ def _say_breaker(state: State, item: Item, what: str, out: list[Change]) -> None
     out.append(act.Emit("model_breaker", data, session=item.session))
 
 
-def undelivered(state: State, item: Item, reason: str, now: float, out: list[Change]) -> None:
+def undelivered(state: State, item: Item, lost: Undelivered, now: float, out: list[Change]) -> None:
     """An order that never reached the gateway was not performed. One that killed it again and
-    again may have been paid for, so it is not tried again."""
-    outcome = Failed(kind="interrupted", detail=f"the gateway refused it: {reason}")
-    if reason != "poison":
-        outcome = Failed(kind="overloaded", detail=f"gateway: {reason}", retryable=True)
+    again may have been paid for, so it is not tried again. One that was begun by a gateway that
+    does not come back is performed once more, by another."""
+    outcome = Failed(kind="overloaded", detail=f"gateway: {lost.reason}", retryable=True)
+    if lost.reason == "poison":
+        outcome = Failed(kind="interrupted", detail=f"the gateway refused it: {lost.reason}")
     state.breaker(item.model).failed("interrupted", now)  # it may have been the probe
-    state.limiter.end(item.lane, item.tokens, None, item.began, now)
-    state.budget.settle(item.path, item.reserved, 0.0)
-    item.reserved, item.path = 0.0, ()
-    item.state = "waiting"
+    again = lost.reason == "given_back" and item.lost + lost.attempts < STARTS
+    if lost.attempts:
+        died = f"the gateway died {item.lost + lost.attempts} times during this call"
+        outcome = Failed(kind="interrupted", detail=died)
+        begun = Performed(
+            request=item.request.id,
+            agent=item.request.agent,
+            model=item.model,
+            attempt=item.attempt,
+            outcome=outcome,
+            lost=lost.attempts,
+        )
+        release(state, item, begun, now, out)
+        item.lost += lost.attempts
+    else:
+        state.pool.end(item.gateway)
+        state.limiter.end(item.lane, item.tokens, None, item.began, now)
+        state.budget.settle(item.path, item.reserved, 0.0)
+        item.reserved, item.path = 0.0, ()
+        item.state = "waiting"
+    if again and not item.cancelled:
+        item.tries -= 1
+        out.append(ending.put(item))
+        data = ending.about(item) | {"gateway": lost.to, "lost": lost.attempts}
+        out.append(act.Emit("model_taken_back", data, session=item.session))
+        return
     failed(state, item, outcome, now, out)

@@ -79,7 +79,12 @@ def _start(state: State, item: Item, now: float, out: list[Change]) -> None:
     item.state = "running"
     item.attempt += 1
     item.tries += 1
-    item.gateway = state.gateway
+    free = costless(item.model)
+    item.gateway = state.pool.pick(free, now)
+    state.pool.begin(item.gateway)
+    if not (free or state.pool.called):
+        state.pool.called = True
+        out += [act.Send(name, bodies.Expect()) for name in state.pool.more]
     item.began = now
     item.lane = state.limiter.name_of(item.model)
     state.limiter.lane(item.lane).begin(item.tokens, now)
@@ -89,7 +94,9 @@ def _start(state: State, item: Item, now: float, out: list[Change]) -> None:
     if limits and state.budget.prices.get(item.model) is not None:
         # What is reserved is a promise that the provider has to keep.
         request = msgspec.structs.replace(request, max_tokens=_output(state, item))
-    perform = bodies.Perform(request=request, model=item.model, attempt=item.attempt)
+    perform = bodies.Perform(
+        request=request, model=item.model, attempt=item.attempt, lost=item.lost
+    )
     out.append(ending.put(item))
     out.append(act.Send(item.gateway, perform, cause=item.cause))
 
@@ -120,7 +127,7 @@ def _reserve(state: State, item: Item, now: float, out: list[Change]) -> tuple[V
             return "no", over[0]
         if state.asking.get(item.model, 0.0) <= now:
             state.asking[item.model] = now + ASK_AGAIN_S
-            out.append(act.Send(state.gateway, bodies.AskPrice(model=item.model)))
+            out.append(act.Send(state.pool.pick(True, now), bodies.AskPrice(model=item.model)))
         return "wait", ""
     amount = worst(state, item)
     verdict, node = budget.reserve(path, limits, amount)
@@ -207,7 +214,7 @@ def _hopeless(state: State, item: Item, now: float, out: list[Change]) -> Failed
 def rearm(state: State, now: float, out: list[Change]) -> None:
     """One timer for the earliest instant at which something that waits may start, or gives up."""
     waiting = list(state.queue.waiting())
-    dues = [ready_at(state, item, now) for item in waiting]
+    dues = [ready_at(state, item, now) for item in waiting] + state.pool.dues()
     for item in waiting:
         if item.failed_at is not None and state.breaker(item.model).ready_at() > now:
             dues.append(item.failed_at + state.rules.retries.patience_s)

@@ -60,9 +60,10 @@ class ModelsBehaviour:
                 if input.sender.startswith("gateway-"):
                     self._priced(state, priced)
             case act.Mailed(sender="hub", body=bodies.UseGateway() as use):
-                state.gateway = use.gateway
-                state.leaving = {name for name in use.others if name != use.gateway}
+                state.pool.use(use.gateway, use.more, use.others)
                 state.asking.clear()  # one that leaves may not answer any more
+            case act.Mailed(sender="hub", body=bodies.GatewaySeen(gateway=name, up=up)):
+                state.pool.seen(name, up, now)
             case act.Mailed(sender="hub", body=bodies.Configured() as configured):
                 self._configured(state, configured)
             case act.Mailed(body=bodies.Undelivered() as lost):
@@ -73,6 +74,8 @@ class ModelsBehaviour:
                 pass  # Init, and what nobody should send: nothing to do
         launch.launch(state, now, out)
         self._let_leave(state, out)
+        # The hub gives back what these have, in the commit of this step.
+        out += [act.Stop(name, asleep=True, reason="dead") for name in state.pool.lost(now)]
         launch.rearm(state, now, out)
         launch.show(state, now, out)
         saved.spent(state, out)
@@ -150,13 +153,12 @@ class ModelsBehaviour:
         if isinstance(body, bodies.Perform):
             item = _under_way(state, body.request.id, body.attempt)
             if item is not None:
-                attempt.undelivered(state, item, lost.reason, now, out)
+                attempt.undelivered(state, item, lost, now, out)
 
     def _let_leave(self, state: State, out: list[Change]) -> None:
         """Ends older gateways that have no call any more: none is ever given to them again."""
-        busy = {item.gateway for item in state.queue.running()}
-        for name in sorted(state.leaving - busy):
-            state.leaving.discard(name)
+        for name in state.pool.idle():
+            state.pool.leaving.discard(name)
             out.append(act.Stop(name, reason="replaced"))
 
 

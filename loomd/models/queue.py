@@ -30,6 +30,7 @@ class Item:
     failed_at  when it failed first, or first found the model left alone: patience counts from there
     tokens     that it is taken for until it has ended
     usage      of the attempts that have ended
+    lost       starts of the attempt under way by gateways that have died
 
     Of the attempt under way: the gateway that has it, when it began, the lane that it uses, the
     USD set aside on the nodes of `path`.
@@ -54,6 +55,7 @@ class Item:
     reserved: float = 0.0
     path: tuple[str, ...] = ()
     usage: Usage = field(default_factory=Usage)
+    lost: int = 0
 
     @property
     def model(self) -> str:
@@ -85,6 +87,7 @@ class Item:
             "reserved": self.reserved,
             "path": list(self.path),
             "usage": msgspec.to_builtins(self.usage),
+            "lost": self.lost,
         }
 
     @staticmethod
@@ -112,6 +115,7 @@ class Item:
             reserved=row["reserved"],
             path=tuple(row.get("path", ())),
             usage=msgspec.convert(row.get("usage", {}), Usage),
+            lost=row.get("lost", 0),
         )
 
 

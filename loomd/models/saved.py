@@ -13,7 +13,8 @@ from loomd.actor.behaviour import Birth, Change
 from loomd.models import ledger
 from loomd.models.breaker import Breaker
 from loomd.models.escalation import Escalation
-from loomd.models.queue import FIRST_GATEWAY, Item
+from loomd.models.pool import Pool
+from loomd.models.queue import Item
 from loomd.models.state import State
 from loomd.store.schema import text_key
 
@@ -34,8 +35,7 @@ def restore(birth: Birth) -> State:
     state.queue.favoured = saved.get("favoured", 0)
     state.wake = saved.get("wake", 0.0)
     state.shown = tuple(saved.get("shown") or ("", ""))
-    state.gateway = saved.get("gateway") or FIRST_GATEWAY
-    state.leaving = set(saved.get("leaving") or ())
+    state.pool = Pool.of(saved.get("pool") or {})
     state.asking = dict(saved.get("asking") or {})
     state.unbound = {(session, model) for session, model in saved.get("unbound") or ()}
     state.limiter.restore(saved.get("lanes") or {})
@@ -84,6 +84,7 @@ def _queue(state: State, birth: Birth) -> None:
         if item.state == "running":
             item.lane = item.lane or state.limiter.name_of(item.model)
             state.limiter.lane(item.lane).active += 1
+            state.pool.begin(item.gateway)
             state.budget.hold(item.path, item.reserved)
 
 
@@ -106,8 +107,7 @@ def plain(state: State) -> dict[str, Any]:
         "prices": {m: None if p is None else list(p) for m, p in state.budget.prices.items()},
         "longest": state.budget.longest,
         "surplus": state.budget.surplus,
-        "gateway": state.gateway,
-        "leaving": sorted(state.leaving),
+        "pool": state.pool.saved(),
         "asking": state.asking,
         "unbound": [list(one) for one in sorted(state.unbound)],
         "warned": state.budget.warned,

@@ -10,7 +10,8 @@ from loomd.models.breaker import Breaker
 from loomd.models.budget import OUTPUT_TOKENS, SCHEMA_TOKENS, Budget, Limits, path_of
 from loomd.models.escalation import Escalation
 from loomd.models.limiter import Estimate, Limiter, costless
-from loomd.models.queue import FIRST_GATEWAY, Item, Queue
+from loomd.models.pool import Pool
+from loomd.models.queue import Item, Queue
 from loomd.models.retries import PATIENCE_S, TRIES, Retries
 from loomd.wire.bodies import ModelRequest
 
@@ -87,7 +88,6 @@ class Rules:
 class State:
     """`settled`: request id -> (session, encoded ModelOutcome or b""), oldest first.
 
-    gateway  where calls go; leaving: older ones that end with the last call that they have
     asking   models whose price is asked for -> when to ask again; 0: the answer will come
     unbound  (session, model) that were told that money cannot bound them
     """
@@ -104,8 +104,7 @@ class State:
     rows: int = 0  # of the ledger
     wake: float = 0.0
     shown: tuple[str, str] = ("", "")
-    gateway: str = FIRST_GATEWAY
-    leaving: set[str] = field(default_factory=set)
+    pool: Pool = field(default_factory=Pool)
     asking: dict[str, float] = field(default_factory=dict)
     unbound: set[tuple[str, str]] = field(default_factory=set)
 
@@ -129,18 +128,21 @@ class State:
     def validate(self) -> None:
         """The invariants; called by tests after every step."""
         running: dict[str, int] = {}
+        calls: dict[str, int] = {}
         held: dict[str, float] = {}
         for item in self.queue.items.values():
             assert item.request.id not in self.settled, f"{item.request.id} settled and open"
             assert 0 <= item.link < len(item.chain)
             if item.state == "running":
                 running[item.lane] = running.get(item.lane, 0) + 1
+                calls[item.gateway] = calls.get(item.gateway, 0) + 1
                 for node in item.path:
                     held[node] = held.get(node, 0.0) + item.reserved
             else:
                 assert not item.reserved
         active = {name: lane.active for name, lane in self.limiter.lanes.items() if lane.active}
         assert running == active, (running, active)
+        assert calls == self.pool.calls, (calls, self.pool.calls)
         for node in held.keys() | self.budget.reserved.keys():
             difference = held.get(node, 0.0) - self.budget.reserved.get(node, 0.0)
             assert abs(difference) < 1e-6, node

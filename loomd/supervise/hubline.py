@@ -222,7 +222,7 @@ class HubLine:
         if spec.id != message["name"]:
             raise ValueError(f"spec of {spec.id!r} for {message['name']!r}")
         session, group = message.get("session") or "", message.get("group") or ""
-        if group not in ("", "agents", "keepers"):
+        if group not in ("", "agents", "keepers", "gateways"):
             raise ValueError(f"group {group!r}")
         self._root.tell(t.Ensure(spec, session, group, int(message.get("after") or 0)))
         if message.get("id") is not None:

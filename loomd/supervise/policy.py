@@ -612,7 +612,7 @@ class Policy:
     def _home(self, session: str, group: str) -> Supervisor | None:
         """The supervisor for an actor, made on demand; None while an older one is going down."""
         if not session:
-            return self._open(SERVICES)
+            return self._open(group if group in self.nodes else SERVICES)
         sessions = self._open(SESSIONS)
         if sessions is None:
             return None

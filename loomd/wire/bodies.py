@@ -7,7 +7,8 @@ team -> agent       Assign, Say, Inquiry, ReviewRequest, Control, KeeperReady,
                     ToolResult (for TEAM_TOOLS and for edits)
 agent -> team       TeamCall, Report, Offload
 agent -> models     ModelRequest, CancelModel          models -> agent    ModelOutcome
-models -> gateway   Perform, CancelModel, AskPrice     gateway -> models  Performed, Priced
+models -> gateway   Perform, CancelModel, AskPrice,    gateway -> models  Performed, Priced
+                    Expect
 agent -> tools      ToolCall, CallEnded, CancelCall    tools -> agent     ToolResult
 tools -> team       Propose, Applied, Changed, UndoPlan
 team -> tools       Apply, Discard, PlanUndo, ToolCall (mechanical checks), CancelCall
@@ -168,10 +169,23 @@ class CancelModel(Part, frozen=True, kw_only=True, tag="cancel_model"):
 
 
 class UseGateway(Part, frozen=True, kw_only=True, tag="use_gateway"):
-    """hub -> models: calls go to `gateway` from now on; `others` finish what they have and end."""
+    """hub -> models: calls go to `gateway` from now on, and to `more`, which sleep until they are
+    called; `others` finish what they have and end."""
 
     gateway: str
     others: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
+
+
+class GatewaySeen(Part, frozen=True, kw_only=True, tag="gateway_seen"):
+    """hub -> models: one of several gateways has died, or (`up`) its successor is there."""
+
+    gateway: str
+    up: bool
+
+
+class Expect(Part, frozen=True, kw_only=True, tag="expect"):
+    """models -> gateway: there will be calls. It wakes who sleeps, and asks for nothing."""
 
 
 class ModelOutcome(Part, frozen=True, kw_only=True, tag="model_outcome"):
@@ -187,6 +201,7 @@ class Perform(Part, frozen=True, kw_only=True, tag="perform"):
     request: ModelRequest
     model: str
     attempt: int = 1
+    lost: int = 0  # starts of it by gateways that have died, beside those of this one
 
 
 class RateLimit(Part, frozen=True, kw_only=True):
@@ -563,13 +578,15 @@ class Undelivered(Part, frozen=True, kw_only=True, tag="undelivered"):
     """The mail `id` to `to` was not accepted: mailbox full, no such actor, or dead letter.
 
     With `to` oneself: a timer or an effect of one's own (its body) that was set aside, because it
-    ended its actor again and again.
+    ended its actor again and again. An order of `models` is `given_back` by a gateway that does not
+    come back; `attempts`: how often it was started there.
     """
 
     id: str
     to: str
-    reason: Literal["full", "no_such_actor", "poison"]
+    reason: Literal["full", "no_such_actor", "poison", "given_back"]
     body: bytes = b""
+    attempts: int = 0
 
 
 class Ended(Part, frozen=True, kw_only=True, tag="ended"):
@@ -606,6 +623,8 @@ Body = (
     ModelRequest
     | CancelModel
     | UseGateway
+    | GatewaySeen
+    | Expect
     | ModelOutcome
     | Perform
     | Performed

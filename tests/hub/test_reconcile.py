@@ -65,13 +65,14 @@ def test_a_gateway_that_was_replaced_and_has_no_place_in_the_tree_is_started_wit
 ):
     births = Births(
         entries={"gateway": "g:main", "models": "m:main"},
-        own=frozenset({"models", "gateway-2"}),
+        own=frozenset({"models"}),
         gateway_template="litellm",
     )
     wanted = {name: ("running", spec(name, "gateway")) for name in ("gateway-1", "gateway-2")}
     wanted["models"] = ("running", spec("models", "models"))
-    [order] = reconcile(wanted, {}, births)
-    assert (order["name"], order["session"], order["group"]) == ("gateway-1", "", "")
+    have = children([["gateway-2", 4, 77, "up", 1, 0.0]])
+    [order] = reconcile(wanted, have, births)
+    assert (order["name"], order["session"], order["group"]) == ("gateway-1", "", "gateways")
     assert order["spec"]["start"]["template"] == "litellm" and order["spec"]["start"]["keys"]
-    down = children([["gateway-1", 5, 0, "waiting", 1, 0.0]])
+    down = children([["gateway-1", 5, 0, "waiting", 1, 0.0], ["gateway-2", 4, 77, "up", 1, 0.0]])
     assert reconcile(wanted, down, births) == []  # the root has a place for it

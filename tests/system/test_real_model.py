@@ -23,8 +23,8 @@ Made = Callable[..., tuple[Daemon, Job]]
 def made(server: OpenAIServer, daemons: Callable[..., Daemon], tmp_path: Path) -> Iterator[Made]:
     clients = []
 
-    def make(more: str = "", **env: str) -> tuple[Daemon, Job]:
-        daemon = daemons(server.config(more), **KEYS, **env)
+    def make(more: str = "", models: str = "", **env: str) -> tuple[Daemon, Job]:
+        daemon = daemons(server.config(more, models), **KEYS, **env)
         clients.append(daemon.client())
         return daemon, Job(daemon, clients[-1], make_repo(tmp_path / "repo", {"a.py": "x = 1\n"}))
 

@@ -44,7 +44,7 @@ def test_a_call_under_way_is_finished_by_the_gateway_that_made_it(tmp_path: Path
             assert stalled.stalled.wait(60)
             caller = up.incarnations()["gateway-1"]
             assert up.upgrade()["errors"] == []
-            eventually(lambda: "gateway-2" in up.incarnations(), 60, what=up.daemon.tail)
+            eventually(lambda: "gateway-11" in up.incarnations(), 60, what=up.daemon.tail)
             assert up.incarnations()["gateway-1"] == caller  # nobody has touched it
             # It ends by itself: that is nothing to tell people of.
             assert eventually(lambda: up.lines("upgraded"), 60)[-1].get("kept") is None
@@ -76,7 +76,7 @@ def test_a_daemon_started_anew_runs_the_gateway_that_still_has_a_call(tmp_path: 
             job.follow()
             assert job.row()["answer"] == "the second attempt", job.story()
             eventually(lambda: "gateway-1" not in up.ps(), what=lambda: str(up.ps().keys()))
-            eventually(lambda: "gateway-2" in up.incarnations(), 60, what=up.daemon.tail)
+            eventually(lambda: "gateway-11" in up.incarnations(), 60, what=up.daemon.tail)
 
 
 @pytest.mark.parametrize("point", DEATHS)
