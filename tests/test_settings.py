@@ -47,6 +47,7 @@ def test_without_a_file_everything_has_its_default(tmp_path):
             "fallback": {},
             "attempts": 4,
             "patience_s": 180,
+            "gateways": 0,
             "clocks": {"connect_s": 10, "first_byte_s": 60, "between_s": 45, "total_s": 600},
         },
         "providers": {},
