@@ -40,11 +40,13 @@ class HostStage:
     directories: Instance
     keys_fd: int
     _pump: Pump
+    _sent: Callable[[], None]
     _asks: dict[str, asyncio.Future[Body]] = field(default_factory=dict)
     _asked: int = 0
 
     def publish(self, topic: str, data: dict[str, Any]) -> None:
         self._pump.publish(topic, data)
+        self._sent()
 
     async def ask(self, to: str, body: Body, timeout: float = 30.0) -> Body:
         """Asks another actor, past the journal. LoomError with its code, or `timeout`."""
@@ -53,6 +55,7 @@ class HostStage:
         answer: asyncio.Future[Body] = asyncio.get_running_loop().create_future()
         self._asks[id] = answer
         self._pump.ask(id, to, body)
+        self._sent()
         try:
             return await asyncio.wait_for(answer, timeout)
         except TimeoutError:
@@ -88,6 +91,7 @@ class _Loop:
         self.waiting: list[OpenEffect] = []  # committed before the performer was open
         self.cancelled: set[str] = set()  # of those
         self.turning = False
+        self.turns_soon = False
         self.timer: asyncio.TimerHandle | None = None
         self.beating: asyncio.TimerHandle | None = None
         supervision = pump.settings.get("supervision") or {}
@@ -117,6 +121,17 @@ class _Loop:
     def turn(self) -> None:
         self._guarded(self.pump.turn)
         self._arm()
+
+    def sent(self) -> None:
+        """Something was sent outside of a turn: it may have swallowed an edge of the socket's
+        descriptor, so that mail would lie there until something else happens."""
+        if not (self.turning or self.turns_soon):
+            self.turns_soon = True
+            self.loop.call_soon(self._turn_after)
+
+    def _turn_after(self) -> None:
+        self.turns_soon = False
+        self.turn()
 
     def link_readable(self) -> None:
         self._guarded(self.pump.link_readable)
@@ -190,7 +205,7 @@ class _Loop:
         pump = self.pump
         assert pump.reader is not None
         self.stage = HostStage(
-            pump.reader, pump.settings, pump.spec, pump.places, pump.birth.keys_fd, pump
+            pump.reader, pump.settings, pump.spec, pump.places, pump.birth.keys_fd, pump, self.sent
         )
         self._spawn(self._open(self.stage))
 
