@@ -44,6 +44,7 @@ __all__ = [
     "failure",
     "number",
     "outcome",
+    "readable",
     "timed_out",
 ]
 

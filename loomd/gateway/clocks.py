@@ -63,6 +63,7 @@ class Watch:
     def __init__(self, clocks: Clocks, on_phase: OnPhase = lambda phase: None) -> None:
         self.clocks = clocks
         self.headers: Mapping[str, str] = {}  # of the newest response
+        self.status: int | None = None  # of it
         self.broken: Exception | None = None  # what its connection ended with, if it did
         self._on_phase = on_phase
         self._phase = ""
@@ -117,7 +118,7 @@ class Watch:
         self._enter(ANSWER, self.clocks.between_s)
 
     def _enter(self, phase: str, seconds: float) -> None:
-        if not self._running or self._step.expired() or self._total.expired():
+        if not self._running or self.late:
             return  # a connection may be closed after its call
         changed = phase != self._phase
         self._phase, self._allowed_s = phase, seconds
@@ -125,9 +126,16 @@ class Watch:
         if changed:
             self._on_phase(phase)
 
+    @property
+    def late(self) -> bool:
+        """Whether a clock has run out."""
+        return self._step.expired() or self._total.expired()
+
     def failed(self) -> Failed:
-        """Which clock has run out."""
-        if self._total.expired():
+        """Which clock has run out; the first one, if the process was away and both have."""
+        step, total = self._step.when(), self._total.when()
+        first = self._step.expired() and step is not None and total is not None and step < total
+        if self._total.expired() and not first:
             return timed_out("total", self.clocks.total_s)
         phases: Mapping[str, Phase] = {CONNECT: "connect", FIRST_BYTE: "first_byte"}
         return timed_out(phases.get(self._phase, "stalled"), self._allowed_s)

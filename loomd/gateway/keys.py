@@ -60,6 +60,8 @@ class Keys:
     def __init__(self, variables: Mapping[str, str]) -> None:
         self.variables = dict(variables)
         self._printed: dict[tuple[str, ...], tuple[float, str]] = {}
+        self._asking: dict[tuple[str, ...], asyncio.Task[str]] = {}
+        self._tasks: set[asyncio.Task[str]] = set()
         self._seen = {
             value
             for name, value in self.variables.items()
@@ -98,9 +100,22 @@ class Keys:
         until, key = self._printed.get(command, (0.0, ""))
         if loop.time() < until:
             return key
-        key = await _printed(command, self._for_commands())
-        self._printed[command] = loop.time() + FRESH_S, key
-        return key
+        # Once for all calls that wait for it: it may ask a person each time.
+        asking = self._asking.get(command)
+        if asking is None:
+            asking = loop.create_task(_printed(command, self._for_commands()))
+            self._asking[command] = asking
+            self._tasks.add(asking)
+            asking.add_done_callback(lambda ended: self._asked(command, ended))
+        return await asyncio.shield(asking)
+
+    def _asked(self, command: tuple[str, ...], ended: asyncio.Task[str]) -> None:
+        self._tasks.discard(ended)
+        if self._asking.get(command) is ended:
+            del self._asking[command]
+            if not ended.cancelled() and ended.exception() is None:
+                until = asyncio.get_running_loop().time() + FRESH_S
+                self._printed[command] = until, ended.result()
 
     def _for_commands(self) -> dict[str, str]:
         both = {**self.variables, **os.environ}
@@ -114,9 +129,20 @@ class Keys:
             text = f"{text[:-half]}[key]" if half else text
         return text
 
+    async def close(self) -> None:
+        """Ends the commands that are still asked."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def forget(self) -> None:
-        """What commands have printed: the next call asks again."""
+        """What commands have printed, or are about to: the next call asks again."""
         self._printed.clear()
+        self._asking.clear()
+
+    def refused(self, configured: Mapping[str, Any]) -> None:
+        """The provider takes this one no more: what a command has printed may be too old."""
+        self._printed.pop(tuple(configured.get("api_key_command") or ()), None)
 
 
 def source(configured: Mapping[str, Any]) -> str:
@@ -135,9 +161,11 @@ def _read(path: str, what: str) -> str:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise NoKeyError(f"{what}: it is no file")
-            raw = os.read(fd, MAX_KEY)
+            raw = os.read(fd, MAX_KEY + 1)
         finally:
             os.close(fd)
+        if len(raw) > MAX_KEY:
+            raise NoKeyError(f"{what}: it holds more than {MAX_KEY} bytes, which is no key")
     except OSError as error:
         raise NoKeyError(f"{what}: {error.strerror}") from None
     return _checked(raw, what)
@@ -154,28 +182,48 @@ def _checked(raw: bytes, what: str) -> str:
 
 
 async def _printed(command: Sequence[str], environment: Mapping[str, str]) -> str:
-    """What the command prints. What it says on stderr is not repeated: it may be the key."""
+    """What the command prints. What it says on stderr is not repeated: it may be the key.
+
+    It has ended when its process has: an agent that it has started may keep its output open. A pipe
+    holds more than a key, so that nothing need be read before.
+    """
     what = f"api_key_command {command[0]}"
+    out, its = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=dict(environment),
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise NoKeyError(f"{what}: {error.strerror}") from None
-    try:
-        async with asyncio.timeout(COMMAND_S):
-            raw, _ = await process.communicate()
-    except TimeoutError:
-        raise NoKeyError(f"{what}: it has not ended within {COMMAND_S:g} s") from None
+        os.set_blocking(its, True)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=its,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=dict(environment),
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            said = getattr(error, "strerror", None) or str(error)
+            raise NoKeyError(f"{what}: {said}") from None
+        finally:
+            os.close(its)
+        ended = f"it has not ended within {COMMAND_S:g} s"
+        try:
+            async with asyncio.timeout(COMMAND_S):
+                status = await process.wait()
+            ended = f"it has ended with status {status}" if status else ""
+        except TimeoutError:
+            pass
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        try:
+            raw = os.read(out, MAX_KEY + 1)
+        except BlockingIOError:
+            raw = b""
     finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
-    if process.returncode:
-        raise NoKeyError(f"{what}: it has ended with status {process.returncode}")
-    return _checked(raw[:MAX_KEY], what)
+        os.close(out)
+    if len(raw) > MAX_KEY:
+        raise NoKeyError(f"{what}: it prints more than {MAX_KEY} bytes, which is no key")
+    if ended:
+        raise NoKeyError(f"{what}: {ended}")
+    return _checked(raw, what)

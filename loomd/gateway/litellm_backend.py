@@ -29,6 +29,7 @@ os.environ.setdefault("LITELLM_LOG", "ERROR")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its own and its dependencies' imports, nothing of ours
     import litellm
+    from litellm.llms.ollama.common_utils import OllamaModelInfo
 
 from loomd.gateway import caching, classify, counts, traffic, view
 from loomd.gateway.clocks import CONNECT, Clocks, Watch
@@ -50,6 +51,25 @@ for _name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
     # What it has to say comes as exceptions; its log may hold what it has sent.
     logging.getLogger(_name).disabled = True
 traffic.watch()
+
+
+def _ask_nobody() -> None:
+    """Of some models litellm asks a server what they are: a hub of models, or whoever listens at
+    the default address of the server's kind, whatever its `api_base` is. The loop, and thus every
+    call, waits for the answer, at each price and each call. Here what is known is in the map."""
+
+    def local(self: Any, model: str, *_: Any, **__: Any) -> dict[str, Any]:
+        return {"key": model, "mode": "chat", **LOCAL}
+
+    for place in (OllamaModelInfo, litellm.OllamaConfig, litellm.LemonadeChatConfig):
+        setattr(place, "get_model_info", local)  # noqa: B010 - not ours to declare
+    setattr(litellm.utils, "_get_max_position_embeddings", lambda model: None)  # noqa: B010
+
+
+LOCAL = {"litellm_provider": "ollama", "input_cost_per_token": 0.0, "output_cost_per_token": 0.0}
+"""What is known of any model on such a server: it is the user's own."""
+
+_ask_nobody()
 
 Price = tuple[float, float]
 
@@ -115,8 +135,10 @@ class Backend:
         except TimeoutError:
             outcome = watch.failed()
         except Exception as error:  # noqa: BLE001 - litellm raises anything; all of it is classified
-            outcome = _failed(error)
+            outcome = _failed(error, watch)
             watch.headers = watch.headers or traffic.limits(_headers(error))
+        if isinstance(outcome, Failed) and outcome.kind == "auth":
+            self._keys.refused(self._providers.get(provider) or {})
         return await self._reply(resolved, assembly, outcome, price, watch)
 
     def priced(self, model: str) -> Priced:
@@ -253,12 +275,20 @@ def _split(model: str) -> tuple[str, str]:
 
 
 def about(model: str) -> dict[str, Any]:
-    """What litellm's map says of a model, under its names; {} if it is not in there."""
+    """What litellm's map says of a model, under its names; {} if it is not in there. A price that
+    is not in the map is None: litellm itself says 0 in its place."""
     provider, name = _split(model)
     try:
-        return dict(litellm.get_model_info(model=name, custom_llm_provider=provider))
+        info = dict(litellm.get_model_info(model=name, custom_llm_provider=provider))
     except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
         return {}
+    told = litellm.model_cost.get(info.get("key"))
+    for cost in ("input_cost_per_token", "output_cost_per_token"):
+        if told is not None and told.get(cost) is None:
+            # By tiers of length: the worst case is the dearest.
+            tiers = [tier.get(cost) for tier in told.get("tiered_pricing") or ()]
+            info[cost] = max((one for one in tiers if one is not None), default=None)
+    return info
 
 
 def _price(model: str) -> Price | None:
@@ -306,7 +336,10 @@ def _counted(resolved: Resolved, assembly: classify.Assembly) -> Usage | None:
 # --- errors ------------------------------------------------------------------------------------
 
 
-def _failed(error: Exception) -> Failed:
+def _failed(error: Exception, watch: Watch) -> Failed:
+    if watch.late:
+        # A clock has run out, and what it has ended said something else of it.
+        return watch.failed()
     if isinstance(error, NoKeyError):
         return classify.failure(("AuthenticationError",), 401, str(error))
     chain = list(_chain(error))
@@ -328,8 +361,14 @@ def _failed(error: Exception) -> Failed:
         if isinstance(code := getattr(one, key, None) or _of_body(one, key), str)
     )
     # A connection that breaks in the middle of an answer is an error without a word.
-    said = next((str(one) for one in (error, *chain) if str(one)), f"it broke off ({names[0]})")
-    return classify.failure(names, status, said, _headers(error), time.time(), codes)
+    said = next((str(one) for one in (error, *chain) if classify.readable(str(one))), "")
+    said = said or f"the connection broke off ({names[0]})"
+    made = classify.failure(names, status, said, _headers(error), time.time(), codes)
+    if made.kind == "network" and watch.status is not None and watch.status >= 400:
+        # The server had said what it was; only the words for it were cut off.
+        said = f"the server answered with status {watch.status}, and broke off"
+        return classify.failure((), watch.status, said, watch.headers, time.time())
+    return made
 
 
 def _of_body(error: BaseException, key: str) -> Any:

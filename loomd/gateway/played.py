@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import structlog
 
 from loomd.gateway import offline, replay, script
+from loomd.gateway.classify import ANSWER_LIMIT
 from loomd.gateway.types import Reply, Resolved, Watcher
 from loomd.wire.bodies import Failed, FinalAnswer, Outcome, ToolCalls, Usage
 from loomd.wire.errors import LoomError
@@ -108,9 +110,15 @@ def offline_reply(resolved: Resolved) -> Reply:
 
 
 def _show(outcome: Outcome, watcher: Watcher) -> None:
-    if isinstance(outcome, ToolCalls | FinalAnswer):
+    if _size(outcome) <= ANSWER_LIMIT and isinstance(outcome, ToolCalls | FinalAnswer):
         watcher.pieces(outcome.text, outcome.reasoning, ())
 
 
+def _size(outcome: Outcome) -> int:
+    return len(msgspec.msgpack.encode(outcome))
+
+
 def _reply(outcome: Outcome, usage: Usage) -> Reply:
+    if _size(outcome) > ANSWER_LIMIT:
+        outcome = Failed(kind="malformed", detail=f"the answer is over {ANSWER_LIMIT} bytes")
     return Reply(outcome, usage, "computed", (0.0, 0.0))

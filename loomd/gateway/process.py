@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
+import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -172,6 +173,8 @@ class GatewayPerformer:
 
     async def open(self, stage: Stage) -> None:
         self._stage = stage
+        # An image of this process holds keys.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         _let_pass_what_litellm_drops(asyncio.get_running_loop(), lambda text: self._keys.hide(text))
         self._streams = Streams(stage)
         self._played = Played(stage.directories.config.parent)
@@ -233,6 +236,7 @@ class GatewayPerformer:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._keys.close()
         if self._backend is not None and self._backend.done() and not self._backend.exception():
             await self._backend.result().close()
 

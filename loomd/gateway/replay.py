@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import msgspec
 
+from loomd.gateway.storable import odd
 from loomd.gateway.types import Resolved
 from loomd.wire.bodies import Failed, Outcome, Usage
 from loomd.wire.errors import LoomError
@@ -35,12 +36,15 @@ NAME: Final = re.compile(r"(?<![\w-])(?:s-[a-z0-9]{6}|[a-z]+-\d+)(?![\w-])")
 
 LEAD: Final = "lead"
 
+SHOWN: Final = 200
+"""Characters of a goal, for the one who asks why it is not answered."""
+
 
 @dataclass(frozen=True)
 class Place:
     """agent: its name in the session; turn: the number at the end of the request's id, from 1;
     asked, task: digests of the conversation and of its first message; names: in the conversation,
-    in the order of their first mention."""
+    in the order of their first mention; goal: how the first message begins."""
 
     agent: str
     role: str
@@ -49,6 +53,7 @@ class Place:
     asked: str
     task: str
     names: tuple[str, ...] = ()
+    goal: str = ""
 
     def __str__(self) -> str:
         return f"turn {self.turn} of {self.agent} ({self.purpose})"
@@ -74,6 +79,7 @@ def place(resolved: Resolved) -> Place:
         asked=asked,
         task=task,
         names=names,
+        goal=first[:SHOWN],
     )
 
 
@@ -153,12 +159,23 @@ class Recording:
             return None
         return turn, False
 
+    def _differs(self, where: Place) -> str:
+        """Why nothing is found."""
+        turns = sorted(turn for agent, turn in self.by_turn if agent == where.agent)
+        if not turns:
+            agents = ", ".join(sorted({agent for agent, _ in self.by_turn})) or "nobody"
+            return f"there is no {where.agent} in it, only {agents}"
+        same = self.by_turn.get((where.agent, where.turn))
+        if same is None:
+            return f"it has {len(turns)} of its turns, the last is turn {turns[-1]}"
+        return f"it was made of another goal, {same.place.goal!r}, and this is {where.goal!r}"
+
     def answer(self, where: Place, session: str) -> tuple[Outcome, Usage]:
         """Tokens are told as they were counted then; this time they have cost nothing."""
         found = self.find(where)
         if found is None:
-            detail = f"the recording has no answer for {where}"
-            hint = "it was made of another goal, or what came before went otherwise"
+            detail = f"the recording has no answer for {where}: {self._differs(where)}"
+            hint = "run the same goal on the same state of the repo, or record the session again"
             return Failed(kind="malformed", detail=detail, hint=hint), Usage(cost_usd=0.0, calls=1)
         one, same = found
         names = {self.session: session}
@@ -211,6 +228,8 @@ def _object(number: int, raw: str) -> Mapping[str, Any]:
 
 
 def _recorded(number: int, value: Mapping[str, Any]) -> Recorded:
+    if said := odd(value, -8):  # the arguments stand that deep in it
+        raise LoomError("config", f"line {number}: it holds {said}")
     try:
         where = msgspec.convert(value, Place)
         outcome: Outcome = msgspec.convert(value.get("outcome"), Outcome)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from loomd.gateway.replay import turn_of
+from loomd.gateway.storable import odd
 from loomd.gateway.types import Resolved
 from loomd.wire.bodies import Call, Failed, FinalAnswer, Outcome, ToolCalls
 from loomd.wire.errors import LoomError
@@ -109,7 +110,10 @@ def parse(text: str) -> Script:
         if not raw.strip() or raw.lstrip().startswith("#"):
             continue
         try:
-            line = msgspec.convert(json.loads(raw), Line)
+            value = json.loads(raw)
+            if said := odd(value):
+                raise LoomError("config", f"line {number}: it holds {said}")
+            line = msgspec.convert(value, Line)
         except (ValueError, RecursionError) as error:
             raise LoomError("config", f"line {number}: {error}") from None
         if not (line.text or line.calls or line.fail or line.reasoning):

@@ -6,7 +6,9 @@ nothing of what passes is changed. `CURRENT` of loomd.gateway.clocks says whose 
 
 A call whose connection has broken sends nothing more: litellm's own handler would send the same
 request again (1.106: with every adapter but OpenAI's), which the provider may answer and charge a
-second time while one attempt is booked. Whether to try again is for `models` to say.
+second time while one attempt is booked; so would the clients of a dozen providers (1.106: deepinfra,
+nvidia_nim, zai, ...), twice, and after an error of the server too: that they are told not to.
+Whether to try again is for `models` to say.
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ from loomd.gateway.clocks import CURRENT, Watch
 
 LIMITS: Final = re.compile(r"(x-ratelimit-|anthropic-ratelimit-).{1,80}|retry-after(-ms)?")
 """Names of headers that say how much more a provider takes, and when."""
+
+NO_RETRY: Final = "x-should-retry"
+"""By this header servers tell the clients of several providers whether to repeat a request."""
 
 MOST: Final = 32
 LONGEST: Final = 200
@@ -79,7 +84,9 @@ async def _watched(transport: httpx.AsyncHTTPTransport, request: httpx.Request) 
     except httpx.TransportError as error:
         watch.broken = error
         raise
-    watch.headers = limits(response.headers)
+    watch.headers, watch.status = limits(response.headers), response.status_code
+    if response.is_error:
+        response.headers[NO_RETRY] = "false"
     response.stream = _Heard(response.stream, watch)
     return response
 

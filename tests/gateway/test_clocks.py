@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -64,6 +65,23 @@ def test_the_clock_of_the_phase_runs_out(
     assert (failed.kind, failed.phase, failed.retryable) == ("timeout", phase, True)
     assert f"{seconds:g} s" in failed.detail
     assert phases == ["first_byte", *told]
+
+
+def test_of_two_clocks_that_ran_out_while_the_process_was_away_the_first_is_told() -> None:
+    async def run() -> Failed:
+        watch = Watch(Clocks(NEVER, 0.01, NEVER, 0.02))
+
+        async def call() -> None:
+            async with watch:
+                watch.connected()
+                time.sleep(0.03)  # as a stopped process does
+                await asyncio.Event().wait()
+
+        with pytest.raises(TimeoutError):
+            await call()
+        return watch.failed()
+
+    assert asyncio.run(run()).phase == "first_byte"
 
 
 def test_a_cancelled_call_is_no_timeout() -> None:

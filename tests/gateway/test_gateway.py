@@ -275,4 +275,5 @@ def test_a_task_that_litellm_drops_does_not_end_the_gateway(path: str, passes: b
             gc.collect()
         return seen
 
-    assert bool(asyncio.run(run())) is passes
+    seen = asyncio.run(run())
+    assert bool(seen) is passes, seen

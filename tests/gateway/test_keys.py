@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,16 @@ def test_each_source(tmp_path: Path) -> None:
         ({"api_key_command": ["{tmp}/gone"]}, "No such file"),
         ({"api_key_command": ["sh", "-c", "echo sk-half; exit 3"]}, "ended with status 3"),
         ({"api_key_command": ["true"]}, "it is empty"),
+        ({"api_key_command": ["head", "-c", "20000", "/dev/zero"]}, "more than 16384 bytes"),
+        ({"api_key_command": ["a\0b"]}, "null byte"),
+        ({"api_key_file": "{tmp}/big"}, "more than 16384 bytes"),
     ],
 )
 def test_one_that_is_not_there_is_an_error_and_no_other_is_taken(
     tmp_path: Path, configured: dict[str, Any], said: str
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "big").write_text("k" * 20000)
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "lines").write_text(f"{KEY}\nand more\n")
 
@@ -91,6 +96,46 @@ def test_a_command_gets_no_key_and_is_asked_once(tmp_path: Path) -> None:
     assert (tmp_path / "asked").read_text() == "once\n" * 2
     env = (tmp_path / "env").read_text()
     assert "GNUPGHOME=/x" in env and "sk-another" not in env
+
+
+def test_calls_that_wait_for_a_command_share_it_and_one_that_is_refused_is_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    script = f"echo once >> {tmp_path}/asked; sleep 0.2; echo {KEY}"
+    configured = {"api_key_command": ["sh", "-c", script]}
+
+    async def run() -> None:
+        keys = Keys({})
+        calls = [asyncio.create_task(keys.of("x", configured)) for _ in range(20)]
+        await asyncio.sleep(0)
+        calls[0].cancel()  # by one of them it is not ended
+        assert await asyncio.gather(*calls[1:]) == [KEY] * 19
+        assert (tmp_path / "asked").read_text() == "once\n"
+        keys.refused(configured)
+        assert await keys.of("x", configured) == KEY
+        keys.forget()
+        last = asyncio.create_task(keys.of("x", configured))
+        await asyncio.sleep(0)
+        await keys.close()
+        with pytest.raises(asyncio.CancelledError):
+            await last
+
+    asyncio.run(run())
+    assert (tmp_path / "asked").read_text().startswith("once\n" * 2)
+
+
+def test_a_command_that_leaves_somebody_behind_with_its_output_has_ended(tmp_path: Path) -> None:
+    script = f"sleep 1000 & echo $! > {tmp_path}/pid; echo {KEY}"
+    try:
+        assert found({"api_key_command": ["sh", "-c", script]}) == KEY
+    finally:
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_a_command_that_prints_without_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys_of, "COMMAND_S", 0.2)
+    with pytest.raises(NoKeyError, match="prints more than"):
+        found({"api_key_command": ["yes"]})
 
 
 def test_a_command_that_does_not_end_is_ended_with_all_that_it_started(

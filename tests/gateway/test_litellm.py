@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,63 @@ def test_nobody_at_home_is_told_of_what_litellm_does() -> None:
     assert not (litellm.callbacks or litellm.success_callback or litellm.failure_callback)
     assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
     assert logging.getLogger("LiteLLM").disabled
+
+
+def test_nobody_is_asked_what_a_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """litellm knows servers that it would ask, and a new version may know more of them."""
+
+    from loomd.gateway import litellm_backend
+
+    asked: list[Any] = []
+
+    def refuse(*args: Any, **more: Any) -> Any:
+        asked.append(args)
+        raise OSError("nobody is to be asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    for provider in litellm_backend.PROVIDERS:
+        litellm_backend.about(f"{provider}/owner/some-model")
+        litellm_backend._price(f"{provider}/some-model")
+    assert asked == []
+    assert litellm_backend._price("ollama_chat/llama3.1") == (0.0, 0.0)
+
+
+def test_only_the_configured_server_is_asked(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = socket.getaddrinfo
+    asked: list[Any] = []
+
+    def only(host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        if str(port) not in server.base_url:
+            asked.append((host, port))
+            raise OSError("nobody else is to be asked")
+        return found(host, port, *args, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", only)
+    for provider in ("ollama", "ollama_chat", "lemonade", "openai"):
+        server.say(Answer(status=400, text="no"))
+        complete(
+            {"providers": {provider: {"api_base": server.base_url}}}, resolved(f"{provider}/m")
+        )
+    assert asked == [] and server.requests
+
+
+@pytest.mark.parametrize(
+    ("model", "price"),
+    [
+        ("github_copilot/gpt-4o", None),  # in the map, without a price
+        ("dashscope/qwen3-coder-plus", (6e-06, 6e-05)),  # by tiers
+        ("mine/llama", None),
+    ],
+)
+def test_a_price_that_the_map_lacks_is_unknown_and_of_tiers_the_dearest(
+    model: str, price: Any
+) -> None:
+    from loomd.gateway import litellm_backend
+
+    assert litellm_backend._price(model) == price
 
 
 # --- through the performer ---------------------------------------------------------------------

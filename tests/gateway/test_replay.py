@@ -78,7 +78,12 @@ def test_the_lead_is_not_answered_for_another_goal_and_others_only_for_a_known_t
     outcome = answer(made, asked("delete b", **lead))  # type: ignore[arg-type]
     assert isinstance(outcome, b.Failed) and outcome.kind == "malformed"
     assert "turn 1 of lead" in outcome.detail and not outcome.retryable
-    assert isinstance(answer(made, asked("x", turn=9)), b.Failed)
+    assert "another goal, 'rename a', and this is 'delete b'" in outcome.detail
+    outcome = answer(made, asked("rename a", "and more", turn=9, **lead))  # type: ignore[arg-type]
+    assert isinstance(outcome, b.Failed)
+    assert "it has 1 of its turns, the last is turn 1" in outcome.detail
+    outcome = answer(made, asked("x"))
+    assert isinstance(outcome, b.Failed) and "no coder-1 in it, only lead" in outcome.detail
 
 
 def test_of_the_same_words_the_same_agents_and_turns_come_first() -> None:
@@ -104,6 +109,10 @@ def test_a_failure_is_played_once() -> None:
         ("[]", "line 1: not an object"),
         ("nonsense", "line 1: not JSON"),
         (replay.head("s-aaaaaa") + "\n\n{}", "line 3: Object missing"),
+        (
+            replay.head("s-aaaaaa") + '\n{"agent": "\\ud800"}',
+            "line 2: it holds half of a character",
+        ),
         (replay.head("s-aaaaaa") + "\n" + "[" * 100_000, "line 2: not JSON"),
     ],
 )

@@ -54,6 +54,10 @@ def test_who_is_answered_what(resolved: Resolved, outcome: b.Outcome) -> None:
         ("{}", "line 1: it answers nothing"),
         ('{"fail": {"kind": "tired"}}', "line 1: Invalid enum value 'tired'"),
         ('{"text": "a", "delay_s": -1}', "line 1: a negative number"),
+        ('{"text": "a", "delay_s": NaN}', "line 1: it holds nan"),
+        ('{"text": "a", "every_s": Infinity}', "line 1: it holds inf"),
+        ('{"text": "\\ud800"}', "line 1: it holds half of a character"),
+        ('{"calls": [{"name": "x", "args": {"n": 1e400}}]}', "line 1: it holds inf"),
     ],
 )
 def test_a_faulty_line_is_named(text: str, said: str) -> None:
@@ -84,6 +88,14 @@ def test_a_scripted_answer_is_streamed_and_costs_nothing(tmp_path: Path) -> None
     done, pieces = one(f"scripted/{file}")
     assert done.outcome == b.FinalAnswer(text="abcdef") and "".join(pieces) == "abcdef"
     assert (done.usage.cost_usd, done.cost_known, done.price) == (0.0, "computed", (0.0, 0.0))
+
+
+def test_an_answer_that_no_message_can_hold_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "big"
+    file.write_text('{"text": "' + "x" * 10_000_000 + '"}')
+    done, pieces = one(f"scripted/{file}")
+    assert isinstance(done.outcome, b.Failed) and done.outcome.kind == "malformed"
+    assert "over 393216 bytes" in done.outcome.detail and pieces == []
 
 
 def test_a_scripted_delay_can_be_cancelled(tmp_path: Path) -> None:
