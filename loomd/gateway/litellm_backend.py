@@ -155,6 +155,9 @@ class Backend:
         """Closes pooled connections."""
         close: Any = getattr(litellm, "close_litellm_async_clients")  # noqa: B009 - not in its stubs
         await close()
+        # A closed client would be found again under another loop of the same address.
+        cache: Any = litellm.in_memory_llm_clients_cache
+        cache.flush_cache()
 
     async def _arguments(self, resolved: Resolved, clocks: Clocks) -> dict[str, Any]:
         provider, name = _split(resolved.model)
