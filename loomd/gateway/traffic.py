@@ -6,8 +6,8 @@ nothing of what passes is changed. `CURRENT` of loomd.gateway.clocks says whose 
 
 A call whose connection has broken sends nothing more: litellm's own handler would send the same
 request again (1.106: with every adapter but OpenAI's), which the provider may answer and charge a
-second time while one attempt is booked; so would the clients of a dozen providers (1.106: deepinfra,
-nvidia_nim, zai, ...), twice, and after an error of the server too: that they are told not to.
+second time while one attempt is booked. So would the clients of a dozen providers (deepinfra,
+nvidia_nim, zai, ...), twice, and after an error of the server too: they are told not to.
 Whether to try again is for `models` to say.
 """
 
