@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+import zmq
 
 from loomd.actor.echo import EchoPerformer
 from loomd.actor.perform import _Loop
@@ -48,7 +49,7 @@ def swallowed(stand: Stand) -> None:
     """Mail is there, and the socket's descriptor does not say so: what a send may do, whenever it
     comes right after the mail."""
     until = time.monotonic() + BOUND_S
-    while not stand.pump.socket.poll(0):
+    while not stand.pump.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
         assert time.monotonic() < until, "the mail does not come"
 
 
@@ -70,9 +71,9 @@ def test_mail_that_has_come_before_a_question_is_taken(stands):
     async def run() -> None:
         stand, performer = stands(), EchoPerformer()
         task = await begun(stand, performer)
-        stand.hub.say(mail(1, op="add", n=1))
 
         async def asks() -> None:
+            stand.hub.say(mail(1, op="add", n=1))
             swallowed(stand)
             with pytest.raises(LoomError, match="it is gone"):
                 await performer.stage.ask("s-1/other", Note(data=1))
