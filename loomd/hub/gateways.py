@@ -9,9 +9,10 @@ no successor, `models` puts the gateway to sleep, and gets its orders back.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from loomd.actor.behaviour import Spec
+from loomd.hub.recovery import ORDERLY
 from loomd.store.schema import name_key
 from loomd.store.tables import effect_row, stored_mail
 from loomd.wire import codec
@@ -31,9 +32,11 @@ def use(batch: Batch, specs: Sequence[Spec], *, fresh: bool) -> None:
     """Tells `models` which gateways there are, where there is a choice. Those beside the first
     sleep until they are called; `fresh`: the daemon begins, so that none of them runs."""
     current = [spec.name for spec in specs if spec.kind == KIND]
+    known = [name for name in batch.rules.actors if batch.known(name).kind == KIND]
     others = []
-    for name, row in batch.rules.actors.items():
-        if batch.known(name).kind != KIND or row.wanted == "ended" or name in current:
+    for name in known:
+        row = batch.peek(name)
+        if row is None or row.wanted == "ended" or name in current:
             continue
         if row.wanted == "running":
             others.append(name)
@@ -45,10 +48,20 @@ def use(batch: Batch, specs: Sequence[Spec], *, fresh: bool) -> None:
         new = not held.fence and held.wanted == "running"
         if (fresh or new) and not batch.busy(name, held):
             batch.sleep(name)
-    if current and (others or current != [FIRST]):
-        told = UseGateway(gateway=current[0], more=tuple(current[1:]), others=tuple(sorted(others)))
+    if current and {*known, *current} != {FIRST}:
+        told = UseGateway(
+            gateway=current[0],
+            more=tuple(current[1:]),
+            others=tuple(sorted(others)),
+            fresh=fresh,
+        )
         id = f"{HUB}/gateway.{batch.rules.epoch}"
         batch.deliver(MODELS, CONTROL, id, HUB, codec.encode(told), force=True)
+
+
+def died(note: dict[str, Any]) -> bool:
+    """Whether the root's note of an exit tells of an end that nobody has ordered."""
+    return bool(note.get("signal")) or int(note.get("status") or 0) not in ORDERLY
 
 
 def seen(batch: Batch, name: str, incarnation: int, *, up: bool) -> None:

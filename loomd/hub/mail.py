@@ -419,7 +419,7 @@ class Batch:
         elif row.wanted == "asleep":
             row.status, row.waiting_for = "asleep", ""
         row.status_since = self.now
-        if row.wanted == "running":
+        if row.wanted == "running" and gateways.died(note):
             gateways.seen(self, name, incarnation, up=False)
         if row.wanted == "running" and recovery.is_failure(note):
             recovery.fell(self, name, row, reason)

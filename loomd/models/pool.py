@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from loomd.models.queue import FIRST_GATEWAY
+from loomd.wire.bodies import UseGateway
 
 TAKE_BACK_S: Final = 5.0
 """How long the successor of a dead gateway may take before its calls are taken back: it repeats
@@ -37,13 +38,14 @@ class Pool:
     out: dict[str, float] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
 
-    def use(self, first: str, more: tuple[str, ...], others: tuple[str, ...]) -> None:
-        """As the hub says, at its start: `others` leave."""
+    def use(self, said: UseGateway) -> None:
+        """As the hub says, at its start."""
         self.called = False
-        self.first, self.more = first, more
-        self.leaving = set(others) - {first, *more}
-        self.down = {name: at for name, at in self.down.items() if name in (first, *more)}
-        self.out = {name: at for name, at in self.out.items() if name in (first, *more)}
+        self.first, self.more = said.gateway, said.more
+        mine = () if said.fresh else (said.gateway, *said.more)
+        self.leaving = set(said.others) - {said.gateway, *said.more}
+        self.down = {name: at for name, at in self.down.items() if name in mine}
+        self.out = {name: at for name, at in self.out.items() if name in mine}
 
     def pick(self, free: bool, now: float) -> str:
         """For a call; `free`: it costs nothing."""

@@ -60,7 +60,7 @@ class ModelsBehaviour:
                 if input.sender.startswith("gateway-"):
                     self._priced(state, priced)
             case act.Mailed(sender="hub", body=bodies.UseGateway() as use):
-                state.pool.use(use.gateway, use.more, use.others)
+                state.pool.use(use)
                 state.asking.clear()  # one that leaves may not answer any more
             case act.Mailed(sender="hub", body=bodies.GatewaySeen(gateway=name, up=up)):
                 state.pool.seen(name, up, now)

@@ -170,11 +170,13 @@ class CancelModel(Part, frozen=True, kw_only=True, tag="cancel_model"):
 
 class UseGateway(Part, frozen=True, kw_only=True, tag="use_gateway"):
     """hub -> models: calls go to `gateway` from now on, and to `more`, which sleep until they are
-    called; `others` finish what they have and end."""
+    called; `others` finish what they have and end. `fresh`: the daemon begins, and nothing that was
+    known of them holds any more."""
 
     gateway: str
     others: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
+    fresh: bool = False
 
 
 class GatewaySeen(Part, frozen=True, kw_only=True, tag="gateway_seen"):

@@ -60,8 +60,9 @@ def call(desk: Desk, gateway: str) -> None:
 def test_those_beside_the_first_sleep_until_they_are_called() -> None:
     desk = daemon("gateway-1", "gateway-2", "gateway-3")
     assert list(wanted(desk).values()) == ["running", "asleep", "asleep"]
-    [use] = told(desk)
-    assert use == b.UseGateway(gateway="gateway-1", more=("gateway-2", "gateway-3"))
+    assert told(desk) == [
+        b.UseGateway(gateway="gateway-1", more=("gateway-2", "gateway-3"), fresh=True)
+    ]
     [result] = desk.do(
         lambda batch: batch.commit(
             desk.frame("models", outbox=(m.Out(to=("gateway-3",), lane=1, body=_expect()),))
@@ -77,6 +78,24 @@ def _expect() -> bytes:
 
 def test_one_alone_is_not_told_of() -> None:
     assert told(daemon("gateway-1")) == []
+
+
+def test_models_hears_that_there_is_one_only_if_there_were_others() -> None:
+    desk = daemon("gateway-1", "gateway-2")
+    use(desk, "gateway-1", fresh=True)
+    assert wanted(desk) == {"gateway-1": "running", "gateway-2": "ended"}
+    use(desk, "gateway-1", fresh=True)
+    assert told(desk)[1:] == [b.UseGateway(gateway="gateway-1", fresh=True)] * 2
+
+
+def test_an_orderly_end_is_no_death() -> None:
+    desk = daemon("gateway-1", "gateway-2")
+    desk.send("models", "gateway-2", b.Expect())
+    desk.hello("gateway-2", 3)
+    before = told(desk)
+    orderly = exit_note("gateway-2", 3, status=0, reason="normal")
+    desk.do(lambda batch: batch.exited(orderly))
+    assert told(desk) == before
 
 
 def test_a_new_hub_lets_run_who_runs_and_a_new_daemon_only_who_has_something_to_do() -> None:

@@ -146,6 +146,15 @@ def test_a_gateway_that_comes_back_keeps_its_calls() -> None:
     assert sent(models.ask("r4"), b.Perform) == ["gateway-1"]
 
 
+def test_a_new_daemon_knows_nothing_of_deaths_a_new_hub_does() -> None:
+    pool = Pool("a", ("b",), called=True)
+    pool.seen("b", up=False, now=1.0)
+    pool.use(b.UseGateway(gateway="a", more=("b",)))
+    assert (pool.down, pool.called) == ({"b": 1.0}, False)
+    pool.use(b.UseGateway(gateway="a", more=("b",), fresh=True))
+    assert pool == Pool("a", ("b",))
+
+
 def test_one_that_was_put_to_sleep_is_called_again_later() -> None:
     models = several()
     models.ask("r1")
