@@ -17,7 +17,8 @@
 `gateways`   who they are, and the orders of one that will not perform them
 `calls`      of models under way: their phases for `ps`, and what is asked of gateways
 `clients`    their ROUTER and the list of what they may ask: `queries`, `orders`, `requests`
-`queries`    what is read from the state; `boards`: its rows as CONTRACT shows them
+`queries`    what is read from the state; `boards`: its rows as CONTRACT shows them,
+             `accounts`: sums of the ledger, kept as rows (pure)
 `orders`     what the root, an actor or the hub does for a client
 `checkouts`  what is looked up in a repo before a session is opened there
 `publish`    what goes to subscribers; `pulse`: what the root sees and hears of the hub

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from loomd.hub.mail import OVER
@@ -118,90 +117,6 @@ def rows_where(txn: Transaction, table: str, prefix: bytes, state: str) -> list[
             if len(found) >= PAGE_ROWS:
                 break
     return found
-
-
-# --- usage ---------------------------------------------------------------------------------------
-
-
-def _day(row: Mapping[str, Any]) -> str:
-    """Whose budget has paid: a call may end after midnight."""
-    if row.get("day"):
-        return str(row["day"])
-    return datetime.fromtimestamp(float(row.get("ts") or 0.0), UTC).strftime("%Y-%m-%d")
-
-
-KEYS: Final[dict[str, Callable[[Mapping[str, Any]], str]]] = {
-    "session": lambda row: str(row.get("session") or ""),
-    "agent": lambda row: str(row.get("agent") or ""),
-    "model": lambda row: str(row.get("model") or ""),
-    "purpose": lambda row: str(row.get("purpose") or ""),
-    "day": _day,
-}
-
-
-TOKENS: Final = (
-    *("input_tokens", "output_tokens", "cached_tokens"),
-    *("cache_write_tokens", "reasoning_tokens"),
-)
-
-
-def ledger(txn: Transaction) -> Iterable[Mapping[str, Any]]:
-    for _, raw in txn.scan("ledger", b""):
-        row = codec.unpack(raw)
-        if isinstance(row, dict):
-            yield row
-
-
-def usage(lines: Iterable[Mapping[str, Any]], by: str, session: str = "") -> list[dict[str, Any]]:
-    """Sums of the ledger. A cost that is not known makes the sum unknown (None), never zero;
-    `known_usd` is what is known of it, `unknown` how many attempts are not in it, `lost` how many
-    of all went with their gateway. `cached_share`: of the input that is known, what providers say
-    came from their caches; None: nothing of it is known."""
-    if by not in KEYS:
-        raise LoomError("usage", f"cannot sum by {by!r}", f"one of: {', '.join(KEYS)}")
-    key_of = KEYS[by]
-    sums: dict[str, dict[str, Any]] = {}
-    for line in lines:
-        if session and line.get("session") != session:
-            continue
-        key = key_of(line)
-        total = sums.get(key)
-        if total is None:
-            total = sums[key] = {
-                "key": key,
-                "calls": 0,
-                "input_tokens": 0,
-                "output_tokens": 0,
-                "cached_tokens": 0,
-                "cache_write_tokens": 0,
-                "reasoning_tokens": 0,
-                "cost_usd": 0.0,
-                "known_usd": 0.0,
-                "unknown": 0,
-                "lost": 0,
-            }
-        total["calls"] += 1
-        for name in TOKENS:
-            total[name] += int(line.get(name) or 0)
-        total["lost"] += bool(line.get("lost"))
-        cost = line.get("cost_usd")
-        if cost is None:
-            total["unknown"] += 1
-            total["cost_usd"] = None
-        else:
-            total["known_usd"] += cost
-            if total["cost_usd"] is not None:
-                total["cost_usd"] += cost
-    for total in sums.values():
-        read = total["input_tokens"]
-        total["cached_share"] = round(total["cached_tokens"] / read, 4) if read else None
-    return [sums[key] for key in sorted(sums)]
-
-
-def attempts(lines: Iterable[Mapping[str, Any]], session: str = "") -> list[dict[str, Any]]:
-    """The newest rows themselves, PAGE_ROWS at most, oldest first."""
-    mine = (line for line in lines if not session or line.get("session") == session)
-    return [jsonable(line) for line in deque(mine, PAGE_ROWS)]
 
 
 # --- what a session changed ----------------------------------------------------------------------

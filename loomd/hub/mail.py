@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import gateways, poison, recovery, supervision
+from loomd.hub import accounts, gateways, poison, recovery, supervision
 from loomd.store.schema import (
     TABLES,
     last_number,
@@ -259,6 +259,7 @@ class Batch:
         self.respecified: set[str] = set()
         self._born: dict[str, Known] = {}
         self._result = Result()
+        self._attempts = 0  # rows of the ledger that are in no sum yet
 
     def flush(self) -> None:
         """Writes the changed rows, once each; the transaction may be committed then."""
@@ -266,6 +267,9 @@ class Batch:
             self.txn.put("actors", name_key(name), _encode(row))
         for name, session in self.sessions.items():
             self.txn.put("sessions", name_key(name), _encode(session))
+        if self._attempts:
+            accounts.sum_up(self.txn)
+            self._attempts = 0
 
     # --- rows ----------------------------------------------------------------------------------
 
@@ -780,6 +784,7 @@ class Batch:
                 txn.delete(put.table, put.key)
             else:
                 txn.put(put.table, put.key, put.value)
+                self._attempts += put.table == accounts.LEDGER
         for entry in commit.log:
             txn.put("log", number_key(name, entry.n), entry.value)
             row.log = entry.n

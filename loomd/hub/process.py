@@ -25,7 +25,7 @@ import setproctitle
 import structlog
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import configured, gateways, mail, reconcile, roles, supervision
+from loomd.hub import accounts, configured, gateways, mail, reconcile, roles, supervision
 from loomd.hub.calls import Calls
 from loomd.hub.clients import Clients
 from loomd.hub.intake import Intake, Refusals
@@ -659,6 +659,7 @@ def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int, dict[str, Any]]:
         if fresh:
             when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(batch.now))
             supervision.daemon_restarted(batch, birth.boot, when)
+        accounts.sum_up(txn)
         batch.flush()
     rules.adopt(batch)
     store.reader_check()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from loomd import projects
-from loomd.hub import boards, children, permits, requests, roles, supervision, toolsets
+from loomd.hub import accounts, boards, children, permits, requests, roles, supervision, toolsets
 from loomd.hub.checkouts import trusted
 from loomd.hub.mail import DAEMON, OVER, TEST_KINDS
 from loomd.store import journal
@@ -69,10 +69,9 @@ class Queries:
 
     def sessions(self) -> list[dict[str, Any]]:
         with self.hub.store.reading() as txn:
-            sums = boards.usage(boards.ledger(txn), "session")
             asking = {row["session"] for row in boards.open_questions(txn, "")}
-        costs = {line["key"]: line["cost_usd"] for line in sums}
-        rows = sorted(self._sessions(), key=lambda row: row.created)[-500:]
+            rows = sorted(self._sessions(), key=lambda row: row.created)[-500:]
+            costs = {row.session: accounts.of_session(txn, row.session)["cost_usd"] for row in rows}
         waits = {row.session: self._waits_for(row, row.session in asking) for row in rows}
         return [
             {
@@ -86,7 +85,7 @@ class Queries:
                 "created": row.created,
                 "ended": row.ended,
                 "agents": len(self._agents(row.session)),
-                "cost_usd": costs.get(row.session, 0.0),
+                "cost_usd": costs[row.session],
             }
             for row in rows
         ]
@@ -99,12 +98,7 @@ class Queries:
             shown["tasks"] = boards.board(txn, row, "tasks")[:100]
             shown["jobs"] = boards.board(txn, row, "jobs")[-50:]
             shown["questions"] = boards.open_questions(txn, session)[:50]
-            used = boards.usage(boards.ledger(txn), "session", session)
-        shown["usage"] = (
-            used[0]
-            if used
-            else boards.usage([{"session": session, "cost_usd": 0.0}], "session")[0] | {"calls": 0}
-        )
+            shown["usage"] = accounts.of_session(txn, session)
         shown["waiting_for"] = self._waits_for(row, bool(shown["questions"]))
         if shown["waiting_for"]:
             shown["state"] = "waiting"
@@ -195,14 +189,14 @@ class Queries:
 
     def usage(self, by: str = "session", session: str = "") -> list[dict[str, Any]]:
         with self.hub.store.reading() as txn:
-            return boards.usage(boards.ledger(txn), by, session)
+            return accounts.usage(txn, by, session)
 
     def attempts(self, session: str = "") -> list[dict[str, Any]]:
         """The newest rows of the ledger, oldest first: of a session, or of all."""
         if session:
             self.known_session(session)
         with self.hub.store.reading() as txn:
-            return boards.attempts(boards.ledger(txn), session)
+            return [boards.jsonable(row) for row in accounts.attempts(txn, session)]
 
     def dead(self) -> list[dict[str, Any]]:
         with self.hub.store.reading() as txn:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from loomd.actor import behaviour as act
 from loomd.actor.behaviour import Change
 from loomd.models import ending, escalation, launch, ledger
-from loomd.models.budget import day_of
 from loomd.models.queue import Item
 from loomd.models.retries import FINAL
 from loomd.models.state import State
+from loomd.store.days import day_of
 from loomd.wire.bodies import Failed, ModelOutcome, Performed, Undelivered, Usage
 
 STARTS = 2

@@ -11,11 +11,12 @@ from loomd.actor import behaviour as act
 from loomd.actor.behaviour import Change
 from loomd.models import ending
 from loomd.models.breaker import HOPELESS
-from loomd.models.budget import Verdict, day_of
+from loomd.models.budget import Verdict
 from loomd.models.limiter import Estimate, costless
 from loomd.models.queue import Item
 from loomd.models.retries import RETRY_AFTER_CAP_S
 from loomd.models.state import State
+from loomd.store.days import day_of
 from loomd.wire import bodies
 from loomd.wire.bodies import Failed
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loomd.models.budget import day_of, path_of
+from loomd.models.budget import path_of
 from loomd.models.limiter import costless, provider_of
+from loomd.store.days import day_of
 from loomd.store.schema import number_key
 from loomd.wire.bodies import Failed, ModelRequest, Performed
 

@@ -3,6 +3,7 @@
 `schema`   the tables, their keys and their owners (pure)
 `tables`   the shape of the hub's own rows, and `Transaction`, what the rules see of the state, with
            its in-memory twin (pure)
+`days`     the day of an instant (pure)
 `journal`  pages of the event log and of other growing tables, over a transaction (pure)
 `standing` which applied edits are in effect, and which have been taken back (pure)
 `env`      the only file that imports lmdb: `Store`, read-only for everyone, writable for the hub

@@ -40,6 +40,7 @@ TABLES: Final[dict[str, frozenset[str]]] = {
     "decisions": frozenset({"team"}),  # project, id -> node or edge of the decision graph
     "keepers": frozenset({"team"}),
     "ledger": frozenset({"models"}),  # seq -> one attempt
+    "sums": frozenset({"hub"}),  # of the ledger: everything or one session, by what, which one
     "queue": frozenset({"models"}),  # request id -> a model request not yet settled; sums of money
 }
 

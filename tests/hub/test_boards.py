@@ -14,45 +14,6 @@ from loomd.store.tables import Memory, SessionRow
 from loomd.wire import codec
 from loomd.wire.errors import LoomError
 
-LINE = {"session": "s-1", "agent": "s-1/a", "model": "m", "ts": 0.0, "input_tokens": 3}
-
-
-def test_usage_sums_by_key_and_an_unknown_cost_is_never_zero() -> None:
-    lines = [
-        LINE | {"cost_usd": 0.5, "output_tokens": 2},
-        LINE | {"cost_usd": 0.25},
-        LINE | {"session": "s-2", "cost_usd": None},
-        LINE | {"session": "s-2", "cost_usd": 1.0},
-    ]
-    one, two = boards.usage(lines, "session")
-    assert (one["key"], one["calls"], one["input_tokens"], one["output_tokens"]) == ("s-1", 2, 6, 2)
-    assert (one["cost_usd"], two["cost_usd"]) == (0.75, None)
-    assert boards.usage(lines, "day")[0]["key"] == "1970-01-01"
-    assert [row["key"] for row in boards.usage(lines, "model", "s-2")] == ["m"]
-    assert (two["known_usd"], two["unknown"]) == (1.0, 1)
-    with pytest.raises(LoomError):
-        boards.usage(lines, "moon")
-
-
-def test_attempts_are_the_newest_rows_of_the_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boards, "PAGE_ROWS", 2)
-    lines = [LINE | {"id": f"r{n}", "session": f"s-{n % 2}"} for n in range(5)]
-    assert [row["id"] for row in boards.attempts(lines)] == ["r3", "r4"]
-    assert [row["id"] for row in boards.attempts(lines, "s-1")] == ["r1", "r3"]
-
-
-def test_usage_tells_the_share_of_the_cache_what_was_lost_and_the_day_that_paid() -> None:
-    lines = [
-        LINE | {"cost_usd": 0.5, "input_tokens": 9, "cached_tokens": 3, "reasoning_tokens": 2},
-        LINE | {"cost_usd": None, "lost": True, "day": "1970-01-02", "cache_write_tokens": 4},
-    ]
-    [whole] = boards.usage(lines, "session")
-    assert (whole["cached_share"], whole["lost"], whole["unknown"]) == (0.25, 1, 1)
-    assert (whole["reasoning_tokens"], whole["cache_write_tokens"]) == (2, 4)
-    assert [row["key"] for row in boards.usage(lines, "day")] == ["1970-01-01", "1970-01-02"]
-    [unknown] = boards.usage([LINE | {"input_tokens": 0}], "agent")
-    assert unknown["cached_share"] is None, "nothing is known to have been read"
-
 
 def test_boards_are_of_one_session_but_the_graph_is_the_projects() -> None:
     memory = Memory()

@@ -10,7 +10,7 @@ import pytest
 
 from loomd.store import migrate
 from loomd.store.env import Store
-from loomd.store.schema import VERSION, text_key
+from loomd.store.schema import VERSION, number_key, text_key
 from loomd.wire import bodies, codec, sockets, topics
 from loomd.wire import messages as m
 from tests.hub.stand import FakeRoot, Host, hub, out, token
@@ -518,6 +518,19 @@ def test_a_newer_schema_is_refused_with_its_reason(instance: TestInstance) -> No
         assert "schema" in root.wait(lambda note: note["op"] == "crash")["traceback"]
         assert root.process is not None
         assert root.process.wait(BOUND_S) == 74
+
+
+def test_a_ledger_of_a_version_without_sums_is_taken_in_once(instance: TestInstance) -> None:
+    store = Store.writer(instance.places)
+    with store.writing() as txn:
+        for n in (1, 2):
+            line = {"session": "s-t", "model": "m", "cost_usd": 0.5}
+            txn.put("ledger", number_key("ledger", n), codec.pack(line))
+    store.close()
+    for _ in range(2):
+        with hub(instance) as root, root.client() as client:
+            [row] = client.request("usage", by="model")
+            assert (row["key"], row["calls"], row["cost_usd"]) == ("m", 2, 1.0)
 
 
 def test_a_full_disk_makes_commits_wait_and_reads_go_on(instance: TestInstance) -> None:

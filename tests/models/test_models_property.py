@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loomd.actor import behaviour as act
-from loomd.models.budget import day_of, path_of
+from loomd.models.budget import path_of
+from loomd.store.days import day_of
 from loomd.wire import bodies as b
 from tests.models.counter import Counter, fail, orders, told
 
