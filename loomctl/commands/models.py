@@ -25,7 +25,7 @@ COLUMNS = ("model", "for", "key", "window", "in_usd", "out_usd", "api_base")
 @click.option(
     "--check",
     is_flag=True,
-    help="Ask each of them for one word. Costs what that costs, which is shown and not in `usage`.",
+    help="Ask each of them for one word. Costs what that costs: in `usage` as `check`.",
 )
 @pass_context
 def models(context: Context, check: bool) -> int:

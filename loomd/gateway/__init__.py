@@ -25,7 +25,7 @@
 `played`           it, and the models `replay/FILE` and `scripted/FILE`; on `replay` (recordings
                    and how a request finds its answer; pure) and `script` (pure)
 `recorder`         a session's recording, read from the state
-`catalogue`        what is configured, and whether it answers
+`catalogue`        what is configured, and how it is asked for a word
 `process`          the actor `gateway-N`, one per generation of code: effects in, outcomes out
 
 models -> gateway `AskPrice`, answered by `Priced` from the price map.

@@ -1,17 +1,16 @@
-"""The models that are configured, for `loomctl models`: what for, where, at what price; and whether
-each of them answers.
+"""The models that are configured, for `loomctl models`: what for, where, at what price; and what
+each of them is asked to see whether it answers.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from loomd.gateway import keys
 from loomd.gateway.keys import Keys, NoKeyError
-from loomd.gateway.types import CallPiece, Reply, Resolved
-from loomd.wire.bodies import Entry, Failed
+from loomd.gateway.types import Resolved
+from loomd.wire.bodies import Entry, Perform
 
 OFFLINE_MODEL: Final = "offline/rules"
 KEYLESS: Final = ("offline", "replay", "scripted")
@@ -95,47 +94,16 @@ async def _key(provider: str, configured: Mapping[str, Any], found: Keys) -> str
     return keys.source(configured) or f"env {provider.upper()}_API_KEY"
 
 
-class _Nobody:
-    """Looks on at a check."""
-
-    def phase(self, phase: str) -> None:
-        pass
-
-    def pieces(self, text: str, reasoning: str, calls: Sequence[CallPiece]) -> bool:
-        return True
-
-    def cancelled(self) -> bool:
-        return False
-
-
-async def check(
-    model: str, complete: Callable[[Resolved, _Nobody], Awaitable[Reply]]
-) -> dict[str, Any]:
-    """{ok, kind, detail, ms, cost_usd}: asked for one word. One that was cut short or has only
-    thought about it answers all the same."""
-    asked = Resolved(
+def checked(order: Perform) -> Resolved:
+    """What a model is asked to see whether it answers: for one word."""
+    return Resolved(
         role="check",
         pinned=(),
         entries=(Entry(role="user", text="Answer with the one word: ready"),),
         tools=(),
-        model=model,
-        max_tokens=64,
+        model=order.model,
+        max_tokens=order.request.max_tokens,
+        agent=order.request.agent,
         purpose="check",
+        request=order.request.id,
     )
-    started = time.monotonic()
-    reply = await complete(asked, _Nobody())
-    outcome = reply.outcome
-    if not isinstance(outcome, Failed):
-        ok = True
-    elif model.partition("/")[0] in KEYLESS:
-        ok = outcome.kind != "unknown_model"  # it is there, and has nothing to say to this
-    else:
-        ok = outcome.kind == "empty" or reply.usage.output_tokens > 0
-    failed = outcome if isinstance(outcome, Failed) and not ok else None
-    return {
-        "ok": ok,
-        "kind": failed.kind if failed else "",
-        "detail": failed.detail if failed else "",
-        "ms": round((time.monotonic() - started) * 1000),
-        "cost_usd": reply.usage.cost_usd,
-    }

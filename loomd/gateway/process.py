@@ -242,13 +242,13 @@ class GatewayPerformer:
 
     async def ask(self, question: bodies.Body) -> bodies.Body | None:
         """`Note`s with one of these keys: `streams` (a session; `have`: stream -> characters;
-        `among`: how many share a reply), `models` (`check`: whether to ask each for a word),
+        `among`: how many share a reply), `models` (true),
         `record` (a session; `after`)."""
         match question:
             case bodies.Note(data={"streams": str(session), "have": dict(have), "among": int(n)}):
                 return bodies.Note(data=self._streams.snapshot(session, have, n))
-            case bodies.Note(data={"models": True, "check": bool(check)}):
-                return bodies.Note(data=await self._models(check))
+            case bodies.Note(data={"models": True}):
+                return bodies.Note(data=await self._models())
             case bodies.Note(data={"record": str(session), "after": int(after)}):
                 reader = self._stage.reader
                 made = await asyncio.to_thread(recorder.page, reader, session, after)
@@ -282,7 +282,7 @@ class GatewayPerformer:
             return bodies.Priced(model=ask.model)
         return backend.priced(ask.model)
 
-    async def _models(self, check: bool) -> list[dict[str, Any]]:
+    async def _models(self) -> list[dict[str, Any]]:
         """See loomd.gateway.catalogue."""
         settings = self._settings()
         about = catalogue.nothing
@@ -293,12 +293,7 @@ class GatewayPerformer:
             except ImportError as error:
                 raise LoomError("failed", f"litellm cannot be imported: {error}") from None
         generation = newer.generation(self._stage.reader)
-        rows = await catalogue.rows(settings, self._keys, about, generation)
-        if check:
-            checks = (catalogue.check(row["model"], self._complete) for row in rows)
-            for row, said in zip(rows, await asyncio.gather(*checks), strict=True):
-                row["check"] = {**said, "detail": self._keys.hide(said["detail"])}
-        return rows
+        return await catalogue.rows(settings, self._keys, about, generation)
 
     async def _perform(self, effect: OpenEffect, order: Perform, answer: Answer) -> Reply:
         most = OFFLINE_ATTEMPTS if order.model.startswith(LOCAL) else ATTEMPTS
@@ -326,6 +321,8 @@ class GatewayPerformer:
 
     async def _resolve(self, order: Perform) -> Resolved:
         request = order.request
+        if request.purpose == "check":
+            return catalogue.checked(order)
         if request.tools != ():
             # The lead may think before the tool host, born beside it, has told its tools.
             end = time.monotonic() + TOOLSET_WAIT_S

@@ -16,6 +16,7 @@
 `configured` what models are asked with, put in force while all runs; `toolsets`: tools in force
 `gateways`   who they are, and the orders of one that will not perform them
 `calls`      of models under way: their phases for `ps`, and what is asked of gateways
+`checks`     configured models asked for a word, through the actor `models`
 `clients`    their ROUTER and the list of what they may ask: `queries`, `orders`, `requests`
 `queries`    what is read from the state; `boards`: its rows as CONTRACT shows them,
              `accounts`: sums of the ledger, kept as rows (pure)

@@ -323,7 +323,7 @@ OPS: Final[dict[str, Operation]] = {
     "child": Operation(Orders.child, call=True, changes=True),
     "ask": Operation(Orders.ask, call=True),
     "streams": Operation(Orders.streams, call=True),
-    "models": Operation(Orders.models, call=True),
+    "models": Operation(Orders.models, call=True, changes=True, keyed=True),
     "record": Operation(Orders.record, call=True),
     "reload": Operation(Orders.reload, call=True, changes=True, keyed=True),
     "watched": Operation(Orders.watched, call=True),

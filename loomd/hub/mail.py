@@ -112,6 +112,9 @@ NOT_BY_SESSION: Final = frozenset({"ledger", "queue", "decisions"})
 TEST_KINDS: Final = frozenset({"echo", "echo-performer"})
 """Kinds that exist for bench and tests."""
 
+ANSWERING: Final = frozenset({"models", "gateway"})
+"""Kinds that answer what the hub itself has asked."""
+
 STARTERS: Final = TEST_KINDS | {"team"}
 """Kinds whose commits may start and stop other actors of their session."""
 
@@ -147,6 +150,7 @@ class Result(msgspec.Struct, gc=False):
     wake     actors to be ensured at the root; ended: to be stopped; over: sessions to be ended;
              bounced: to be restarted in order
     status   (actor, state, waiting_for, since), for subscribers
+    told     bodies of mails to the hub itself
     known    Hello: (control, work) the last sequences given out
     """
 
@@ -160,6 +164,7 @@ class Result(msgspec.Struct, gc=False):
     over: list[str] = []
     bounced: list[str] = []
     status: tuple[str, str, str, float] | None = None
+    told: list[bytes] = []
     known: tuple[int, int] | None = None
     value: Any = None
 
@@ -818,6 +823,9 @@ class Batch:
                 shared = id
                 txn.put("bodies", id.encode(), out.body)
             for to in out.to:
+                if to == HUB and self.known(name).kind in ANSWERING:
+                    self._result.told.append(out.body)
+                    continue
                 why = self.deliver(to, out.lane, id, name, out.body, out.cause, shared=shared)
                 if why:
                     self.undelivered(name, id, to, why, out.body)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from loomd import trust as trusts
-from loomd.hub import calls, children, configured, roles, toolsets
+from loomd.hub import calls, checks, children, configured, roles, toolsets
 from loomd.hub.queries import Queries
 from loomd.store.schema import session_of
 from loomd.wire import codec
@@ -148,8 +148,11 @@ class Orders:
         self.queries.known_session(session)
         calls.streams(self.hub, done, session, have)
 
-    def models(self, done: Done, check: bool = False) -> None:
-        calls.ask(self.hub, done, {"models": True, "check": check})
+    def models(self, done: Done, check: bool = False, key: str = "") -> None:
+        if check:
+            checks.models(self.hub, done, key)
+        else:
+            calls.ask(self.hub, done, {"models": True})
 
     def record(self, done: Done, session: str, after: int = 0) -> None:
         self.queries.known_session(session)

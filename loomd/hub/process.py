@@ -27,6 +27,7 @@ import structlog
 from loomd.actor.behaviour import Spec
 from loomd.hub import accounts, configured, gateways, mail, reconcile, roles, supervision
 from loomd.hub.calls import Calls
+from loomd.hub.checks import Checks
 from loomd.hub.clients import Clients
 from loomd.hub.intake import Intake, Refusals
 from loomd.hub.mail import Batch, Result, Rules
@@ -157,6 +158,7 @@ class Hub:
         self.peers = Peers()
         self.asks = Asks()
         self.calls = Calls()
+        self.checks = Checks()
         self.timers = Timers()
         self.stopping = False
         self.upgraded = False  # it stops for a successor on newer code
@@ -465,6 +467,8 @@ class Hub:
             self.root.ensure(name)
         for name in result.bounced:
             self.root.tell({"op": "restart", "name": name})
+        for raw in result.told:
+            self.checks.told(raw)
         self._published += result.events
 
     def _results(self) -> None:

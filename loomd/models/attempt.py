@@ -152,7 +152,7 @@ def failed(state: State, item: Item, outcome: Failed, now: float, out: list[Chan
     if item.failed_at is None:
         item.failed_at = now
     stepped = _step_up(state, item, outcome, out)
-    if outcome.kind in FINAL:
+    if outcome.kind in FINAL or item.request.purpose == "check":
         ending.fail(state, item, outcome, out)
         return
     delay = state.rules.retries.delay(

@@ -35,7 +35,9 @@ Path = tuple[str, ...]
 
 
 def path_of(day: str, session: str, task: str, agent: str) -> Path:
-    """Tasks are numbered in their session."""
+    """Tasks are numbered in their session. What is asked in none (a check) is the day's alone."""
+    if not session:
+        return (f"day:{day}",)
     path = (f"day:{day}", f"session:{session}")
     return (
         (*path, f"task:{session}/{task}", f"agent:{agent}") if task else (*path, f"agent:{agent}")

@@ -65,7 +65,10 @@ def launch(state: State, now: float, out: list[Change]) -> None:
 
 
 def _alone_until(state: State, item: Item) -> float:
-    """Until when this request, or its model, is left alone; 0: neither."""
+    """Until when this request, or its model, is left alone; 0: neither. A check asks how the model
+    is now."""
+    if item.request.purpose == "check":
+        return item.not_before
     return max(item.not_before, state.breaker(item.model).ready_at())
 
 
@@ -185,7 +188,7 @@ def _hopeless(state: State, item: Item, now: float, out: list[Change]) -> Failed
     """Why this request does not wait for its model; None: it does."""
     last = item.link + 1 >= len(item.chain)
     breaker = state.breaker(item.model)
-    if breaker.ready_at() > now:
+    if item.request.purpose != "check" and breaker.ready_at() > now:
         if item.failed_at is None:
             item.failed_at = now
             out.append(ending.put(item))

@@ -156,6 +156,8 @@ class Queue:
                 for item in sorted(by_session[name], key=lambda one: one.order):
                     if may_start(item):
                         self.served[first] = name
+                        if not name:  # of no session: the turn begins anew
+                            del self.served[first]
                         others = any((n in urgent) != first for n in by_session)
                         self.favoured = self.favoured + 1 if first and others else 0
                         return item

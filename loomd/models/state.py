@@ -59,7 +59,10 @@ class Rules:
         )
 
     def chain(self, request: ModelRequest) -> tuple[str, ...]:
-        """The model for this request, and its fallbacks without repetition."""
+        """The model for this request, and its fallbacks without repetition; of a check, which is
+        about that model, itself."""
+        if request.purpose == "check":
+            return (request.model,)
         first = request.model or self.roles.get(request.role, "")
         if not first and request.purpose in ("ask", "title"):
             first = self.fast

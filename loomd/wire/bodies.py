@@ -153,7 +153,7 @@ class ModelRequest(Part, frozen=True, kw_only=True, tag="model_request"):
     session: str
     agent: str
     role: str = ""
-    purpose: str = "turn"  # turn | ask | title | review | judge
+    purpose: str = "turn"  # turn | ask | title | review | judge | check
     model: str = ""  # "": by role, else the default
     view: View = View()
     tools: tuple[str, ...] | None = None  # names; None: all of the session's toolset; (): none

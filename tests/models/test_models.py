@@ -691,3 +691,52 @@ def test_the_model_is_the_requests_the_roles_the_fast_one_or_the_default(
     rules = Rules.of({"models": {"default": "d/d", "fast": "f/f", "roles": {"reviewer": "r/r"}}})
     assert rules.chain(request_) == (model,)
     assert Rules.of({}).chain(b.ModelRequest(id="1", session="s", agent="a")) == ("offline/rules",)
+
+
+def check(counter: Counter, id: str = "check-1") -> list[act.Change]:
+    """As the hub asks."""
+    return counter.mail(
+        b.ModelRequest(
+            id=id, session="", agent="hub", purpose="check", model=MODEL, tools=(), max_tokens=64
+        ),
+        sender="hub",
+    )
+
+
+def test_a_check_is_made_once_on_its_model_and_is_in_the_ledger() -> None:
+    other = "openai/gpt-5"
+    counter = Counter({"models": {"default": MODEL, "fallback": {MODEL: [other]}}})
+    [order] = orders(check(counter))
+    assert (order.model, order.request.purpose) == (MODEL, "check")
+    changes = counter.end(
+        order, fail("server"), usage=b.Usage(calls=1, cost_usd=None), cost_known="unknown"
+    )
+    [(to, told_)] = told(changes)
+    assert to == "hub" and isinstance(told_.outcome, b.Failed) and told_.outcome.kind == "server"
+    assert told_.usage.cost_usd is None and counter.timer is None
+    assert failed(check(counter)) == "server", "the same question gets the same answer"
+    [row] = counter.ledger()
+    assert (row["purpose"], row["session"], row["outcome"]) == ("check", "", "server")
+
+
+def test_checks_count_against_the_day_alone() -> None:
+    limits = {"day_usd": 0.1, "session_usd": 0.0, "agent_usd": 0.0, "task_usd": 0.0}
+    counter = Counter({"models": {"default": MODEL}, "budget": limits})
+    check(counter)
+    [order] = orders(counter.price())
+    assert order.request.max_tokens == 64
+    counter.end(order, usage=b.Usage(input_tokens=9, cost_usd=0.09))
+    [node] = counter.state.budget.spent
+    assert node.startswith("day:")
+    assert failed(check(counter, "check-2")) == "budget"
+
+
+def test_a_check_does_not_wait_for_a_breaker_and_closes_it() -> None:
+    counter = Counter({"models": {"default": MODEL, "attempts": 1}})
+    for n in range(5):
+        [order] = orders(counter.ask(f"r{n}"))
+        counter.end(order, fail("server"))
+    assert not orders(counter.ask("waits"))
+    [probe] = orders(check(counter))
+    [order] = orders(counter.end(probe))
+    assert order.request.id == "waits"

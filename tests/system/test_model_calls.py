@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,21 @@ def test_a_client_that_comes_in_the_middle_has_all_of_it_and_a_cancelled_call_is
     server.say(Answer(text="ready"))
     [checked] = said(daemon, "models", "--check")
     assert checked["check"]["ok"] and checked["check"]["cost_usd"] > 0
+    asked, slow = len(server.requests), Answer(text="ready", stall_after=1)
+    server.say(slow)
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(said, daemon, "models", "--check")
+        assert slow.stalled.wait(JOB_S)
+        assert job.kill("hub")
+        slow.release.set()
+        [checked] = again.result()
+    assert checked["check"]["ok"] and len(server.requests) == asked + 1, "asked and paid once"
+    [paid] = [row for row in said(daemon, "usage", "--by", "purpose") if row["key"] == "check"]
+    assert paid["calls"] == 2 and paid["cost_usd"] == 2 * checked["check"]["cost_usd"]
+    daemon.instance.config.write_text(server.config("[budget]\nday_usd = 0.0"))
+    said(daemon, "reload", "all")
+    [checked] = said(daemon, "models", "--check")
+    assert checked["check"]["kind"] == "budget" and len(server.requests) == asked + 1
 
 
 def test_a_key_is_nowhere_after_all_that_may_go_wrong(server: OpenAIServer, made: Made) -> None:
