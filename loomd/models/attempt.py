@@ -67,7 +67,7 @@ def _learn(state: State, item: Item, performed: Performed, now: float, out: list
         ]
         state.limiter.learn(item.lane, performed.limits, item.began, now, since)
     if not isinstance(outcome, Failed):
-        lane.answered(item.began)
+        lane.answered(item.began, now)
         return
     asked = outcome.retry_after
     if outcome.kind == "rate_limited" or (outcome.kind == "overloaded" and asked):

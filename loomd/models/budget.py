@@ -22,6 +22,10 @@ OUTPUT_TOKENS = 16384
 SCHEMA_TOKENS = 4000
 """What the tools' schemas may take of the input, beside the view."""
 
+MOST_SURPLUS = 8.0
+"""Times of the reckoned input that a tokenizer may count. What a server says beyond that is its
+mistake, and must not refuse every later call."""
+
 ROUNDING = 1e-9
 """USD: sums of sums are not exact."""
 
@@ -89,7 +93,7 @@ class Budget:
 
     def counted(self, model: str, input_tokens: int, reckoned: int) -> None:
         """What a call's input really was: the worst case of the next one is no smaller."""
-        times = input_tokens / max(1, reckoned)
+        times = min(MOST_SURPLUS, input_tokens / max(1, reckoned))
         if times > self.surplus.get(model, 1.0):
             self.surplus[model] = times
 

@@ -17,6 +17,10 @@ SLICE_S = 2.0
 """Of the minute, as it is counted: what was taken in a slice is held against us until the last
 instant of the slice is a minute ago."""
 
+LONGEST_TOLD_S = 60.0
+"""After what a provider has told one call is tried all the same: if it was true, a 429 says so and
+for how long; if not, a header must not silence a provider that answers."""
+
 TINY = 1e-9
 
 
@@ -40,6 +44,13 @@ class Gauge:
     def ready_at(self, amount: float, now: float) -> float:
         """When so much may be taken: `now`, or later. More than the whole limit is let through
         once nothing else is held against it."""
+        theirs = self._theirs_at(amount, now)
+        if theirs > now:
+            theirs = min(theirs, self.at + LONGEST_TOLD_S)
+        return max(now, self._ours_at(amount, now), theirs)
+
+    def whole_at(self, amount: float, now: float) -> float:
+        """The same, if all that the provider has told is true."""
         return max(now, self._ours_at(amount, now), self._theirs_at(amount, now))
 
     def _ours_at(self, amount: float, now: float) -> float:

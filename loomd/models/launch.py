@@ -45,11 +45,12 @@ def launch(state: State, now: float, out: list[Change]) -> None:
             item: Item, broke: list[tuple[Item, str]] = broke, behind: set[str] = behind
         ) -> bool:
             lane = state.limiter.name_of(item.model)
-            if lane in behind or _alone_until(state, item) > now:
-                return False
-            if state.limiter.lane(lane).ready_at(item.tokens, now) > now:
-                behind.add(lane)  # whoever comes later takes nothing away from this one
-                return False
+            if not _checks(item):
+                if lane in behind or _alone_until(state, item) > now:
+                    return False
+                if state.limiter.lane(lane).ready_at(item.tokens, now) > now:
+                    behind.add(lane)  # whoever comes later takes nothing away from this one
+                    return False
             verdict, node = _reserve(state, item, now, out)
             if verdict == "no":
                 broke.append((item, node))
@@ -64,16 +65,21 @@ def launch(state: State, now: float, out: list[Change]) -> None:
             return
 
 
+def _checks(item: Item) -> bool:
+    """Whether a person asks how the model is now, whatever was found out before: only the budget
+    may hold that up."""
+    return item.request.purpose == "check"
+
+
 def _alone_until(state: State, item: Item) -> float:
-    """Until when this request, or its model, is left alone; 0: neither. A check asks how the model
-    is now."""
-    if item.request.purpose == "check":
-        return item.not_before
+    """Until when this request, or its model, is left alone; 0: neither."""
     return max(item.not_before, state.breaker(item.model).ready_at())
 
 
 def ready_at(state: State, item: Item, now: float) -> float:
     """When this request may be ordered, as far as it is known; infinity: when another has ended."""
+    if _checks(item):
+        return now
     lane = state.limiter.lane(state.limiter.name_of(item.model))
     at = lane.ready_at(item.tokens, now)
     return max(_alone_until(state, item), at)
@@ -186,9 +192,11 @@ def _give_up(state: State, now: float, out: list[Change]) -> None:
 
 def _hopeless(state: State, item: Item, now: float, out: list[Change]) -> Failed | None:
     """Why this request does not wait for its model; None: it does."""
+    if _checks(item):
+        return None
     last = item.link + 1 >= len(item.chain)
     breaker = state.breaker(item.model)
-    if item.request.purpose != "check" and breaker.ready_at() > now:
+    if breaker.ready_at() > now:
         if item.failed_at is None:
             item.failed_at = now
             out.append(ending.put(item))
@@ -204,7 +212,9 @@ def _hopeless(state: State, item: Item, now: float, out: list[Change]) -> Failed
     wait = lane.until - now
     if wait <= RETRY_AFTER_CAP_S:
         at = lane.ready_at(item.tokens, now)
-        wait = 0.0 if math.isinf(at) else at - now
+        if at <= now or math.isinf(at):
+            return None
+        wait = max(at, lane.whole_at(item.tokens, now)) - now
         if wait <= LONGEST_WAIT_S:
             return None
     return Failed(

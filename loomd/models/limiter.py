@@ -85,6 +85,13 @@ class Lane:
     hits: int = 0
     gauges: dict[str, Gauge] = field(default_factory=dict)
 
+    def whole_at(self, estimate: Estimate, now: float) -> float:
+        """When its gauges are whole enough, if all is true that the provider has told."""
+        return max(
+            (gauge.whole_at(estimate.of(what), now) for what, gauge in self.gauges.items()),
+            default=now,
+        )
+
     def ready_at(self, estimate: Estimate, now: float) -> float:
         """When a call may start: `now`; later; infinity: when one that is under way has ended."""
         if now < self.until:
@@ -124,9 +131,16 @@ class Lane:
         self.since = now
         self.until = max(self.until, now + pause)
 
-    def answered(self, began: float) -> None:
+    def answered(self, began: float, now: float) -> None:
         if began >= self.since:
             self.hits = 0
+            self.until = min(self.until, now)  # a check was let through, and the pause is moot
+
+    def forget(self) -> None:
+        """Another key, or another server: what was found out of this one is of none."""
+        self.until, self.since, self.hits = 0.0, 0.0, 0
+        for gauge in self.gauges.values():
+            gauge.limit = 0.0
 
 
 @dataclass
@@ -141,6 +155,7 @@ class Limiter:
 
     def configure(self, providers: Mapping[str, Mapping[str, Any] | None]) -> None:
         """Other limits for what comes; what is under way is counted as before."""
+        before = self.keys
         self.shared, self.keys, self.limits = {}, {}, {}
         for name in sorted(providers):
             said = providers[name] or {}
@@ -153,6 +168,9 @@ class Limiter:
                     merged[field_] = min(said[field_], merged.get(field_, said[field_]))
             self.limits[first] = merged
         for name, lane in self.lanes.items():
+            usual = "", usual_key(name)
+            if before.get(name, usual) != self.keys.get(name, usual):
+                lane.forget()
             self._bound(name, lane)
 
     def _bound(self, name: str, lane: Lane) -> None:

@@ -274,6 +274,8 @@ def test_a_broken_installation_is_not_tried_again() -> None:
         ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 40.0),
         ({"retry-after": "Thu, 01 Jan 1970 00:00:01 GMT"}, 0.0),
         ({"retry-after": "soon"}, None),
+        ({"retry-after": "Mon, 01 Jan 99999999999 00:00:00 GMT"}, None),
+        ({"retry-after": "nan"}, 0.0),
         ({}, None),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loomd.models.gauge import MINUTE_S, SLICE_S, Gauge
+from loomd.models.gauge import LONGEST_TOLD_S, MINUTE_S, SLICE_S, Gauge
 from loomd.models.limiter import (
     LONGEST_ASKED_S,
     LONGEST_PAUSE_S,
@@ -17,6 +17,7 @@ from loomd.models.limiter import (
     Lane,
     Limiter,
 )
+from loomd.wire import bodies as b
 from loomd.wire.bodies import RateLimit
 from tests.models.counter import MODEL, Counter, fail, failed, orders
 
@@ -124,7 +125,7 @@ def test_without_a_time_each_cool_down_in_a_row_is_longer_to_a_bound() -> None:
         pauses.append(lane.until - now)
         now = lane.until + 1
     assert pauses[:4] == [1, 2, 4, 8] and pauses[-1] == LONGEST_PAUSE_S
-    lane.answered(now)
+    lane.answered(now, now)
     lane.cool(now, None, now)
     assert lane.until == now + 1
 
@@ -137,7 +138,7 @@ def test_calls_that_were_under_way_make_a_cool_down_no_longer_unless_they_are_to
     assert (lane.hits, lane.until) == (1, 101.0)
     lane.cool(99.5, 30.0, 100.3)
     assert lane.until == 130.3
-    lane.answered(99.5)  # began before: it says nothing about now
+    lane.answered(99.5, 100.3)  # began before: it says nothing about now
     assert lane.hits == 1
 
 
@@ -262,6 +263,10 @@ def test_of_a_limit_that_is_whole_again_tomorrow_nobody_waits() -> None:
     [order] = orders(models.ask("first"))
     models.end(order, limits=(requests(200, 0, 80_000.0),))
     assert failed(models.ask("r1")) == "rate_limited"
+    models.now += LONGEST_TOLD_S  # after a minute one finds out whether that is so
+    [order] = orders(models.ask("r2"))
+    assert failed(models.ask("r3")) == "rate_limited"
+    models.end(order)
     with_other = Counter({"models": {"default": MODEL, "fallback": {MODEL: ["other/m"]}}})
     [order] = orders(with_other.ask("first"))
     with_other.end(order, limits=(requests(200, 0, 80_000.0),))
@@ -275,3 +280,54 @@ def test_a_pause_that_is_too_long_is_found_out_once() -> None:
     models.end(order, fail("rate_limited", retry_after=3000.0))
     assert failed(models.ask("r1")) == "rate_limited"
     assert len(models.ledger()) == 1
+
+
+# --- what is found out is not kept for ever ------------------------------------------------------
+
+
+def test_what_a_provider_tells_silences_it_for_a_minute_at_most() -> None:
+    gauge = Gauge()
+    gauge.learn(requests(10, 0, 86400.0), 1000.0, 1000.0, 0)
+    for now in (1000.0, 1030.0, 1059.0):
+        assert gauge.ready_at(1, now) == 1060.0 < gauge.whole_at(1, now)
+    gauge.take(1, 1060.0)
+    assert gauge.ready_at(1, 1061.0) == 1120.0, "one call a minute, not all that have waited"
+    gauge.learn(requests(10, 9, 1.0), 1060.0, 1062.0, 0)
+    assert gauge.ready_at(1, 1062.0) == 1062.0
+
+
+def test_another_key_or_server_begins_anew_and_the_same_one_does_not() -> None:
+    limiter = Limiter()
+    limiter.configure({"a": {"api_key_env": "K"}, "b": {}})
+    for name in ("a", "b"):
+        lane = limiter.lane(name)
+        lane.cool(1000.0, 3600.0, 1000.0)
+        limiter.learn(name, [requests(10, 0, 60.0)], 1000.0, 1000.0, [])
+    limiter.configure({"a": {"api_key_env": "K", "concurrency": 3}, "b": {"api_key_file": "/k"}})
+    assert limiter.lane("a").until == 4600.0 and limiter.lane("a").gauges["requests"].limit == 10
+    again = limiter.lane("b")
+    assert again.ready_at(ONE, 1001.0) == 1001.0 and not again.hits
+
+
+def test_a_check_asks_in_a_cool_down_and_ends_one_that_is_moot() -> None:
+    models = Counter()
+    [order] = orders(models.ask("r1"))
+    models.end(order, fail("rate_limited", retry_after=50.0))
+    assert not orders(models.ask("r2"))
+    for id, outcome in (("check-1", fail("server")), ("check-2", None)):
+        models.now += 1
+        [check] = orders(
+            models.mail(
+                b.ModelRequest(id=id, session="", agent="hub", purpose="check", model=MODEL), "hub"
+            )
+        )
+        changes = models.end(check, outcome)
+        assert bool(orders(changes)) == (outcome is None), "the pause holds until one was answered"
+
+
+def test_a_count_of_tokens_beyond_all_reason_does_not_refuse_every_later_call() -> None:
+    models = Counter({"models": {"default": MODEL}, "budget": {"session_usd": 1.0}})
+    models.ask("r1")
+    [order] = orders(models.price(price=(1e-6, 1e-6)))
+    models.end(order, usage=b.Usage(input_tokens=10**12, cost_usd=0.0), cost_known="reported")
+    assert len(orders(models.ask("r2"))) == 1
