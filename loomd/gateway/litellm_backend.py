@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import importlib.metadata
 import logging
 import math
@@ -70,6 +71,28 @@ LOCAL = {"litellm_provider": "ollama", "input_cost_per_token": 0.0, "output_cost
 """What is known of any model on such a server: it is the user's own."""
 
 _ask_nobody()
+
+LATE = (
+    "anyio._backends._asyncio",
+    "httpcore",
+    "openai.resources",
+    "openai._send_queue",
+    "litellm._service_logger",
+    "litellm.litellm_core_utils.default_encoding",
+    "litellm.llms.litellm_proxy.chat.transformation",
+    "litellm.llms.openai.chat.gpt_audio_transformation",
+    "litellm.llms.openai_like.dynamic_config",
+    "litellm.llms.vertex_ai.vertex_ai_partner_models.anthropic.transformation",
+    "litellm.proxy.openai_files_endpoints.common_utils",
+)
+"""What the libraries import with the first call, a second of a processor and 60 MB: here it is
+shared by all gateways of a template. A name that another version does not have is only late."""
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    for _name in LATE:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(_name)
 
 Price = tuple[float, float]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +91,27 @@ def test_a_streamed_answer_with_its_pieces_tokens_and_cost(server: OpenAIServer)
     assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (100, 20, 40)
     assert usage.cost_usd is not None and usage.cost_usd > 0
     assert reply.cost_known == "computed" and reply.price is not None
+
+
+FIRST = """
+import asyncio, sys
+from loomd.gateway.litellm_backend import Backend
+from loomd.gateway.keys import Keys
+from tests.gateway.looking import Looking
+from tests.gateway.test_litellm import resolved
+settings = {"providers": {"openai": {"api_base": sys.argv[1]}}}
+before = set(sys.modules)
+reply = asyncio.run(Backend(settings, Keys({})).complete(resolved(), Looking()))
+print(type(reply.outcome).__name__, *sorted(set(sys.modules) - before))
+"""
+
+
+def test_the_first_call_imports_nothing_more(server: OpenAIServer) -> None:
+    """The template of gateways has it all: their first call is as fast as any."""
+    server.say(Answer(text="x"))
+    program = [sys.executable, "-W", "ignore", "-c", FIRST, server.base_url]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.split() == ["FinalAnswer"]
 
 
 def test_what_the_server_is_asked(server: OpenAIServer) -> None:
