@@ -23,6 +23,9 @@ CONNECT: Final = "connect"
 FIRST_BYTE: Final = "first_byte"
 ANSWER: Final = "answer"
 
+SLACK: Final = 64
+"""A clock of a phase may run out this part of its time late, never early."""
+
 OnPhase = Callable[[str], None]
 """Gets CONNECT, FIRST_BYTE and ANSWER as a call enters them."""
 
@@ -68,6 +71,7 @@ class Watch:
         self._on_phase = on_phase
         self._phase = ""
         self._running = False
+        self._set = 0.0  # when the clock of the phase was set
         self._allowed_s = clocks.connect_s + clocks.first_byte_s
         self._step = asyncio.timeout(self._allowed_s)
         self._total = asyncio.timeout(clocks.total_s)
@@ -120,9 +124,13 @@ class Watch:
     def _enter(self, phase: str, seconds: float) -> None:
         if not self._running or self.late:
             return  # a connection may be closed after its call
+        now = asyncio.get_running_loop().time()
+        slack = seconds / SLACK
+        if phase == self._phase and now < self._set + slack:
+            return  # of a thousand streams the timers alone would be work
         changed = phase != self._phase
-        self._phase, self._allowed_s = phase, seconds
-        self._step.reschedule(asyncio.get_running_loop().time() + seconds)
+        self._phase, self._allowed_s, self._set = phase, seconds, now
+        self._step.reschedule(now + seconds + slack)
         if changed:
             self._on_phase(phase)
 

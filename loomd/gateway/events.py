@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 GARBAGE_LIMIT = 4000
 """Characters that are kept of what is no answer."""
@@ -128,10 +128,14 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
+_DECODER: Final = json.JSONDecoder(strict=False)
+"""Made once: `json.loads` makes one for each text that is not read strictly."""
+
+
 def _json(text: str) -> dict[str, Any] | None:
     """The object, or the only one of a list; None for anything else."""
     try:
-        value = json.loads(text, strict=False)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
     if isinstance(value, list) and len(value) == 1:
