@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 from loomd import rules, services
 from loomd.wire.errors import LoomError
@@ -421,9 +422,21 @@ def _text(reader: _Reader, key: str, value: Any) -> str:
 
 
 def _url(reader: _Reader, key: str, value: Any) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/]+\S*", value):
-        reader.wrong(key, f'an address such as "http://127.0.0.1:8000/v1", not {value!r}')
+    if not isinstance(value, str) or not _is_url(value):
+        shown = repr(value) if "@" not in str(value) else "this one"
+        reader.wrong(key, f'an address such as "http://127.0.0.1:8000/v1", not {shown}')
+    if value.rstrip("/").endswith("/completions"):
+        reader.wrong(key, "the address of the API, often .../v1, without what is asked there")
     return value
+
+
+def _is_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        named = bool(parts.hostname) and parts.port != 0  # raises for what is no port
+    except ValueError:
+        return False
+    return named and re.fullmatch(r"https?://[^\s/]+\S*", value) is not None
 
 
 def _variable(reader: _Reader, key: str, value: Any) -> str:

@@ -163,6 +163,13 @@ def test_everything_that_is_in_force_is_read(tmp_path):
         ("[models.roles]\nlead = 3\n", ":2: models.roles.lead: must be a model"),
         ('[models.fallback]\n"a/b" = "c"\n', ":2: models.fallback.a/b: must be a list"),
         ('[providers.x]\napi_base = "localhost"\n', ":2: providers.x.api_base: must be an address"),
+        ('[providers.x]\napi_base = "http://a:99999"\n', ":2: providers.x.api_base: must be an"),
+        ('[providers.x]\napi_base = "http://[::1/v1"\n', ":2: providers.x.api_base: must be an"),
+        ('[providers.x]\napi_base = "http://u:pw@a:x/v1"\n', "must be an address"),
+        (
+            '[providers.x]\napi_base = "http://a/v1/chat/completions"\n',
+            "must be the address of the API",
+        ),
         ('[providers]\nx = {api_bas = "y"}\n', ":2: providers.x.api_bas: unknown key"),
         ("[providers.x]\nstream = 0\n", ":2: providers.x.stream: must be true or false"),
         (

@@ -57,7 +57,8 @@ def _said(check: Mapping[str, Any]) -> str:
     paid = "at an unknown cost" if cost is None else f"for ${cost:.6f}"
     if check["ok"]:
         return f"yes, in {check['ms']} ms {paid}"
-    return f"no: {check['kind']}: {check['detail']}"
+    hint = f" ({check['hint']})" if check["hint"] else ""
+    return f"no: {check['kind']}: {check['detail']}{hint}"
 
 
 @click.command()

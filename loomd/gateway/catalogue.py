@@ -60,7 +60,7 @@ async def rows(
                 "model": model,
                 "uses": why,
                 "provider": provider,
-                "api_base": configured.get("api_base") or "",
+                "api_base": keys.address(configured.get("api_base") or ""),
                 "key": await _key(provider, configured, found),
                 "window": known.get("max_input_tokens"),
                 "max_output": known.get("max_output_tokens"),

@@ -67,6 +67,7 @@ class Watch:
         self.clocks = clocks
         self.headers: Mapping[str, str] = {}  # of the newest response
         self.status: int | None = None  # of it
+        self.where = ""  # host and port of the newest request
         self.broken: Exception | None = None  # what its connection ended with, if it did
         self._on_phase = on_phase
         self._phase = ""

@@ -124,9 +124,19 @@ NO_API = "does providers.NAME.api_base point at an API (often .../v1)?"
 HINTS: dict[str, str] = {
     "auth": "set api_key_env or api_key_file of this provider in config.toml",
     "quota": "the provider's account has no credit left",
-    "unknown_model": "check models.default in config.toml; a name is PROVIDER/MODEL",
+    "unknown_model": "check the name (PROVIDER/MODEL) in config.toml; of a server of your own, "
+    "whether it has this model, and providers.NAME.api_base points at its API (often .../v1)",
     "context_overflow": "lower limits.view_tokens, or use a model with a larger window",
     "network": "is the server at providers.NAME.api_base running?",
+}
+
+
+LATE: dict[Phase, str] = {
+    "connect": HINTS["network"],
+    "first_byte": "a server that loads its model first needs a longer providers.NAME.first_byte_s",
+    "stalled": "a server that pauses needs a longer providers.NAME.between_s",
+    "total": "long answers need a longer providers.NAME.total_s",
+    "": "",
 }
 
 
@@ -197,7 +207,7 @@ def timed_out(phase: Phase, seconds: float) -> Failed:
             said = "no answer in time"
         case _:
             assert_never(phase)
-    return Failed(kind="timeout", detail=said, retryable=True, phase=phase)
+    return Failed(kind="timeout", detail=said, retryable=True, phase=phase, hint=LATE[phase])
 
 
 def _status(value: Any) -> int | None:

@@ -18,6 +18,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 SOURCES: Final = ("api_key_env", "api_key_file", "api_key_command", "api_key_credential")
 
@@ -71,6 +72,9 @@ class Keys:
     async def of(self, provider: str, configured: Mapping[str, Any]) -> str:
         """The provider's key; "": none is configured, and none is in its usual variable. Raises
         NoKeyError."""
+        password = urlsplit(configured.get("api_base") or "").password
+        if password and len(password) >= SHORTEST:
+            self._seen.add(password)
         key = await self._configured(configured)
         key = key or self.variables.get(f"{provider.upper()}_API_KEY", "")
         if len(key) >= SHORTEST:
@@ -152,6 +156,15 @@ def source(configured: Mapping[str, Any]) -> str:
             shown = value if isinstance(value, str) else " ".join(value[:1])
             return f"{name.removeprefix('api_key_')} {shown}"
     return ""
+
+
+def address(api_base: str) -> str:
+    """An address for people: without the password in it."""
+    parts = urlsplit(api_base)
+    if parts.password is None:
+        return api_base
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
 
 
 def _read(path: str, what: str) -> str:

@@ -196,8 +196,7 @@ class Backend:
         }
         if base:
             arguments["api_base"] = base
-            if provider not in PROVIDERS:
-                # A name of the user's own for a server of the common kind.
+            if _is_common(provider, base):
                 arguments["model"] = f"openai/{name}"
             key = key or NO_KEY
         if configured.get("stream", True):
@@ -289,6 +288,15 @@ def _messages(
     if caching.wanted(model, configured, resolved.purpose):
         return caching.marked(messages, resolved.pinned, resolved.shared)
     return messages
+
+
+def _is_common(provider: str, base: str) -> bool:
+    """Whether a server at this address is of the common kind, whatever litellm takes the name for:
+    a name of the user's own, that of a library which would load the model into this process, or
+    an Ollama asked at its common address."""
+    if provider in ("ollama", "ollama_chat"):
+        return base.rstrip("/").endswith("/v1")
+    return provider not in PROVIDERS or provider in ("vllm", "custom", "openai_like")
 
 
 def _split(model: str) -> tuple[str, str]:
@@ -389,7 +397,14 @@ def _failed(error: Exception, watch: Watch) -> Failed:
     # A connection that breaks in the middle of an answer is an error without a word.
     said = next((str(one) for one in (error, *chain) if classify.readable(str(one))), "")
     said = said or f"the connection broke off ({names[0]})"
+    if watch.broken is not None:
+        # The client library says no more than "Connection error.".
+        cause = next((str(one) for one in _chain(watch.broken) if str(one)), "it broke off")
+        said = f"{watch.where}: {cause}"
     made = classify.failure(names, status, said, _headers(error), time.time(), codes)
+    if "LLM Provider NOT provided" in made.detail:
+        said = "litellm knows no provider of this name, and no api_base is configured for it"
+        return msgspec.structs.replace(made, detail=said)
     if made.kind == "network" and watch.status is not None and watch.status >= 400:
         # The server had said what it was; only the words for it were cut off.
         said = f"the server answered with status {watch.status}, and broke off"

@@ -78,6 +78,7 @@ async def _watched(transport: httpx.AsyncHTTPTransport, request: httpx.Request) 
 
     if watch.broken is not None:
         raise watch.broken
+    watch.where = request.url.netloc.decode("ascii", "replace")
     request.extensions = {**request.extensions, "trace": trace}
     try:
         response = await _plain(transport, request)

@@ -156,6 +156,15 @@ def test_what_is_told_is_without_the_keys_that_are_known() -> None:
     assert keys.hide(f"Incorrect API key provided: {KEY}.") == "Incorrect API key provided: [key]."
 
 
+def test_a_password_in_an_address_is_told_to_nobody() -> None:
+    configured = {"api_base": "http://me:secret-word@host:8000/v1"}
+    assert keys_of.address(configured["api_base"]) == "http://me:***@host:8000/v1"
+    assert keys_of.address("http://host/v1") == "http://host/v1"
+    keys = Keys({})
+    asyncio.run(keys.of("x", configured))
+    assert keys.hide("no http://me:secret-word@host") == "no http://me:[key]@host"
+
+
 def test_the_source_is_told_and_nothing_of_the_key() -> None:
     assert source({"api_key_env": "X"}) == "env X"
     assert source({"api_key_command": ["pass", "show", "secret/place"]}) == "command pass"

@@ -253,8 +253,11 @@ def test_a_stalled_stream_is_ended_by_its_own_clock_and_its_connection_closed(
 
 
 def test_nobody_at_the_address(server: OpenAIServer) -> None:
-    plain = {"providers": {"openai": {"api_base": "http://127.0.0.1:1/v1"}}}
-    assert failed(complete(plain)).kind == "network"
+    plain = {"providers": {"openai": {"api_base": "http://user:secret-word@127.0.0.1:1/v1"}}}
+    made = failed(complete(plain))
+    assert made.kind == "network" and "running?" in made.hint
+    assert made.detail.startswith("127.0.0.1:1: ") and "onnect" in made.detail
+    assert "secret-word" not in made.detail
 
 
 def test_keys_come_from_the_named_variable_or_file_and_from_nowhere_else(
@@ -275,7 +278,23 @@ def test_keys_come_from_the_named_variable_or_file_and_from_nowhere_else(
 
 
 def test_a_provider_nobody_knows() -> None:
-    assert failed(complete({}, resolved("nosuch/thing"))).kind == "unknown_model"
+    made = failed(complete({}, resolved("nosuch/thing/of/theirs:free")))
+    assert made.kind == "unknown_model" and "no api_base is configured" in made.detail
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("vllm/qwen", "qwen"), ("ollama/llama3", "llama3"), ("mine/org/m:free", "org/m:free")],
+)
+def test_a_server_of_the_common_kind_is_one_whatever_it_is_called(
+    server: OpenAIServer, model: str, name: str
+) -> None:
+    server.say(Answer(text="x"))
+    base = {"api_base": server.base_url}
+    reply = complete({"providers": {model.partition("/")[0]: base}}, resolved(model))
+    assert reply.outcome == b.FinalAnswer(text="x")
+    [asked] = server.requests
+    assert asked["model"] == name and asked["tools"]
 
 
 def test_the_rate_limit_headers_of_answers_and_of_errors_are_handed_on(
@@ -346,7 +365,7 @@ def test_only_the_configured_server_is_asked(
         complete(
             {"providers": {provider: {"api_base": server.base_url}}}, resolved(f"{provider}/m")
         )
-    assert asked == [] and server.requests
+    assert asked == []
 
 
 @pytest.mark.parametrize(
