@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -218,3 +221,11 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(s.ConfigError, match="cannot be read"):
         s.load(path)
+
+
+def test_what_the_readme_shows_is_toml() -> None:
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    blocks = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) > 3
+    for block in blocks:
+        tomllib.loads(block)
