@@ -161,14 +161,14 @@ class Recording:
 
     def _differs(self, where: Place) -> str:
         """Why nothing is found."""
-        turns = sorted(turn for agent, turn in self.by_turn if agent == where.agent)
-        if not turns:
+        mine = [one.place for (agent, _), one in self.by_turn.items() if agent == where.agent]
+        if not mine:
             agents = ", ".join(sorted({agent for agent, _ in self.by_turn})) or "nobody"
             return f"there is no {where.agent} in it, only {agents}"
-        same = self.by_turn.get((where.agent, where.turn))
-        if same is None:
-            return f"it has {len(turns)} of its turns, the last is turn {turns[-1]}"
-        return f"it was made of another goal, {same.place.goal!r}, and this is {where.goal!r}"
+        if where.role == LEAD and all(one.task != where.task for one in mine):
+            return f"it was made of another goal, {mine[0].goal!r}, and this is {where.goal!r}"
+        last = max(one.turn for one in mine)
+        return f"it has {len(mine)} of its turns, the last is turn {last}"
 
     def answer(self, where: Place, session: str) -> tuple[Outcome, Usage]:
         """Tokens are told as they were counted then; this time they have cost nothing."""

@@ -82,6 +82,8 @@ def test_the_lead_is_not_answered_for_another_goal_and_others_only_for_a_known_t
     outcome = answer(made, asked("rename a", "and more", turn=9, **lead))  # type: ignore[arg-type]
     assert isinstance(outcome, b.Failed)
     assert "it has 1 of its turns, the last is turn 1" in outcome.detail
+    outcome = answer(made, asked("delete b", turn=7, **lead))  # type: ignore[arg-type]
+    assert isinstance(outcome, b.Failed) and "another goal" in outcome.detail
     outcome = answer(made, asked("x"))
     assert isinstance(outcome, b.Failed) and "no coder-1 in it, only lead" in outcome.detail
 
