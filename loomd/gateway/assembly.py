@@ -20,7 +20,9 @@ from loomd.gateway.storable import characters, joined
 from loomd.gateway.types import CallPiece
 from loomd.wire.bodies import Failed, Usage
 
-Finish = Literal["none", "stop", "calls", "length", "filter", "refusal", "malformed", "error"]
+Finish = Literal[
+    "none", "stop", "calls", "length", "filter", "refusal", "malformed", "error", "overloaded"
+]
 """Why an answer ended. none: nobody said. malformed: the server could not read the model's call."""
 
 FINISHES: dict[str, Finish] = {
@@ -53,6 +55,7 @@ FINISHES: dict[str, Finish] = {
     "malformed_response": "malformed",
     "unexpected_tool_call": "malformed",
     "error": "error",
+    "insufficient_system_resource": "overloaded",
     "network_error": "error",
 }
 """Words of providers, in small letters. Any other is a stop: the answer is there."""

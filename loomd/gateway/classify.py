@@ -79,6 +79,9 @@ def outcome(answer: Answer, tools: Iterable[ToolSchema]) -> Outcome:
             return Failed(kind="refused", detail=said[:DETAIL_LIMIT])
         case "error":
             return failure(("APIError",), None, "the server ended the answer with an error")
+        case "overloaded":
+            said = "the server had no room to finish the answer"
+            return failure(("APIError",), 503, said)
         case "malformed":
             return Failed(
                 kind="malformed",

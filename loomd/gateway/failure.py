@@ -49,6 +49,7 @@ BY_CODE: dict[str, str] = {
     "unavailable": "overloaded",
     "permission_denied": "auth",
     "unauthenticated": "auth",
+    "tool_use_failed": "malformed",
     "deadline_exceeded": "timeout",
     "timeout_error": "timeout",
     "timeout": "timeout",
@@ -108,6 +109,11 @@ BY_TEXT: tuple[tuple[str, str], ...] = (
     (r"rate.?limit", "rate_limited"),
 )  # fmt: skip
 
+NO_CREDIT = r"\b(used all|insufficient|no|not enough)\b.{0,20}\b(credits?|balance|funds)\b"
+
+BAD_CALL = "tool_use_failed"
+"""Code of a server that could not read the call which its model has written: another try may do."""
+
 CONNECTION = (
     "MidStreamFallbackError",
     "APIConnectionError",
@@ -155,11 +161,11 @@ def failure(
         # The installation lacks something: no other try finds it.
         return Failed(kind="server", detail=readable(message)[:DETAIL_LIMIT])
     kind = _kind(names, status, message, codes)
-    after = _retry_after(headers or {}, now) if kind in RETRYABLE else None
+    after = _retry_after(headers or {}, now, message) if kind in RETRYABLE else None
     return Failed(
         kind=kind,
         detail=readable(message)[:DETAIL_LIMIT],
-        retryable=kind in RETRYABLE,
+        retryable=kind in RETRYABLE or BAD_CALL in codes,
         retry_after=after,
         hint=NO_API if kind == "malformed" and is_html(message) else HINTS.get(kind, ""),
         phase=_phase(names, status) if kind == "timeout" else "",
@@ -173,6 +179,8 @@ def reported(error: Any) -> Failed:
             return reported({**error, **inner, "error": None})
         case {"error": str(message)} if message:
             return reported({**error, "message": message, "error": None})
+        case {"message": {} as inner} if inner:
+            return reported({**error, "message": str(inner.get("detail") or dict(inner))})
         case {"error": list(several)} if several:
             return reported(several[0])
         case Mapping():
@@ -233,6 +241,10 @@ def _kind(names: tuple[str, ...], status: int | None, message: str, codes: tuple
     if is_html(message) and (status is None or status < 400 or status == 404):
         return "malformed"  # of something that is no API
     lowered = message.lower()
+    if status == 429 and "resource_exhausted" in lowered:
+        return "rate_limited"  # Google calls what is left of a minute a quota
+    if status == 403 and re.search(NO_CREDIT, lowered):
+        return "quota"
     named = next((kind for name, kind in BY_NAME if name in names), None)
     # The library maps many a 400 and 429 to one class; the text knows more.
     open_names = (None, "rate_limited", "unknown_model", "malformed")
@@ -269,8 +281,9 @@ def readable(message: str) -> str:
     return re.sub(r"\s+", " ", message).strip()
 
 
-def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds; from `retry-after-ms` or `retry-after` (seconds or a date)."""
+def _retry_after(headers: Mapping[str, str], now: float, message: str) -> float | None:
+    """Seconds; from `retry-after-ms` or `retry-after` (seconds or a date), else as Google says it
+    in the body."""
     lowered = {name.lower(): value for name, value in headers.items()}
     try:
         if "retry-after-ms" in lowered:
@@ -285,4 +298,5 @@ def _retry_after(headers: Mapping[str, str], now: float) -> float | None:
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now)
     except (ValueError, OverflowError):  # a year that is none
-        return None
+        said = re.search(r'"retryDelay": *"(\d{1,6}(?:\.\d+)?)s"', message)
+        return float(said[1]) if said else None

@@ -35,12 +35,19 @@ DOUBT = (
 )
 UNREADABLE = "a call was written into the text ({mark}) and cannot be read: {why}"
 
-_ENDS = re.compile(r"(?:\s|<\|[\w▁|]*\|>|</s>|</tool_calls?>|</function_calls>)*")
+_ENDS = re.compile(
+    r"(?:\s|<\|[\w▁|]*\|>|<\uff5c[\w▁]*\uff5c>|</s>|</(?:minimax:)?tool_calls?>|</function_calls>)*"
+)
 """What models write behind a call: words of their template."""
 
 _MARK = re.compile(
     r"<tool_call>|<function=(?P<name>[\w.:/-]+)>|\[TOOL_CALLS\]|<\|python_tag\|>"
     r"|<\|tool_call\|>|<function_call>"
+    r"|(?:<\|tool_calls_section_begin\|>\s*)?<\|tool_call_begin\|>"
+    r"|(?:<\uff5ctool▁calls▁begin\uff5c>\s*)?<\uff5ctool▁call▁begin\uff5c>"
+    r"|<\|channel\|>commentary to=(?:functions\.)?(?P<to>[\w.-]+)[^<]*(?:<\|constrain\|>\w+)?\s*"
+    r"<\|message\|>"
+    r"|(?:<(?:minimax:tool_call|function_calls)>\s*)?<invoke name=\"(?P<invoked>[\w.:/-]+)\">"
 )
 _FENCE = re.compile(
     r"```(?:json|tool_call|tool_code|xml|python)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL
@@ -54,6 +61,13 @@ _PAIR = re.compile(
 _MISTRAL = re.compile(
     r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?:\[CALL_ID\]\w+)?\s*(?:\[ARGS\])?\s*(?=\{)"
 )
+_NAMED = re.compile(
+    r"\s*(?:function<\uff5ctool▁sep\uff5c>)?(?P<name>[\w.:/-]+?)(?::\d+)?\s*"
+    r"(?:<\|tool_call_argument_begin\|>|<\uff5ctool▁sep\uff5c>|\s)\s*(?:```json\s*)?(?=\{)"
+)
+"""A name, and then its arguments, in the words of some templates."""
+
+_GIVEN = re.compile(r"<parameter name=\"(?P<name>[\w.-]+)\">(?P<value>.*?)</parameter>", re.DOTALL)
 _FIRST = re.compile(r"\s*(?:(?P<open>[{\[<])|(?P<word>[\w-]+))")
 """What stands behind a mark if a call begins there."""
 
@@ -148,6 +162,17 @@ def _block(text: str, match: re.Match[str], offered: Offered) -> tuple[list[Piec
         case "<|python_tag|>":
             body = re.split(r"<\|e\w+_id\|>", text[begin:], maxsplit=1)[0]
             return _objects(body), begin + len(body)
+        case mark if mark.endswith("begin|>") or mark.endswith("begin\uff5c>"):
+            return _named(text, begin)
+        case mark if match["to"]:
+            body, at = _value(text, begin)
+            read(body)
+            return [Piece(name=match["to"], arguments=[body])], at
+        case mark if match["invoked"]:
+            end = text.find("</invoke>", begin)
+            body = text[begin:] if end < 0 else text[begin:end]
+            at = len(text) if end < 0 else end + len("</invoke>")
+            return [_typed(match["invoked"], list(_GIVEN.finditer(body)), offered)], at
         case _:
             return _function(text, match.group("name"), begin, offered)
 
@@ -195,6 +220,16 @@ def _typed(name: str, found: list[re.Match[str]], offered: Offered) -> Piece:
             with contextlib.suppress(Unreadable):
                 args[key] = read(value.strip())[0]
     return Piece(name=name, ready=args)
+
+
+def _named(text: str, begin: int) -> tuple[list[Piece], int]:
+    match = _NAMED.match(text, begin)
+    if match is None:
+        raise Unreadable("no name with its arguments follows", begin, text)
+    body, at = _value(text, match.end())
+    read(body)
+    closed = re.compile(r"\s*(?:```)?").match(text, at)
+    return [Piece(name=match["name"], arguments=[body])], closed.end() if closed else at
 
 
 def _mistral(text: str, begin: int) -> tuple[list[Piece], int]:

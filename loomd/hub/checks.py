@@ -107,8 +107,8 @@ def _ask(hub: Hub, model: str, key: str, then: Done) -> None:
 
 
 def said(body: ModelOutcome, seconds: float) -> dict[str, Any]:
-    """{ok, kind, detail, ms, cost_usd}. One that was cut short or has only thought about it answers
-    all the same."""
+    """{ok, kind, detail, hint, ms, cost_usd}. One that was cut short or has only thought about it
+    answers all the same."""
     outcome, usage = body.outcome, body.usage
     failed: Failed | None = None
     if isinstance(outcome, Failed):
@@ -121,6 +121,7 @@ def said(body: ModelOutcome, seconds: float) -> dict[str, Any]:
         "ok": failed is None,
         "kind": failed.kind if failed else "",
         "detail": failed.detail if failed else "",
+        "hint": failed.hint if failed else "",
         "ms": round(seconds * 1000),
         "cost_usd": usage.cost_usd,
     }

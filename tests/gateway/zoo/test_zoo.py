@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from loomd.gateway.repairs import KINDS
-from tests.gateway.zoo import answers, arguments, calls, dialects, server, texts, tokens, wire
+from tests.gateway.zoo import (
+    answers,
+    arguments,
+    calls,
+    dialects,
+    server,
+    servers,
+    texts,
+    tokens,
+    wire,
+)
 
 pytestmark = [
     # litellm's own, and pydantic's about litellm's models; nothing of ours is let through
@@ -22,6 +32,7 @@ TABLES = {
     "tokens": tokens.CASES,
     "wire": wire.CASES,
     "dialects": dialects.CASES,
+    "servers": servers.CASES,
 }
 ALL = [(table, case) for table, cases in TABLES.items() for case in cases]
 
