@@ -143,8 +143,10 @@ def test_no_text_is_read_with_another_error_than_its_own(text: str) -> None:
 marks = st.sampled_from(
     ["<tool_call>", "</tool_call>", "<function=read>", "</function>", "[TOOL_CALLS]", "```json\n",
      "\n```", '{"name": "read", "arguments": {"path": "a"}}', "read", "words ", "`", "[ARGS]",
-     "<parameter=path>", "a</parameter>", '<invoke name="read">', "</invoke>", "<|tool_call_begin|>",
-     "<|tool_call_argument_begin|>", "<|channel|>commentary to=functions.read<|message|>", "<|python_tag|>", "<think>", "</think>", "\n", "{", "}"]
+     "<parameter=path>", "a</parameter>", '<invoke name="read">', "</invoke>",
+     "<|tool_call_begin|>",
+     "<|tool_call_argument_begin|>", "<|channel|>commentary to=functions.read<|message|>",
+     "<|python_tag|>", "<think>", "</think>", "\n", "{", "}"]
 )  # fmt: skip
 
 

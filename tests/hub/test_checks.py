@@ -18,7 +18,7 @@ READY = FinalAnswer(text="ready")
         ("openai/m", Failed(kind="empty"), Usage(), True),
         ("openai/m", Failed(kind="malformed"), Usage(output_tokens=64), True),
         ("openai/m", Failed(kind="malformed"), Usage(), False),
-        ("openai/m", Failed(kind="auth"), Usage(), False),
+        ("openai/m", Failed(kind="auth", hint="set it"), Usage(), False),
         ("openai/m", Failed(kind="budget"), Usage(), False),
         ("replay/f", Failed(kind="refused"), Usage(), True),
         ("replay/f", Failed(kind="unknown_model"), Usage(), False),
@@ -27,6 +27,7 @@ READY = FinalAnswer(text="ready")
 def test_who_answers_is_there(model: str, outcome: Outcome, usage: Usage, ok: bool) -> None:
     made = said(ModelOutcome(request="r", outcome=outcome, usage=usage, model=model), 0.25)
     assert (made["ok"], made["ms"], made["cost_usd"]) == (ok, 250, usage.cost_usd)
+    assert made["hint"] == ("set it" if made["kind"] == "auth" else "")
     assert made["kind"] == ("" if ok or not isinstance(outcome, Failed) else outcome.kind)
 
 

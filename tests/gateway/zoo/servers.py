@@ -24,6 +24,10 @@ def written(text: str) -> tuple[bytes, ...]:
     return events(delta(content=text[:half]), delta(content=text[half:]), delta("stop"))
 
 
+def fullwidth(text: str) -> tuple[bytes, ...]:
+    return written(text.replace("|", "\uff5c"))
+
+
 CALL = [("read", {"path": "a.py"})]
 WRITTEN = [("written", 1)]
 
@@ -210,9 +214,9 @@ CASES = (
     ),
     Case(
         "deepseek: a call in its template's words",
-        written(
-            "<\uff5ctool▁calls▁begin\uff5c><\uff5ctool▁call▁begin\uff5c>function<\uff5ctool▁sep\uff5c>read\n```json\n"
-            '{"path": "a.py"}\n```<\uff5ctool▁call▁end\uff5c><\uff5ctool▁calls▁end\uff5c><\uff5cend▁of▁sentence\uff5c>'
+        fullwidth(
+            "<|tool▁calls▁begin|><|tool▁call▁begin|>function<|tool▁sep|>read\n```json\n"
+            '{"path": "a.py"}\n```<|tool▁call▁end|><|tool▁calls▁end|><|end▁of▁sentence|>'
         ),
         calls=CALL,
         text="",
@@ -220,9 +224,9 @@ CASES = (
     ),
     Case(
         "deepseek: a call in its newer template's words",
-        written(
-            "<\uff5ctool▁calls▁begin\uff5c><\uff5ctool▁call▁begin\uff5c>read<\uff5ctool▁sep\uff5c>"
-            '{"path": "a.py"}<\uff5ctool▁call▁end\uff5c><\uff5ctool▁calls▁end\uff5c>'
+        fullwidth(
+            "<|tool▁calls▁begin|><|tool▁call▁begin|>read<|tool▁sep|>"
+            '{"path": "a.py"}<|tool▁call▁end|><|tool▁calls▁end|>'
         ),
         calls=CALL,
         text="",
