@@ -53,6 +53,18 @@ for _name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
     logging.getLogger(_name).disabled = True
 traffic.watch()
 
+EARLY = (
+    *("anyio._backends._asyncio", "h11", "h2.connection", "httpcore", "openai.resources"),
+    *("litellm._service_logger", "litellm.proxy._types"),
+    "litellm.litellm_core_utils.default_encoding",
+)
+"""What else a process's first call and first count import, with its loop waiting for half a second:
+whoever is cancelled meanwhile pays on, and each gateway has 60 MB of its own for it."""
+
+for _name in EARLY:
+    with contextlib.suppress(ImportError):  # of another version: then the first call does it
+        importlib.import_module(_name)
+
 
 def _ask_nobody() -> None:
     """Of some models litellm asks a server what they are: a hub of models, or whoever listens at

@@ -504,3 +504,36 @@ def test_calls_go_side_by_side(server: OpenAIServer) -> None:
             return [quick.outcome, (await bench.result(first)).outcome]
 
     assert asyncio.run(run()) == [b.FinalAnswer(text="quick one"), b.FinalAnswer(text="slow one")]
+
+
+FIRST = """
+import asyncio, sys
+from loomd.gateway.keys import Keys
+from loomd.gateway.litellm_backend import Backend
+from tests.gateway.looking import Looking
+from tests.gateway.test_litellm import resolved
+
+async def main():
+    backend = Backend({"providers": {"openai": {"api_base": sys.argv[1]}}}, Keys({}))
+    before = set(sys.modules)
+    reply = await backend.complete(resolved(), Looking())
+    await backend.close()
+    assert reply.usage.cost_usd, reply
+    heavy = ("httpcore", "h11", "openai.resources", "litellm.proxy._types", "tiktoken")
+    print(*sorted(m for m in set(sys.modules) - before if m.startswith(heavy)), sep=chr(10))
+
+asyncio.run(main())
+"""
+
+
+def test_the_first_call_of_a_process_imports_nothing_that_takes_long(server: OpenAIServer) -> None:
+    server.say(Answer(text="hello", usage=None))  # so that tokens are counted too
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FIRST, server.base_url],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout.split() == [], (done.stdout, done.stderr)
