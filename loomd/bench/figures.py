@@ -312,6 +312,7 @@ LONG: dict[str, Measure] = {
         calls.sandboxes,
         thoughts.model_overhead,
         thoughts.first_delta,
+        turns.model_cancel,
         thoughts.model_streams,
         endurance.crashes,
         endurance.root_idle,

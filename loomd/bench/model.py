@@ -1,13 +1,16 @@
 """A model that says what the bench wants: an OpenAI-compatible server on this machine.
 
-Each conversation gets the calls of its script in its first answer, and a last word after them.
+Each conversation gets the calls of its script in its first answer, and a last word after them; one
+that is held gets the beginning of an answer, and no end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import queue
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
@@ -29,11 +32,16 @@ Calls = list[tuple[str, dict[str, Any]]]
 
 
 class Model:
-    """`calls`: what the next conversation is told to call. Owned by the bench's thread."""
+    """`calls`: what the next conversation is told to call; `holds`: whether its answer has no end.
+    Owned by the bench's thread. Of each answer that is held `begun` gets an item, and `closed` when
+    (perf_counter seconds) the other side has closed its connection."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.calls: Calls = []
+        self.holds = False
+        self.begun: queue.Queue[bool] = queue.Queue()
+        self.closed: queue.Queue[float] = queue.Queue()
 
     def config(self) -> str:
         """A daemon's configuration that uses it."""
@@ -71,6 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("connection", "close")
         self.end_headers()
         for piece, finish in ((delta, None), ({}, reason)):
+            if finish is not None and self.model.holds:
+                return self._hold()
             chunk = {
                 "id": "bench",
                 "object": "chat.completion.chunk",
@@ -80,6 +90,13 @@ class _Handler(BaseHTTPRequestHandler):
             }
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
+
+    def _hold(self) -> None:
+        self.model.begun.put(True)
+        with contextlib.suppress(ConnectionError):
+            while self.connection.recv(1024):
+                pass
+        self.model.closed.put(time.perf_counter())
 
 
 @contextlib.contextmanager

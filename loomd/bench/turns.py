@@ -127,6 +127,29 @@ def cancel(bench: Bench, agents: int) -> Iterator[Figure]:
             )
 
 
+def model_cancel(bench: Bench, agents: int) -> Iterator[Figure]:
+    """From the client's verb until the server of a running call sees its connection closed."""
+    samples = []
+    with _talking() as (own, said, repo):
+        said.calls, said.holds = [], True
+        for _ in range(30):
+            session = _open(own, repo)
+            said.begun.get(timeout=BOUND_S)
+            began = time.perf_counter()
+            request = own.client.post("control", session=session, op="cancel")
+            samples.append((said.closed.get(timeout=BOUND_S) - began) * MS)
+            own.client.wait(request)
+            _until_over(own, session)
+    yield Figure(
+        "model_cancel",
+        "ms",
+        samples,
+        200.0,
+        judged="max",
+        note="loomctl cancel: verb to the closed connection of a call",
+    )
+
+
 def _sleeping(mark: str) -> list[int]:
     """The process `sleep MARK` and its parent, once they are there. A sandbox has numbers of its
     own, so they are looked for from outside."""
