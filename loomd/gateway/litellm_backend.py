@@ -53,18 +53,6 @@ for _name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
     logging.getLogger(_name).disabled = True
 traffic.watch()
 
-EARLY = (
-    *("anyio._backends._asyncio", "h11", "h2.connection", "httpcore", "openai.resources"),
-    *("litellm._service_logger", "litellm.proxy._types"),
-    "litellm.litellm_core_utils.default_encoding",
-)
-"""What else a process's first call and first count import, with its loop waiting for half a second:
-whoever is cancelled meanwhile pays on, and each gateway has 60 MB of its own for it."""
-
-for _name in EARLY:
-    with contextlib.suppress(ImportError):  # of another version: then the first call does it
-        importlib.import_module(_name)
-
 
 def _ask_nobody() -> None:
     """Of some models litellm asks a server what they are: a hub of models, or whoever listens at
@@ -84,26 +72,23 @@ LOCAL = {"litellm_provider": "ollama", "input_cost_per_token": 0.0, "output_cost
 
 _ask_nobody()
 
-LATE = (
-    "anyio._backends._asyncio",
-    "httpcore",
-    "openai.resources",
-    "openai._send_queue",
-    "litellm._service_logger",
-    "litellm.litellm_core_utils.default_encoding",
+EARLY = (
+    *("anyio._backends._asyncio", "h11", "h2.connection", "httpcore"),
+    *("openai.resources", "openai._send_queue"),
+    *("litellm._service_logger", "litellm.litellm_core_utils.default_encoding"),
+    *("litellm.proxy._types", "litellm.proxy.openai_files_endpoints.common_utils"),
     "litellm.llms.litellm_proxy.chat.transformation",
     "litellm.llms.openai.chat.gpt_audio_transformation",
     "litellm.llms.openai_like.dynamic_config",
     "litellm.llms.vertex_ai.vertex_ai_partner_models.anthropic.transformation",
-    "litellm.proxy.openai_files_endpoints.common_utils",
 )
-"""What the libraries import with the first call, a second of a processor and 60 MB: here it is
-shared by all gateways of a template. A name that another version does not have is only late."""
+"""What else a process's first call and first count import, with its loop waiting for a second:
+whoever is cancelled meanwhile pays on, and each gateway has 60 MB of its own for it."""
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    for _name in LATE:
-        with contextlib.suppress(ImportError):
+    for _name in EARLY:
+        with contextlib.suppress(ImportError):  # of another version: then the first call does it
             importlib.import_module(_name)
 
 Price = tuple[float, float]
