@@ -3,7 +3,7 @@
 An answer has a stream of text, one of reasoning and one of arguments per call. What comes within
 DELTA_S is published together, per stream; the first piece after a silence at once. `offset` counts
 the characters of the stream before a piece: who has missed some sees it, and asks for the text so
-far (`Streams.snapshot`). The phases of a call go the same way, for `ps`.
+far (`Streams.snapshot`). The phases of a call go the same way, for `ps`, if they last.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from loomd.wire.bodies import Perform
 
 DELTA_S: Final = 0.05
 """Pieces of one stream are published together, at most this often."""
+
+PHASE_S: Final = 0.1
+"""A phase that is over sooner is not told: nobody could see it."""
 
 REFRESH_S: Final = 5.0
 """Phases are said again this often: a hub that has started since knows nothing of them."""
@@ -71,6 +74,9 @@ class Answer:
         self._timer: asyncio.TimerHandle | None = None
         self._flushed = float("-inf")
         self._phase = ""
+        self._shown = ""  # the phase that was told last
+        self._entered = 0.0
+        self._telling: asyncio.TimerHandle | None = None
         self._since = 0.0
         self.unwanted = False
 
@@ -81,8 +87,19 @@ class Answer:
     # --- what the backend tells ------------------------------------------------------------------
 
     def phase(self, phase: str) -> None:
-        self._phase, self._since = phase, time.time()
-        self.tell()
+        loop = asyncio.get_running_loop()
+        self._phase, self._since, self._entered = phase, time.time(), loop.time()
+        if self._telling is None:
+            self._telling = loop.call_later(PHASE_S, self._lasts)
+
+    def _lasts(self) -> None:
+        """The phase that the call is in when one may have lasted."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._entered + PHASE_S:
+            self._telling = loop.call_at(self._entered + PHASE_S, self._lasts)
+        else:
+            self._telling = None
+            self.tell()
 
     def pieces(self, text: str, reasoning: str, calls: Sequence[CallPiece]) -> bool:
         if text:
@@ -128,11 +145,15 @@ class Answer:
     def end(self) -> None:
         """Nothing more comes."""
         self.flush()
-        if self._phase:
-            self.phase("")
+        if self._telling is not None:
+            self._telling.cancel()
+        self._phase, self._since = "", time.time()
+        if self._shown:
+            self.tell()
 
     def tell(self) -> None:
         """The phase, to the hub: "": it has ended."""
+        self._shown = self._phase
         data = {"phase": self._phase, "since": self._since, "model": self._order.model}
         self._publish("call", data)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,18 +72,23 @@ def test_each_call_has_a_stream_of_its_own() -> None:
     }
 
 
-def test_phases_are_said_and_their_end_too() -> None:
+@pytest.mark.parametrize(("lasting", "told"), [(True, ["answer", ""]), (False, [])])
+def test_phases_that_last_are_said_and_their_end_too(lasting: bool, told: list[str]) -> None:
     async def run() -> list[str]:
         stage = FakeStage(LOG)
         streams = Streams(stage)
         answer = streams.open("r#1", ORDER, 1)
-        answer.phase("first_byte")
-        answer.phase("answer")
+        for phase in ("connect", "first_byte", "answer"):
+            answer.phase(phase)
+        if lasting:
+            stage.first = asyncio.get_running_loop().create_future()
+            await asyncio.wait_for(stage.first, 15)
+            stage.first = None
         streams.close("r#1")
         streams.close("r#1")
         return [data["phase"] for _, data in stage.published if data["type"] == "call"]
 
-    assert asyncio.run(run()) == ["first_byte", "answer", ""]
+    assert asyncio.run(run()) == told
 
 
 def test_more_than_any_answer_may_have_is_not_read() -> None:
