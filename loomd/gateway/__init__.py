@@ -17,6 +17,7 @@
 `source`           an answer on its way: a connection -> plain dicts, one a chunk
 `clocks`           the four timers of a call, and in which phase it is
 `traffic`          connections, headers and bytes of a call, seen where all adapters meet
+`raised`           what a client library has raised -> Failed
 `keys`             where a provider's key comes from, and how it stays out of what is told
 `ratelimits`       a provider's headers -> what is left of its limits
 `litellm_backend`  the only import of litellm: conversation -> request -> stream -> reply
@@ -26,7 +27,7 @@
                    and how a request finds its answer; pure) and `script` (pure)
 `recorder`         a session's recording, read from the state
 `catalogue`        what is configured, and how it is asked for a word
-`process`          the actor `gateway-N`, one per generation of code: effects in, outcomes out
+`process`          the actor `gateway-N`, several per generation of code: effects in, outcomes out
 
 models -> gateway `AskPrice`, answered by `Priced` from the price map.
 models -> gateway `Perform`; the gateway opens an effect, performs it, and in one commit closes the

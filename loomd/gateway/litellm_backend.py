@@ -15,9 +15,8 @@ import importlib.metadata
 import logging
 import math
 import os
-import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -32,9 +31,9 @@ with warnings.catch_warnings():
     import litellm
     from litellm.llms.ollama.common_utils import OllamaModelInfo
 
-from loomd.gateway import caching, classify, counts, traffic, view
+from loomd.gateway import caching, classify, counts, raised, traffic, view
 from loomd.gateway.clocks import CONNECT, Clocks, Watch
-from loomd.gateway.keys import Keys, NoKeyError
+from loomd.gateway.keys import Keys
 from loomd.gateway.source import Source
 from loomd.gateway.types import Reply, Resolved, Watcher
 from loomd.wire.bodies import Failed, Outcome, Priced, Usage
@@ -155,8 +154,8 @@ class Backend:
         except TimeoutError:
             outcome = watch.failed()
         except Exception as error:  # noqa: BLE001 - litellm raises anything; all of it is classified
-            outcome = _failed(error, watch)
-            watch.headers = watch.headers or traffic.limits(_headers(error))
+            outcome = raised.failed(error, watch)
+            watch.headers = watch.headers or traffic.limits(raised.headers(error))
         if isinstance(outcome, Failed) and outcome.kind == "auth":
             self._keys.refused(self._providers.get(provider) or {})
         return await self._reply(resolved, assembly, outcome, price, watch)
@@ -362,77 +361,3 @@ def _counted(resolved: Resolved, assembly: classify.Assembly) -> Usage | None:
     except Exception:  # noqa: BLE001 - as above; a count that fails is told as unknown
         return None
     return Usage(input_tokens=given, output_tokens=output, calls=1)
-
-
-# --- errors ------------------------------------------------------------------------------------
-
-
-def _failed(error: Exception, watch: Watch) -> Failed:
-    if watch.late:
-        # A clock has run out, and what it has ended said something else of it.
-        return watch.failed()
-    if isinstance(error, NoKeyError):
-        return classify.failure(("AuthenticationError",), 401, str(error))
-    chain = list(_chain(error))
-    names = tuple(
-        dict.fromkeys(
-            kind.__name__
-            for one in chain
-            for kind in type(one).__mro__
-            if kind not in (object, BaseException, Exception)
-        )
-    )
-    status = next(
-        (s for one in chain if isinstance(s := getattr(one, "status_code", None), int)), None
-    )
-    codes = tuple(
-        code
-        for one in chain
-        for key in ("code", "type")
-        if isinstance(code := getattr(one, key, None) or _of_body(one, key), str)
-    )
-    # A connection that breaks in the middle of an answer is an error without a word.
-    said = next((str(one) for one in (error, *chain) if classify.readable(str(one))), "")
-    said = said or f"the connection broke off ({names[0]})"
-    if watch.broken is not None:
-        # The client library says no more than "Connection error.".
-        cause = next((str(one) for one in _chain(watch.broken) if str(one)), "it broke off")
-        said = f"{watch.where}: {cause}"
-    made = classify.failure(names, status, said, _headers(error), time.time(), codes)
-    if "LLM Provider NOT provided" in made.detail:
-        said = "litellm knows no provider of this name, and no api_base is configured for it"
-        return msgspec.structs.replace(made, detail=said)
-    if made.kind == "network" and watch.status is not None and watch.status >= 400:
-        # The server had said what it was; only the words for it were cut off.
-        said = f"the server answered with status {watch.status}, and broke off"
-        return classify.failure((), watch.status, said, watch.headers, time.time())
-    return made
-
-
-def _of_body(error: BaseException, key: str) -> Any:
-    """Of the provider's error object, which litellm's exceptions keep as it was."""
-    body = getattr(error, "body", None)
-    return body.get(key) if isinstance(body, Mapping) else None
-
-
-def _headers(error: Exception) -> dict[str, str]:
-    """Of the provider's response, if there was one."""
-    headers: dict[str, str] = {}
-    for one in _chain(error):
-        response = getattr(one, "response", None)
-        found = getattr(response, "headers", None) or getattr(one, "litellm_response_headers", None)
-        if found:
-            headers = {**dict(found), **headers}
-    return headers
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it came from, the origin of a wrapper first."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [getattr(error, "original_exception", None), error]
-    while waiting:
-        one = waiting.pop(0)
-        if isinstance(one, BaseException) and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [one.__cause__, one.__context__]
