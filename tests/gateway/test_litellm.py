@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from loomd.actor import behaviour as act
-from loomd.gateway import ratelimits
+from loomd.gateway import ratelimits, streams
 from loomd.gateway.keys import Keys
 from loomd.gateway.types import Reply, Resolved, ToolSchema
 from loomd.wire import bodies as b
@@ -390,7 +390,10 @@ def test_a_price_is_told_without_asking_anybody(server: OpenAIServer) -> None:
     assert server.requests == []
 
 
-def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServer) -> None:
+def test_the_performer_publishes_deltas_and_numbers_the_calls(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "PHASE_S", 60.0)
     server.say(Answer(text="a longer answer", calls=[("read", {"path": "a"})], headers=LIMITS))
     here = stage(server)
 
@@ -405,7 +408,7 @@ def test_the_performer_publishes_deltas_and_numbers_the_calls(server: OpenAIServ
     by_kind = {kind: "".join(d["text"] for d in said if d["kind"] == kind) for kind in KINDS}
     assert by_kind == {"text": "a longer answer", "arguments": '{"path": "a"}'}
     phases = [data["phase"] for _, data in here.published if data["type"] == "call"]
-    assert phases == []  # none lasted
+    assert phases == []  # none lasted so long
     assert {topic for topic, _ in here.published} == {"d/s-1/"}
 
 
