@@ -14,11 +14,12 @@ import json
 import os
 import re
 import signal
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
+
+from loomd import plainfile
 
 SOURCES: Final = ("api_key_env", "api_key_file", "api_key_command", "api_key_credential")
 
@@ -169,18 +170,14 @@ def address(api_base: str) -> str:
 
 def _read(path: str, what: str) -> str:
     try:
-        # It may be anything: not to wait for a pipe's other end.
-        fd = os.open(Path(path).expanduser(), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise NoKeyError(f"{what}: it is no file")
-            raw = os.read(fd, MAX_KEY + 1)
-        finally:
-            os.close(fd)
+        with plainfile.opened(Path(path).expanduser()) as (file, _):
+            raw = file.read(MAX_KEY + 1)
         if len(raw) > MAX_KEY:
             raise NoKeyError(f"{what}: it holds more than {MAX_KEY} bytes, which is no key")
     except OSError as error:
         raise NoKeyError(f"{what}: {error.strerror}") from None
+    except plainfile.NotPlainError as error:
+        raise NoKeyError(f"{what}: {error}") from None
     return _checked(raw, what)
 
 

@@ -8,8 +8,6 @@ again when it has changed.
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +15,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from loomd import plainfile
 from loomd.gateway import offline, replay, script
 from loomd.gateway.classify import ANSWER_LIMIT
 from loomd.gateway.types import Reply, Resolved, Watcher
@@ -49,19 +48,20 @@ class Played:
         """The file of `replay/...` or `scripted/...`, parsed. Raises LoomError(config)."""
         provider, _, name = model.partition("/")
         path = self.path(name)
+        large = LoomError("config", f"{path}: no file of at most {MAX_FILE} bytes")
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with open(fd, encoding="utf-8") as file:
-                status = os.fstat(fd)
+            with plainfile.opened(path) as (file, status):
                 mark = (status.st_ino, status.st_size, status.st_mtime_ns)
-                if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE:
-                    raise LoomError("config", f"{path}: no file of at most {MAX_FILE} bytes")
+                if status.st_size > MAX_FILE:
+                    raise large
                 known, parsed = self._read.get(model, (None, None))
                 if known == mark:
                     return parsed
-                text = file.read()
+                text = file.read().decode()
         except OSError as error:
             raise LoomError("config", f"{path}: cannot be read: {error.strerror}") from None
+        except plainfile.NotPlainError:
+            raise large from None
         except UnicodeDecodeError as error:
             raise LoomError("config", f"{path}: is not UTF-8: {error}") from None
         try:

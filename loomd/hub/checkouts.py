@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 from typing import Any, Final
 
-from loomd import projects
+from loomd import plainfile, projects
 from loomd import trust as trusts
 from loomd.wire.endpoints import Instance
 from loomd.wire.errors import LoomError
@@ -91,19 +90,10 @@ PACKED_BYTES: Final = 16 << 20
 def _small(path: Path, limit: int = 4096) -> str:
     """The text of a plain file; "" if it is none, cannot be read, or is larger than `limit`."""
     try:
-        # Not to wait for a pipe's other end.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError):  # ValueError: a NUL in a path
+        with plainfile.opened(path) as (file, status):
+            return file.read(limit).decode("utf-8", "replace") if status.st_size <= limit else ""
+    except (OSError, ValueError):  # ValueError: a NUL in a path, or no plain file
         return ""
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_size > limit:
-            return ""
-        return os.read(fd, limit).decode("utf-8", "replace")
-    except OSError:
-        return ""
-    finally:
-        os.close(fd)
 
 
 def _commit(text: str) -> str:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from loomd import plainfile
 from loomd import settings as settings_of
 from loomd.hub.mail import HUB, MODELS
 from loomd.hub.toolsets import sessions_at_work
@@ -45,16 +44,16 @@ SETTINGS: Final = name_key("settings")
 
 def read(path: Path) -> settings_of.Settings:
     """The settings in a file that must be there. Raises LoomError(config)."""
+    large = LoomError("config", f"{path}: is no file of at most {MAX_CONFIG} bytes")
     try:
-        # It may be anything by now: not to wait for a pipe's other end, nor for ever for a device.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with plainfile.opened(path) as (file, status):
+            if status.st_size > MAX_CONFIG:
+                raise large
+            raw = file.read(MAX_CONFIG)
     except OSError as error:
         raise LoomError("config", f"{path}: cannot be read: {error.strerror}") from None
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CONFIG:
-            raise LoomError("config", f"{path}: is no file of at most {MAX_CONFIG} bytes")
-        raw = file.read(MAX_CONFIG)
+    except plainfile.NotPlainError:
+        raise large from None
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:

@@ -8,11 +8,11 @@ that it concerns: its author sees it wherever they look.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from loomd import plainfile
 from loomd.actor import roles as rl
 from loomd.hub.mail import HUB, OVER
 from loomd.hub.toolsets import sessions_at_work, watched
@@ -180,10 +180,7 @@ def _is_role(name: str) -> bool:
 
 def _text(path: Path) -> str:
     """Of a small plain file. OSError, ValueError."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise ValueError("it is no file")
+    with plainfile.opened(path) as (file, _):
         raw = file.read(rl.ROLE_LIMIT + 1)
     if len(raw) > rl.ROLE_LIMIT:
         size = path.stat().st_size

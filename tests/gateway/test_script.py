@@ -113,6 +113,7 @@ def test_a_file_that_cannot_be_read_is_an_unknown_model(tmp_path: Path, provider
     for name, said in (
         ("gone", "No such file"),
         ("pipe", "no file of at most"),
+        ("", "no file of at most"),  # the folder
         ("bytes", "is not UTF-8"),
         ("faulty", "line 1"),
     ):
