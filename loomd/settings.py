@@ -19,10 +19,9 @@ from urllib.parse import urlsplit
 
 from loomd import rules, services
 from loomd.wire.errors import LoomError
+from loomd.wire.models import ships
 
 OFFLINE = "offline/rules"
-LOCAL = ("offline/", "replay/", "scripted/")
-"""Models that need no provider: see loomd.gateway."""
 
 
 MOST_GATEWAYS = 9
@@ -204,7 +203,7 @@ class Settings:
         models = [self.models.default, self.models.fast, *self.models.roles.values()]
         models.extend(m for chain in self.models.fallback.values() for m in chain)
         models.append(self.recovery.model)
-        return bool(self.providers) or any(m and not m.startswith(LOCAL) for m in models)
+        return bool(self.providers) or any(m and not ships(m) for m in models)
 
 
 NOT_YET = {

@@ -11,9 +11,9 @@ from loomd.gateway import keys
 from loomd.gateway.keys import Keys, NoKeyError
 from loomd.gateway.types import Resolved
 from loomd.wire.bodies import Entry, Perform
+from loomd.wire.models import SHIPPED, provider_of, ships
 
 OFFLINE_MODEL: Final = "offline/rules"
-KEYLESS: Final = ("offline", "replay", "scripted")
 MILLION: Final = 1_000_000
 
 About = Callable[[str], Mapping[str, Any]]
@@ -51,10 +51,9 @@ async def rows(
     """One per model. Prices are US dollars per million tokens; None: the price map lacks it."""
     made = []
     for model, why in uses(settings).items():
-        provider, slash, _ = model.partition("/")
-        provider = provider if slash else "openai"
+        provider = provider_of(model)
         configured = (settings.get("providers") or {}).get(provider) or {}
-        known = {} if provider in KEYLESS else about(model)
+        known = {} if ships(model) else about(model)
         made.append(
             {
                 "model": model,
@@ -75,7 +74,7 @@ async def rows(
 
 
 def _price(known: Mapping[str, Any], name: str, provider: str) -> float | None:
-    if provider in KEYLESS:
+    if provider in SHIPPED:
         return 0.0
     cost = known.get(name)
     return None if cost is None else round(float(cost) * MILLION, 6)
@@ -83,7 +82,7 @@ def _price(known: Mapping[str, Any], name: str, provider: str) -> float | None:
 
 async def _key(provider: str, configured: Mapping[str, Any], found: Keys) -> str:
     """Where the key is from, or why there is none; nothing of the key itself."""
-    if provider in KEYLESS:
+    if provider in SHIPPED:
         return "none needed"
     try:
         key = await found.of(provider, configured)

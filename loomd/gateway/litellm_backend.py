@@ -37,6 +37,7 @@ from loomd.gateway.keys import Keys
 from loomd.gateway.source import Source
 from loomd.gateway.types import Reply, Resolved, Watcher
 from loomd.wire.bodies import Failed, Outcome, Priced, Usage
+from loomd.wire.models import split
 
 litellm.telemetry = False
 litellm.disable_hf_tokenizer_download = True
@@ -128,7 +129,7 @@ class Backend:
         with what it has cost so far; cancelled otherwise it ends at once."""
         assembly = classify.Assembly()
         price = _price(resolved.model)
-        provider, _ = _split(resolved.model)
+        provider, _ = split(resolved.model)
         watch = Watch(Clocks.of(self._settings, provider), watcher.phase)
         outcome: Outcome
         try:
@@ -179,7 +180,7 @@ class Backend:
         cache.flush_cache()
 
     async def _arguments(self, resolved: Resolved, clocks: Clocks) -> dict[str, Any]:
-        provider, name = _split(resolved.model)
+        provider, name = split(resolved.model)
         configured = self._providers.get(provider) or {}
         base = configured.get("api_base") or ""
         key = await self._keys.of(provider, configured)
@@ -295,19 +296,13 @@ def _is_common(provider: str, base: str) -> bool:
     return provider not in PROVIDERS or provider in ("vllm", "custom", "openai_like")
 
 
-def _split(model: str) -> tuple[str, str]:
-    """(provider, the model's name there); a name without a provider is openai's."""
-    provider, slash, name = model.partition("/")
-    return (provider, name) if slash else ("openai", model)
-
-
 # --- money -------------------------------------------------------------------------------------
 
 
 def about(model: str) -> dict[str, Any]:
     """What litellm's map says of a model, under its names; {} if it is not in there. A price that
     is not in the map is None: litellm itself says 0 in its place."""
-    provider, name = _split(model)
+    provider, name = split(model)
     try:
         info = dict(litellm.get_model_info(model=name, custom_llm_provider=provider))
     except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
@@ -334,7 +329,7 @@ def _price(model: str) -> Price | None:
 
 
 def _cost(model: str, usage: Usage) -> float | None:
-    provider, name = _split(model)
+    provider, name = split(model)
     counted = litellm.Usage(
         prompt_tokens=usage.input_tokens,
         completion_tokens=usage.output_tokens,

@@ -27,7 +27,6 @@ PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "replay": replay.parse,
     "scripted": script.parse,
 }
-PROVIDERS: Final = frozenset(PARSERS)
 
 _log = structlog.get_logger()
 

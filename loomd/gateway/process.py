@@ -26,7 +26,6 @@ from loomd.actor.behaviour import Birth, Change, Input, OpenEffect, Report, Stag
 from loomd.actor.pump import DRAIN_S
 from loomd.gateway import catalogue, classify, ratelimits, recorder, view
 from loomd.gateway.keys import Keys, read_keys
-from loomd.gateway.played import PROVIDERS as PLAYED
 from loomd.gateway.played import Played, offline_reply
 from loomd.gateway.streams import Answer, Streams
 from loomd.gateway.types import Reply, Resolved, Watcher
@@ -34,14 +33,13 @@ from loomd.supervise.crash import crash_point
 from loomd.wire import bodies, codec
 from loomd.wire.bodies import Failed, ModelOutcome, Outcome, Perform, Performed, Usage
 from loomd.wire.errors import LoomError
+from loomd.wire.models import ships
 
 if TYPE_CHECKING:
     from loomd.gateway.litellm_backend import Backend
 
 MODELS = "models"
 OFFLINE = "offline/"
-LOCAL = (OFFLINE, *(f"{provider}/" for provider in sorted(PLAYED)))
-"""Models that need no provider."""
 
 ATTEMPTS = 2
 """Starts of one order: a second one after this process was killed, then no more: each may have
@@ -242,8 +240,7 @@ class GatewayPerformer:
 
     async def ask(self, question: bodies.Body) -> bodies.Body | None:
         """`Note`s with one of these keys: `streams` (a session; `have`: stream -> characters;
-        `among`: how many share a reply), `models` (true),
-        `record` (a session; `after`)."""
+        `among`: how many share a reply), `models` (true), `record` (a session; `after`)."""
         match question:
             case bodies.Note(data={"streams": str(session), "have": dict(have), "among": int(n)}):
                 return bodies.Note(data=self._streams.snapshot(session, have, n))
@@ -286,7 +283,7 @@ class GatewayPerformer:
         """See loomd.gateway.catalogue."""
         settings = self._settings()
         about = catalogue.nothing
-        if not all(model.startswith(LOCAL) for model in catalogue.uses(settings)):
+        if not all(ships(model) for model in catalogue.uses(settings)):
             try:
                 await asyncio.shield(self._loading())
                 about = importlib.import_module("loomd.gateway.litellm_backend").about
@@ -296,7 +293,7 @@ class GatewayPerformer:
         return await catalogue.rows(settings, self._keys, about, generation)
 
     async def _perform(self, effect: OpenEffect, order: Perform, answer: Answer) -> Reply:
-        most = OFFLINE_ATTEMPTS if order.model.startswith(LOCAL) else ATTEMPTS
+        most = OFFLINE_ATTEMPTS if ships(order.model) else ATTEMPTS
         starts = effect.attempt + order.lost
         if starts > most:
             detail = f"the gateway was killed {starts - 1} times during this call"
@@ -311,7 +308,7 @@ class GatewayPerformer:
     async def _complete(self, resolved: Resolved, watcher: Watcher) -> Reply:
         if resolved.model.startswith(OFFLINE):
             return offline_reply(resolved)
-        if resolved.model.startswith(LOCAL):
+        if ships(resolved.model):
             return await self._played.complete(resolved, watcher)
         try:
             backend = await asyncio.shield(self._loading())
@@ -415,9 +412,7 @@ def hidden(outcome: Outcome, keys: Keys) -> Outcome:
 def _needs_provider(settings: Mapping[str, Any]) -> bool:
     models = settings.get("models") or {}
     named = [models.get("default"), models.get("fast"), *(models.get("roles") or {}).values()]
-    return bool(settings.get("providers")) or any(
-        name and not name.startswith(LOCAL) for name in named
-    )
+    return bool(settings.get("providers")) or any(name and not ships(name) for name in named)
 
 
 def main(birth: Any) -> None:

@@ -19,14 +19,12 @@ from loomd.wire import codec
 from loomd.wire.bodies import Failed, ModelOutcome, ModelRequest
 from loomd.wire.errors import LoomError
 from loomd.wire.messages import WORK
+from loomd.wire.models import ships
 
 if TYPE_CHECKING:
     from loomd.hub.process import Hub
 
 Done = Callable[[Any], None]
-
-KEYLESS: Final = frozenset({"offline", "replay", "scripted"})
-"""Providers that ship with loomd: one that has nothing to say to this is there all the same."""
 
 MAX_TOKENS: Final = 64
 
@@ -112,7 +110,7 @@ def said(body: ModelOutcome, seconds: float) -> dict[str, Any]:
     outcome, usage = body.outcome, body.usage
     failed: Failed | None = None
     if isinstance(outcome, Failed):
-        if body.model.partition("/")[0] in KEYLESS:
+        if ships(body.model):  # one that has nothing to say to this is there all the same
             ok = outcome.kind != "unknown_model"
         else:
             ok = outcome.kind == "empty" or usage.output_tokens > 0

@@ -12,13 +12,14 @@ from loomd.actor.behaviour import Change
 from loomd.models import ending
 from loomd.models.breaker import HOPELESS
 from loomd.models.budget import Verdict
-from loomd.models.limiter import Estimate, costless
+from loomd.models.limiter import Estimate
 from loomd.models.queue import Item
 from loomd.models.retries import RETRY_AFTER_CAP_S
 from loomd.models.state import State
 from loomd.store.days import day_of
 from loomd.wire import bodies
 from loomd.wire.bodies import Failed
+from loomd.wire.models import ships
 
 WAKE = "wake"
 
@@ -89,7 +90,7 @@ def _start(state: State, item: Item, now: float, out: list[Change]) -> None:
     item.state = "running"
     item.attempt += 1
     item.tries += 1
-    free = costless(item.model)
+    free = ships(item.model)
     item.gateway = state.pool.pick(free, now)
     state.pool.begin(item.gateway)
     if not (free or state.pool.called):
@@ -120,7 +121,7 @@ def _output(state: State, item: Item) -> int:
 
 def worst(state: State, item: Item) -> float:
     """USD that one attempt on the item's model can cost; 0 if its price cannot be known."""
-    if costless(item.model):
+    if ships(item.model):
         return 0.0
     return state.budget.worst(
         item.model, state.rules.worst_input(item.request), _output(state, item)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from loomd.models.budget import path_of
-from loomd.models.limiter import costless, provider_of
 from loomd.store.days import day_of
 from loomd.store.schema import number_key
 from loomd.wire.bodies import Failed, ModelRequest, Performed
+from loomd.wire.models import provider_of, ships
 
 PREFIX = "ledger"
 
@@ -39,7 +39,7 @@ def outcome_of(performed: Performed) -> str:
 
 def cost_of(performed: Performed) -> tuple[float | None, str]:
     """USD and how that is known: reported | computed | unknown (None, never zero)."""
-    if costless(performed.model):
+    if ships(performed.model):
         return 0.0, "computed"
     usage = performed.usage
     if performed.cost_known != "unknown" and usage.cost_usd is not None:
@@ -58,7 +58,7 @@ def rows(
     """The attempt, after the `lost` ones before it, which may have been paid for: their tokens
     and cost are unknown. Given up without another try (`interrupted`): the lost ones only.
     `worst`: USD that a call could cost; `day`: whose budget pays."""
-    free = costless(performed.model)
+    free = ships(performed.model)
     base: dict[str, Any] = {
         "ts": performed.ended or now,
         "day": day,

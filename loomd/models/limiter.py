@@ -14,6 +14,7 @@ from typing import Any
 
 from loomd.models.gauge import Gauge
 from loomd.wire.bodies import RateLimit
+from loomd.wire.models import provider_of
 
 CONCURRENCY = 8
 """Calls at once with one key, unless the configuration says otherwise."""
@@ -29,21 +30,8 @@ LONGEST_ASKED_S = 3600.0
 RAMP_S = 2.0
 """A 429 comes at once: that none came for so long lets twice as many calls go."""
 
-FREE = frozenset({"offline", "replay", "scripted"})
-"""Providers that ship with loomd: nothing is bought from them."""
-
 TABLE = {"requests": "requests_per_minute", "tokens": "tokens_per_minute"}
 """Gauges that the configuration may bound, and by which key of a provider."""
-
-
-def provider_of(model: str) -> str:
-    """`openai/gpt-5-mini` -> `openai`; a name without a provider is openai's."""
-    provider, slash, _ = model.partition("/")
-    return provider if slash else "openai"
-
-
-def costless(model: str) -> bool:
-    return provider_of(model) in FREE
 
 
 def usual_key(provider: str) -> str:

@@ -9,11 +9,12 @@ from typing import Any
 from loomd.models.breaker import Breaker
 from loomd.models.budget import OUTPUT_TOKENS, SCHEMA_TOKENS, Budget, Limits, path_of
 from loomd.models.escalation import Escalation
-from loomd.models.limiter import Estimate, Limiter, costless
+from loomd.models.limiter import Estimate, Limiter
 from loomd.models.pool import Pool
 from loomd.models.queue import Item, Queue
 from loomd.models.retries import PATIENCE_S, TRIES, Retries
 from loomd.wire.bodies import ModelRequest
+from loomd.wire.models import ships
 
 OFFLINE_MODEL = "offline/rules"
 """What is asked when no model is configured."""
@@ -126,7 +127,7 @@ class State:
     def bounded(self, item: Item, day: str) -> tuple[tuple[str, ...], dict[str, float]]:
         """The item's path and the limits on it; none for what costs nothing."""
         path, limits = self.rules.bounds(item.request, day)
-        return path, ({} if costless(item.model) else limits)
+        return path, ({} if ships(item.model) else limits)
 
     def validate(self) -> None:
         """The invariants; called by tests after every step."""

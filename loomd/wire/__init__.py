@@ -5,6 +5,7 @@
 `codec`      bytes <-> messages, with the size limits
 `endpoints`  where an instance lives: directories, socket addresses, tokens on disk
 `topics`     names of the XPUB topics
+`models`     names of models, and those that ship with loomd
 `errors`     the errors that cross a border, each with its wire code and its exit code
 `sockets`    the only file that imports zmq
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from loomd.models.breaker import FIRST_S, LONGEST_S, THRESHOLD, Breaker
-from loomd.models.limiter import provider_of
 from loomd.models.queue import Item
 from loomd.models.retries import CAP_S, backoff
 from loomd.wire import bodies as b
+from loomd.wire.models import provider_of
 
 
 def test_the_pause_is_drawn_from_the_id_within_its_window_and_after_what_was_asked() -> None:
