@@ -163,7 +163,6 @@ class GatewayPerformer:
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[Reply]] = {}
         self._pricing: dict[str, asyncio.Task[bodies.Priced]] = {}
-        self._cancelled: set[str] = set()
         self._closing = False
         self._backend: asyncio.Task[Backend] | None = None
         self._configured = 0  # the generation of the settings that it has
@@ -199,13 +198,11 @@ class GatewayPerformer:
         def done(ended: asyncio.Task[Reply]) -> None:
             self._tasks.pop(effect.id, None)
             self._streams.close(effect.id)
-            asked = effect.id in self._cancelled
-            self._cancelled.discard(effect.id)
             if self._closing:
                 return
             if ended.cancelled():
                 # Here and not in the task: one that is cancelled before its first step never runs.
-                reply = CANCELLED if asked else BROKEN
+                reply = CANCELLED if answer.cancelled() else BROKEN
             elif (error := ended.exception()) is not None:
                 context = {"message": f"order {effect.id} failed", "exception": error}
                 loop.call_exception_handler(context)
@@ -222,9 +219,7 @@ class GatewayPerformer:
         return bool(self._tasks)
 
     def cancel(self, id: str) -> None:
-        if (task := self._tasks.get(id)) is not None and id not in self._cancelled:
-            self._cancelled.add(id)
-            self._streams.unwanted(id)
+        if (task := self._tasks.get(id)) is not None and self._streams.unwanted(id):
             task.cancel()
 
     async def close(self) -> None:

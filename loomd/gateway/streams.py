@@ -194,10 +194,11 @@ class Streams:
             self._refresh_later()
         return answer
 
-    def unwanted(self, effect: str) -> None:
-        """It is being cancelled by who has asked for it."""
-        if effect in self._open:
-            self._open[effect].unwanted = True
+    def unwanted(self, effect: str) -> bool:
+        """It is being cancelled by who has asked for it; False: it was before."""
+        answer = self._open[effect]
+        before, answer.unwanted = answer.unwanted, True
+        return not before
 
     def close(self, effect: str) -> None:
         if answer := self._open.pop(effect, None):
