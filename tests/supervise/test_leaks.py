@@ -73,8 +73,9 @@ def holdings(rooted: Rooted) -> dict[str, Any]:
     pid = rooted.process.pid
     kinds: dict[str, int] = {}
     for fd in os.listdir(f"/proc/{pid}/fd"):
-        kind = os.readlink(f"/proc/{pid}/fd/{fd}").partition(":[")[0]
-        kinds[kind] = kinds.get(kind, 0) + 1
+        with contextlib.suppress(FileNotFoundError):  # it has just been closed
+            kind = os.readlink(f"/proc/{pid}/fd/{fd}").partition(":[")[0]
+            kinds[kind] = kinds.get(kind, 0) + 1
     states: dict[str, int] = {}
     for child in kernel.children_of(pid):
         now = kernel.stat_of(child)
