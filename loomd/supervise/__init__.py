@@ -22,6 +22,7 @@
 `orphans`   what has come to the root from below its children, and its end
 `brood`     ends every process below some others, whatever these do against it
 `sweep`     ends, at a start, what a killed predecessor has left behind
+`hangs`     who has been busy for too long. Pure
 `memory`    whose memory is to be looked at. Pure
 `slots`     one shared page of memory: what each child has in hand, and since when
 `kernel`    the system calls that Python lacks, and the steps that every child takes

@@ -16,6 +16,7 @@ from loomd.supervise import kernel, slots
 from loomd.supervise import orphans as o
 from loomd.supervise import spec as s
 from loomd.supervise import tree as t
+from loomd.supervise.hangs import Hangs
 from loomd.supervise.memory import OUT_OF_MEMORY, OVER_LIMIT, MemoryWatch
 from loomd.supervise.process import End, Process
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 UNKNOWN_KILLS = 10
 """From this SIGKILL of unknown origin on with the same mail in hand, that mail is blamed."""
-INIT_FACTOR = 6
-"""`init` may take this many heartbeats: it rebuilds what is never committed."""
 _FAULTS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 _OWN_DOING = frozenset({"hung", OVER_LIMIT, OUT_OF_MEMORY})
 """Kills of ours that what it had in hand is to blame for."""
@@ -53,6 +52,7 @@ class Ends:
         self.kills: dict[str, tuple[tuple[int, int, int], int]] = {}
         self._notes: dict[tuple[str, int], dict[str, Any]] = {}
         self._memory = MemoryWatch()
+        self._hangs = Hangs(int(root.config.heartbeat_s * 1e9))
 
     def find(self, name: str, incarnation: int) -> Process | None:
         process = self._root.processes.get(name)
@@ -312,14 +312,13 @@ class Ends:
         self._root.upgrade.gone(action)
 
     def kill_hung(self) -> None:
-        limit = int(self._root.config.heartbeat_s * 1e9)
-        now = time.monotonic_ns()
+        self._hangs.look(time.monotonic_ns())
         for process in list(self._root.processes.values()):
             since = self._root.slots.since_ns(process.slot)
-            if not since or now - since <= limit or process.killed:
+            if process.killed or not self._hangs.hung(since):
                 continue
             kind = self._root.slots.slot(process.slot).read().kind
-            if kind == slots.INIT and now - since <= limit * INIT_FACTOR:
+            if kind == slots.INIT and not self._hangs.hung(since, init=True):
                 continue
             self._root.log.line("warning", "hung", name=process.name, pid=process.pid)
             self.kill(process, "hung")

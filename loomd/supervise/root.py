@@ -27,7 +27,8 @@ from loomd.supervise import tree as t
 from loomd.supervise.births import Births
 from loomd.supervise.cgroup import Cgroups, remove_empty
 from loomd.supervise.crash import crash_point
-from loomd.supervise.ends import INIT_FACTOR, Ends
+from loomd.supervise.ends import Ends
+from loomd.supervise.hangs import INIT_FACTOR
 from loomd.supervise.hubline import HubLine
 from loomd.supervise.link import Link, LinkClosed
 from loomd.supervise.log import Log
