@@ -45,7 +45,7 @@ def test_calls_spread_and_those_of_a_dead_gateway_are_made_by_another(
     # One is killed: its successor makes the call again, and nobody else's is touched.
     server.say(Answer(text="again"))
     assert first.kill("gateway-2")
-    assert stalled[1].gone.wait(15)
+    assert stalled[1].gone.wait(JOB_S)
     jobs[1].follow()
     assert jobs[1].row()["answer"] == "again", jobs[1].story()
     assert len(server.requests) == 4
@@ -80,6 +80,6 @@ def test_the_last_gateway_is_waited_for(server: OpenAIServer, made: Made) -> Non
     job.open("say hello")
     assert stalled.stalled.wait(JOB_S)
     assert job.client.request("child", call="terminate", id="gateway-1")["result"] == "ok"
-    assert stalled.gone.wait(15)
+    assert stalled.gone.wait(JOB_S)
     job.follow()
     assert job.row()["answer"] == "here", job.story()

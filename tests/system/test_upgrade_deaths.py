@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import openai_server
 from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import eventually
 from tests.system.mainjob import Job, make_repo
@@ -25,12 +24,6 @@ def test_the_main_job_goes_on_through_two_upgrades(tmp_path: Path):
         job.follow()
         job.check_done()
         assert not any(event["type"] == "actor_restarted" for event in job.events)
-
-
-@pytest.fixture(autouse=True)
-def patient_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stalled answer must outlast an upgrade on a busy machine."""
-    monkeypatch.setattr(openai_server, "BOUND_S", 100.0)
 
 
 def test_a_call_under_way_is_finished_by_the_gateway_that_made_it(tmp_path: Path):
