@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import subprocess
@@ -209,6 +210,8 @@ def test_tokens_that_were_thought_or_put_into_a_cache_are_counted(server: OpenAI
     assert (counted.cache_write_tokens, counted.reasoning_tokens) == (30, 11)
 
 
+# A clock that runs out before litellm has sent its request leaves the sending of it behind.
+@pytest.mark.filterwarnings("ignore:coroutine '.*' was never awaited:RuntimeWarning")
 @pytest.mark.parametrize(
     ("stall", "clocks", "phase", "said"),
     [
@@ -229,6 +232,7 @@ def test_a_stalled_stream_is_ended_by_its_own_clock_and_its_connection_closed(
     assert made.phase == phase
     if "between_s" in clocks:  # the others may end before the server has begun
         assert answer.gone.wait(15)
+    gc.collect()  # here, where warnings about it are known
 
 
 def test_nobody_at_the_address(server: OpenAIServer) -> None:
