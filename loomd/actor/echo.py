@@ -302,7 +302,8 @@ def misbehave(op: str, data: dict[str, Any]) -> None:
 
 @dataclass
 class EchoPerformer:
-    """Effects: `{"do": "now"}` ends at once, `never` when cancelled, `listen` hears a topic."""
+    """Effects: `{"do": "now"}` ends at once, `again` once it is started again, `never` when
+    cancelled, `listen` hears a topic."""
 
     drain_s = DRAIN_S
     stage: Stage | None = None
@@ -319,6 +320,8 @@ class EchoPerformer:
         match data:
             case {"do": "never"}:
                 self.running[effect.id] = report
+            case {"do": "again"} if effect.attempt == 1:
+                pass
             case {"do": "later", "s": float(s)}:
                 self.late.add(effect.id)
                 asyncio.get_running_loop().call_later(s, self._later, effect, report)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from loomd.wire import messages as m
-from tests.support import Client, Daemon, RequestFailed, TestInstance, eventually
+from tests.support import BOUND_S, Client, Daemon, RequestFailed, TestInstance, eventually
 
 SESSION = "s-echo00"
 CONFIG = "[supervision]\nintensity = 1000\nperiod_s = 1\nheartbeat_s = 1\npoison_crashes = 2\n"
@@ -123,7 +123,10 @@ def test_a_caller_learns_that_its_callee_died(echoes: Echoes):
         got: list[Any] = []
         body = note(op="echo", value=1)
         other._send(m.Request(id="q", op="ask", args={"actor": a, "body": body}))  # not waited for
-        echoes.client.request("status")
+        # What one client sends is taken in its order: the hub has it when it has answered this.
+        other._send(m.Request(id="s", op="status"))
+        answer = other._receive(BOUND_S)
+        assert isinstance(answer, m.Reply) and answer.id == "s"
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: got.append(other._receive(0.05)) or got[-1], what="an obituary")
         assert got[-1].code == "actor_died"
@@ -184,7 +187,7 @@ def test_effects_end_are_cancelled_and_survive_a_kill(echoes: Echoes):
 
 def test_the_attempt_of_an_effect_counts_its_starts(echoes: Echoes):
     w = echoes.spawn("w", "echo-performer")
-    echoes.tell(w, op="effect", id="e", do={"do": "later", "s": 0.3})
+    echoes.tell(w, op="effect", id="e", do={"do": "again"})
     echoes.until(w, lambda row: row["step"] >= 2)
     os.kill(echoes.process(w)["pid"], signal.SIGKILL)
     row = echoes.until(w, lambda row: "e" in row["state"]["ended"])
