@@ -56,7 +56,7 @@ def nothing_left() -> Iterator[None]:
     if not left():
         return
     gc.collect()
-    eventually(lambda: not left(), timeout=5.0, what=lambda: f"nothing left behind: {left()}")
+    eventually(lambda: not left(), what=lambda: f"nothing left behind: {left()}")
 
 
 @pytest.fixture

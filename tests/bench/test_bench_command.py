@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from loomd.bench import search
-from tests.support import TestInstance
+from tests.support import TestInstance, eventually
 
 Bench = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -45,7 +45,7 @@ def test_figures_come_as_one_json_list_and_the_daemon_is_gone(bench, instance):
     ]
     for line in lines:
         assert line["n"] > 0 and line["p50"] <= line["p95"] <= line["p99"] <= line["max"]
-    assert instance.processes() == []
+    eventually(lambda: not instance.processes(), what="nothing left")
     assert not list(instance.base.glob("loom-bench-*"))
 
 
@@ -58,7 +58,7 @@ def test_what_takes_minutes_runs_when_it_is_named(bench, instance):
         and "of 90 restarts" in lines["restarts_descriptors"]["note"]
     )
     assert lines["crashes"]["n"] > 0
-    assert instance.processes() == []
+    eventually(lambda: not instance.processes(), what="nothing left")
     assert not list(instance.base.glob("loom-bench-*"))
 
 

@@ -112,8 +112,12 @@ def test_a_session_beyond_its_intensity_fails_alone_and_is_resumed(
             count = 1 if name == b else 2
             if name == a:
                 client.request("post", to=a, body=note(op="add", n=2))
-            eventually(lambda n=name, c=count: client.request("fetch_state", name=n)["state"][
-                "count"] == c, what=f"{name} goes on")  # fmt: skip
+            eventually(
+                lambda n=name, c=count: (
+                    (client.request("fetch_state", name=n)["state"] or {}).get("count") == c
+                ),
+                what=f"{name} goes on",
+            )
             assert client.request("fetch_state", name=name)["state"]["wrong"] == []
         assert incarnations(client)[other] == before[other]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -370,11 +371,11 @@ def test_state_survives_the_death_of_whatever_holds_it_and_a_call_that_died_chan
 
     def worker(job: Job) -> psutil.Process:
         """The process that runs the function: it is in the checkout, its guard is not."""
-        return next(p for p in job.processes("tools generation") if p.cwd() == str(repo))
+        return one(living(job.processes("tools generation"), lambda p: p.cwd() == str(repo)))
 
     def generation(job: Job) -> psutil.Process:
         nursery = one(job.processes("tools nursery"))
-        return one([p for p in job.processes("tools generation") if p.ppid() == nursery.pid])
+        return one(below(job, nursery))
 
     with home.client() as client:
         job = Job(home, client, repo).open("keep it")
@@ -416,5 +417,20 @@ def one(found: list[psutil.Process]) -> psutil.Process:
 
 def generation_is_new(job: Job, before: int) -> bool:
     (nursery,) = job.processes("tools nursery")
-    born = {p.pid for p in job.processes("tools generation") if p.ppid() == nursery.pid}
-    return bool(born - {before})
+    return bool({p.pid for p in below(job, nursery)} - {before})
+
+
+def below(job: Job, nursery: psutil.Process) -> list[psutil.Process]:
+    return living(job.processes("tools generation"), lambda p: p.ppid() == nursery.pid)
+
+
+def living(
+    found: list[psutil.Process], true: Callable[[psutil.Process], bool]
+) -> list[psutil.Process]:
+    """Those of which it holds and that are still there to be asked."""
+    kept = []
+    for process in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if true(process):
+                kept.append(process)
+    return kept

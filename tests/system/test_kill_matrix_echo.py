@@ -120,14 +120,14 @@ class Work:
         self.daemon.start()
         return True
 
-    def state(self, name: str) -> dict[str, Any]:
-        value: dict[str, Any] = self.client.request("fetch_state", timeout=2.0, name=name)
+    def state(self, name: str, timeout: float = BOUND_S) -> dict[str, Any]:
+        value: dict[str, Any] = self.client.request("fetch_state", timeout, name=name)
         return value
 
     def is_done(self) -> bool:
         self.revive()
         try:
-            states = {name: self.state(name) for name in (*SINKS, *SOURCES, WORKER)}
+            states = {name: self.state(name, 2.0) for name in (*SINKS, *SOURCES, WORKER)}
         except AssertionError:
             self.client.close()
             return False
@@ -169,7 +169,7 @@ class Work:
         said = []
         for name in (*SINKS, *SOURCES, WORKER):
             try:
-                said.append(repr(self.state(name)))
+                said.append(repr(self.state(name, 2.0)))
             except AssertionError as error:
                 said.append(f"{name}: {error}")
         return "\n".join(said) + "\n" + self.daemon.tail(30)

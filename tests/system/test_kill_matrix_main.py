@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support import Client, Daemon, TestInstance, eventually
+from tests.support import BOUND_S, Client, Daemon, TestInstance, eventually
 from tests.system.mainjob import QUICK, Job, make_repo, strike
 from tests.system.upgrading import DEATHS
 
@@ -49,10 +49,12 @@ VICTIMS = (*ACTORS, *SHARED)
 
 
 class Plan:
-    """One process to be killed per phase, at the first event of the phase, if it lives then."""
+    """One process to be killed per phase, at the first event of the phase, if it lives then.
+    `always`: who is waited for, since it always comes back."""
 
-    def __init__(self, job: Job, victims: dict[str, str]) -> None:
+    def __init__(self, job: Job, victims: dict[str, str], *always: str) -> None:
         self.job = job
+        self.always = always
         self.victims = dict(victims)
         self.hit: list[tuple[str, str]] = []
 
@@ -60,8 +62,12 @@ class Plan:
         for phase in [phase for phase in self.victims if PHASES[phase](event)]:
             victim = self.victims.pop(phase)
             name = f"{self.job.session}/{victim}" if victim in ACTORS else victim
-            if self.job.kill(name):
+            if self.job.kill(name) or (name in self.always and self._once_back(name)):
                 self.hit.append((phase, victim))
+
+    def _once_back(self, name: str) -> bool:
+        """The phases before may lie so near that it is not yet born again."""
+        return eventually(lambda: self.job.kill(name), what=f"{name} again")
 
 
 @pytest.fixture
@@ -107,10 +113,10 @@ def test_the_gateway_may_be_killed_in_any_phase(lenient: Daemon, tmp_path):
     lenient.start()
     with lenient.client() as client:
         job = Job(lenient, client, make_repo(tmp_path / "repo", QUICK))
-        plan = Plan(job, dict.fromkeys(PHASES, "gateway-1"))
+        plan = Plan(job, dict.fromkeys(PHASES, "gateway-1"), "gateway-1")
         job.open().follow(plan)
         job.check_done(gateway_died=True)
-        assert len(plan.hit) >= len(PHASES) / 2
+        assert len(plan.hit) == len(PHASES)
 
 
 def nurseries(job):
@@ -134,29 +140,32 @@ def all_below(job):
 @pytest.mark.parametrize("below", [nurseries, generations, calls, all_below])
 def test_what_lives_below_the_tool_host_may_be_killed(below, lenient: Daemon, tmp_path):
     lenient.start()
-    phases = [
-        ("tool_call", "researcher-1"),
-        ("tool_call", "coder-1"),
-        ("edit_proposed", "team"),
-        ("edit_approved", "team"),
-    ]
     killed: list[int] = []
     with lenient.client() as client:
-        job = Job(lenient, client, make_repo(tmp_path / "repo", QUICK))
+        for n in range(JOBS):  # one may be over before this process has looked
+            job = Job(lenient, client, make_repo(tmp_path / str(n), QUICK))
+            phases = [
+                ("tool_call", "researcher-1"),
+                ("tool_call", "coder-1"),
+                ("edit_proposed", "team"),
+                ("edit_approved", "team"),
+            ]
 
-        def on_event(event):
-            here = event["type"], event["actor"].partition("/")[2]
-            if here not in phases:
-                return
-            with contextlib.suppress(psutil.NoSuchProcess):  # gone while it was listed
-                for process in below(job):
-                    if strike(process):
-                        killed.append(process.pid)
-            phases.remove(here)
+            def on_event(event, job=job, phases=phases):
+                here = event["type"], event["actor"].partition("/")[2]
+                if here not in phases:
+                    return
+                with contextlib.suppress(psutil.NoSuchProcess):  # gone while it was listed
+                    for process in below(job):
+                        if strike(process):
+                            killed.append(process.pid)
+                phases.remove(here)
 
-        job.open().follow(on_event)
-        assert killed or below is calls
-        job.check_done()
+            job.open().follow(on_event)
+            job.check_done()
+            if killed or below is calls:
+                break
+    assert killed or below is calls
 
 
 def test_nothing_survives_the_root_and_the_session_goes_on(lenient: Daemon, tmp_path):
@@ -290,6 +299,7 @@ def run_through_roots(daemon: Daemon, tmp_path: Path, left) -> None:
             return job.events[-1]["type"] == "session_ended"
 
         eventually(through, 60.0, what=job.story)
+        job.patience = BOUND_S
         job.check_done(gateway_died=True)
         assert not left()
     finally:

@@ -10,6 +10,7 @@ import pytest
 from loomd.store.env import Store
 from tests.support import Daemon
 from tests.system.mainjob import (
+    QUICK,
     RENAMED,
     SOURCES,
     Job,
@@ -209,7 +210,18 @@ def test_a_session_waits_for_permission_and_goes_on_when_it_is_given(daemon: Dae
         job.check_done()
 
 
-def test_a_session_that_was_stopped_keeps_its_log_and_goes_on_when_spoken_to(daemon: Daemon, repo):
+ENDLESS = QUICK["pytest.py"] + (
+    "import time\n"
+    "while hasattr(test_conf, 'parse_config'):\n"
+    "    time.sleep(0.1)\n"
+)  # fmt: skip
+"""A runner that does not come to its end once the rename is done: nor does the session."""
+
+
+def test_a_session_that_was_stopped_keeps_its_log_and_goes_on_when_spoken_to(
+    daemon: Daemon, tmp_path
+):
+    repo = make_repo(tmp_path / "repo", QUICK | {"pytest.py": ENDLESS})
     with daemon.client() as client:
         job = Job(daemon, client, repo).open()
         job.follow(until=lambda event: event["type"] == "claim_granted")

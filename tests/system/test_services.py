@@ -80,7 +80,8 @@ def test_the_window_of_intensity_slides(town):
 
 
 def test_failing_starts_after_a_crash_are_retried_and_counted(town):
-    town.configure(sup("x", service("a", "failing"), intensity=10, period_s=60))
+    # Of any number that a slow machine makes of them; where the limit is, the next test says.
+    town.configure(sup("x", service("a", "failing"), intensity=10_000, period_s=600))
     town.wait_state("x", "down")  # a first start that fails ends the start of its supervisor
     assert town.steps() == ["!a"]
     (town.folder / "a.good").touch()
@@ -93,7 +94,7 @@ def test_failing_starts_after_a_crash_are_retried_and_counted(town):
     town.started("a", 2)
     eventually(lambda: town.state("a") == "up", what="up again")
     failed = town.steps().count("!a") - 1
-    assert 3 <= failed <= 9 and town.node("a")["restarts"] == failed + 1
+    assert failed >= 3 and town.node("a")["restarts"] == failed + 1
 
 
 def test_a_start_that_always_fails_is_tried_as_often_as_intensity_says(town):
@@ -512,7 +513,13 @@ def test_output_is_capped_and_read_with_logs(town):
 
 def test_a_service_does_not_notice_an_upgrade_of_the_daemon(town):
     town.configure(
-        sup("x", service("a"), service("b"), service("c", "slow"), strategy="one_for_all")
+        sup(
+            "x",
+            service("a"),
+            service("b"),
+            service("c", "slow", ready_s=100),  # an upgrade of a busy machine lies in between
+            strategy="one_for_all",
+        )
     )
     pids = [town.started("a"), town.started("b")]
     assert town.child("terminate", "b") == "ok"

@@ -133,7 +133,10 @@ def test_a_job_ends_with_the_daemon_and_the_next_one_says_so(
         session = loomctl(daemon, *run)["session"]
         assert held.stalled.wait(60)
         eventually(lambda: processes_naming(mark), what="the job")
-        shown = loomctl(daemon, "jobs", session, "j-1")
+        shown = eventually(
+            lambda: row if (row := loomctl(daemon, "jobs", session, "j-1"))["text"] else None,
+            what="its first word",
+        )
         assert shown == {"id": "j-1", "state": "running", "text": "printed"}
         daemon.stop()  # nothing is left of it
         assert processes_naming(mark) == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +69,7 @@ class Team:
         self.session = ""
         self.client: Client | None = None
         self.victims = ["team", "tools", "lead", "team", "reviewer", "team", "researcher-1"]
+        self.lock = threading.Lock()
 
     def kill(self) -> None:
         """The next victim, wherever it is in what it does."""
@@ -75,10 +78,12 @@ class Team:
         name = f"{self.session}/{self.victims.pop(0)}"
         for row in self.client.request("ps", session=self.session):
             if row["name"] == name and row["pid"]:
-                psutil.Process(row["pid"]).send_signal(signal.SIGKILL)
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                    psutil.Process(row["pid"]).send_signal(signal.SIGKILL)
 
     def __call__(self, request: dict[str, Any]) -> Answer:
-        self.kill()
+        with self.lock:  # agents ask at the same time, and the client is for one at a time
+            self.kill()
         role = said(request, "system")[0].splitlines()[0]
         heard = "\n".join(said(request, "user"))
         if "reviewer" in role:
@@ -109,7 +114,9 @@ class Team:
     def researcher(self, request: dict[str, Any], heard: str) -> Answer:
         asked = re.search(r"Question (\S+) by lead", heard)
         if asked is None:
-            return Answer(calls=[("shell", {"command": "sleep 0.2"})])  # it is asked meanwhile
+            # It is asked meanwhile, whenever that is; the same call again would be refused.
+            waited = len(said(request, "tool"))
+            return Answer(calls=[("shell", {"command": f"sleep 0.2; : {waited}"})])
         if not any("has your answer" in text for text in said(request, "tool")):
             return Answer(calls=[("answer", {"question": asked[1], "text": "x is 4"})])
         return Answer(text="looked around")

@@ -12,7 +12,8 @@ import pytest
 from tests.support import eventually
 from tests.system.upgrading import CONFIG, Upgrading, upgrading
 
-MOVE_S = 3.0
+MOVE_S = 12.0
+"""Much for one that moves, on a busy machine too; one test waits for its end."""
 
 
 @pytest.fixture(autouse=True)
