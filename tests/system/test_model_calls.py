@@ -150,8 +150,9 @@ def test_a_key_is_nowhere_after_all_that_may_go_wrong(server: OpenAIServer, made
         for name in names:
             path = Path(folder) / name
             if path.is_file():
-                searched += 1
-                assert canary not in path.read_bytes(), path
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
+                    assert canary not in path.read_bytes(), path
+                    searched += 1
     assert searched > 3
 
 

@@ -85,7 +85,7 @@ def test_a_session_streams_keeps_its_folder_and_has_a_job_that_outlives_its_agen
             [shown] = loomctl(daemon, "jobs", session)
             assert (shown["id"], shown["state"]) == ("j-1", "running")
             assert loomctl(daemon, "show", session)["jobs"] == [shown]
-            [process] = [p for p in processes_naming(mark) if p.name() == "sh"]
+            [process] = [p for p in processes_naming(mark) if name_of(p) == "sh"]
 
             killed = loomctl(daemon, "kill", f"{session}/lead")
             with daemon.client() as client:
@@ -159,6 +159,14 @@ def test_a_job_ends_with_the_daemon_and_the_next_one_says_so(
         assert ended["state"] == "killed" and ended["text"].startswith("to the end\n[ended")
         assert loomctl(daemon, "jobs", session, "j-1")["text"] == ended["text"]
         assert loomctl(daemon, "show", session)["jobs"][0]["state"] == "killed"
+
+
+def name_of(process: psutil.Process) -> str:
+    """ "" of one that is gone."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def pid_of(client: Client, name: str) -> int | None:
