@@ -16,6 +16,8 @@ from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Client, Daemon, eventually
 from tests.system.mainjob import JOB_S, make_repo
 
+pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
+
 CONFIG = """
 [permissions]
 allow = ["shell(echo *)"]

@@ -62,7 +62,7 @@ def test_a_follower_waits_for_the_daemon_that_systemd_starts_again(tmp_path: Pat
             up.client.close()
             up.start()
             eventually(
-                lambda: any(event["type"] == "actor_restarted" for event in said()),
+                lambda: any(event.get("type") == "actor_restarted" for event in said()),
                 what=lambda: f"{follower.poll()} {heard.read_text()} {systemctl.asked}",
             )
             numbers = [event["seq"] for event in said()]  # read once: more may come

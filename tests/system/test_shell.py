@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Client, Daemon, eventually, processes_naming
 from tests.system.mainjob import make_repo, opener_env
+
+pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
 
 CONFIG = """
 [review]

@@ -7,9 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Daemon
 from tests.system.mainjob import Job, make_repo
+
+pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
 
 CONFIG = """
 [review]

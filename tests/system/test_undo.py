@@ -10,11 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.openai_server import KEYS, Answer, OpenAIServer
 from tests.support import Daemon, eventually
 from tests.system.mainjob import RENAMED, SOURCES, Job, contents, make_repo, opener_env
 from tests.system.test_main_job import loomctl
 from tests.system.test_real_model import said
+
+pytestmark = pytest.mark.timeout(300)  # the import of litellm alone takes 20 s of a busy machine
 
 
 def status(repo: Path) -> str:
