@@ -183,20 +183,25 @@ def default_signals() -> None:
 
 
 @contextlib.contextmanager
-def limited(seconds: float, error: BaseException) -> Iterator[None]:
+def limited(seconds: float, error: BaseException, *, own: bool = False) -> Iterator[None]:
     """Raises `error` in what takes longer, wherever that is by then; 0: as long as it likes. For
-    the main thread. C code that never looks for signals is not interrupted."""
+    the main thread. C code that never looks for signals is not interrupted.
+
+    own   of the time counts what this process computes, not how long others keep it waiting
+    """
 
     def late(number: int, frame: object) -> None:
         raise error
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    real, virtual = (signal.ITIMER_REAL, signal.SIGALRM), (signal.ITIMER_VIRTUAL, signal.SIGVTALRM)
+    timer, number = virtual if own else real
+    before = signal.signal(number, late)
+    signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(timer, 0.0)
+        signal.signal(number, before)
 
 
 def redirect_output(path: str, limit: int = MAX_OUTPUT) -> None:

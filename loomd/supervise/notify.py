@@ -5,11 +5,15 @@ The variables are taken out of the environment, so that no child can speak for t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import MutableMapping
 
+MAX_WAITING = 64
+"""Messages that wait for a systemd that does not read at all; the oldest give way."""
 MORE_TIME_S = 30.0
 """What a stop that makes progress asks for, each time."""
 
@@ -25,6 +29,7 @@ class Notify:
         self.kept = {name: env.pop(name) for name in names if name in env}
         path, usec, pid = (self.kept.get(name, "") for name in names)
         self._socket: socket.socket | None = None
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING)
         self.watchdog_s = 0.0
         self._left = 0
         self._said = ""
@@ -37,13 +42,24 @@ class Notify:
                 self.watchdog_s = int(usec) / 2_000_000  # half of what systemd waits
 
     def send(self, *lines: str) -> None:
-        """Never blocks, never fails: systemd asks again by killing us."""
+        """Never blocks, never fails. What its queue does not take now goes later, in order: a READY
+        or STOPPING that is lost is not asked for again, systemd ends us."""
         if self._socket is None:
             return
-        try:
-            self._socket.sendto("\n".join(lines).encode(), self._address)
-        except OSError:
-            return
+        self._waiting.append("\n".join(lines).encode())
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what waits, as far as systemd takes it."""
+        while self._socket is not None and self._waiting:
+            try:
+                self._socket.sendto(self._waiting[0], self._address)
+            except BlockingIOError:
+                return
+            except OSError:  # nobody is there
+                self._waiting.clear()
+                return
+            self._waiting.popleft()
 
     def ready(self, status: str) -> None:
         """Serves; also the end of `reloading`."""
@@ -58,6 +74,8 @@ class Notify:
         """One line for people, said when it changes."""
         if status != self._said:
             self._said = status
+            if self._waiting and self._waiting[-1].startswith(b"STATUS="):
+                self._waiting.pop()  # nobody has read it, and it is no longer so
             self.send(f"STATUS={self._line()}")
 
     def note(self, text: str) -> None:
@@ -82,7 +100,11 @@ class Notify:
             )
 
     def watchdog(self) -> None:
-        self.send("WATCHDOG=1")
+        """Alive. Of a queue that is full this is no news: it is only said where nothing waits."""
+        self.flush()
+        if not self._waiting and self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.sendto(b"WATCHDOG=1", self._address)
 
     def close(self) -> None:
         if self._socket is not None:

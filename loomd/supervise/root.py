@@ -142,6 +142,7 @@ class Root:
             self._every(min(1.0, self.config.heartbeat_s / 4), self.ends.kill_hung)
             self._every(TICK_S, self.ends.kill_large)
             self._every(TICK_S, self._sweep_cgroups)
+            self._every(TICK_S, self.notify.flush)
             if self.notify.watchdog_s:
                 self._feed_watchdog()  # at once: the last time may have been in another image
                 self._every(self.notify.watchdog_s, self._feed_watchdog)

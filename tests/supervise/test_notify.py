@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
@@ -52,6 +53,40 @@ def test_a_stop_that_makes_progress_is_given_time(tmp_path):
         notify.leaving(7)
         said = systemd.recv(999)
         assert said == b"EXTEND_TIMEOUT_USEC=30000000\nSTATUS=stopping, 7 processes left"
+        notify.close()
+
+
+def test_what_a_slow_systemd_does_not_take_at_once_is_said_later_and_in_order(tmp_path):
+    path = str(tmp_path / "n")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(path)
+        systemd.setblocking(False)
+        notify = Notify({"NOTIFY_SOCKET": path})
+
+        def heard() -> list[bytes]:
+            said = []
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    said.append(systemd.recv(999))
+            return said
+
+        for _ in range(2000):
+            notify.watchdog()
+        notify.status("1 session")
+        notify.watchdog()
+        notify.stopping(3)
+        assert set(heard()) == {b"WATCHDOG=1"}
+        notify.watchdog()
+        assert heard() == [
+            b"STATUS=1 session",
+            b"STOPPING=1\nSTATUS=stopping, 3 processes left",
+            b"WATCHDOG=1",
+        ]
+        for n in range(2000):
+            notify.status(f"{n} sessions")
+        assert heard()[0] == b"STATUS=0 sessions"
+        notify.flush()
+        assert heard() == [b"STATUS=1999 sessions"]  # what is outdated is not said
         notify.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import socket
 import subprocess
@@ -118,6 +119,20 @@ def test_a_port_is_ready_when_it_takes_a_connection():
 def test_a_line_that_matches_is_ready(pieces, ready):
     probe = r.LineSeen(r"listening on \d+")
     assert any([probe.output(piece) for piece in pieces]) is ready
+
+
+def test_a_machine_that_stalls_is_not_the_patterns_fault(monkeypatch):
+    class Stalled:
+        """A pattern in which the process has to wait, for longer than a match may compute."""
+
+        def search(self, text: str) -> re.Match[str] | None:
+            select.select([], [], [], 3 * r.MATCH_S)
+            return re.search("up", text)
+
+    monkeypatch.setattr(r, "MATCH_S", 0.05)
+    probe = r.LineSeen("up")
+    monkeypatch.setattr(probe, "_pattern", Stalled())
+    assert probe.output(b"up\n")
 
 
 def test_a_pattern_that_takes_for_ever_is_given_up():
