@@ -50,6 +50,32 @@ def eventually(
         time.sleep(pause)
 
 
+def patiently(attempt: Callable[[float], T], told: Callable[[T], bool]) -> T:
+    """What came of `attempt(seconds)`, a thing that is to run out of its time, with ever more of it
+    until `told` says that it had got as far as it should: on a busy machine it may not have begun.
+    """
+    found = attempt(0.5)
+    for seconds in (3.0, BOUND_S):
+        if told(found):
+            break
+        found = attempt(seconds)
+    return found
+
+
+def whole_lines(path: Path) -> list[str]:
+    """The lines of a file that somebody writes: the last may be half there."""
+    return path.read_text().rpartition("\n")[0].split("\n") if path.exists() else []
+
+
+def links(pid: int) -> list[str]:
+    """What the descriptors of a living process are. Any of them may be closed meanwhile."""
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
 # --- instances ---------------------------------------------------------------------------------
 
 
@@ -118,8 +144,10 @@ def make_instance(config: str = "") -> TestInstance:
 
 
 def remove_instance(instance: TestInstance) -> None:
-    """Removes it; AssertionError if anything of it still lived (which is then killed)."""
-    left = [p for p in instance.processes() if p.pid != os.getpid()]
+    """Removes it; AssertionError if anything of it lives on (which is then killed)."""
+    with contextlib.suppress(AssertionError):  # who has been told, or killed, may still be dying
+        eventually(lambda: not instance.processes())
+    left = instance.processes()
     if not left and instance.state.is_dir():
         sweep.sweep(instance.state)  # of a killed daemon, empty cgroups remain
     described = describe(left)
@@ -201,6 +229,7 @@ class Client:
     def _hello(self, end: float) -> None:
         from loomd.wire import sockets
 
+        patience = 0.2  # a hub that is slow each time must not be asked anew each time
         while True:
             self.close()
             try:
@@ -212,7 +241,8 @@ class Client:
                     self._places.clients, f"{self.name}:{time.monotonic_ns()}".encode()
                 )
                 self._send(m.ClientHello(token=token, client=self.name))
-                answer = self._receive(0.2)
+                answer = self._receive(patience)
+                patience = min(2 * patience, 2.0)
                 if isinstance(answer, m.ClientWelcome):
                     self.welcome = answer
                     return

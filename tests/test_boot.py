@@ -20,7 +20,15 @@ from loomd import boot
 from loomd.settings import Settings, parse
 from loomd.supervise import spec
 from loomd.wire.errors import LoomError
-from tests.support import BOUND_S, TestInstance, eventually, make_instance, remove_instance
+from tests.support import (
+    BOUND_S,
+    TestInstance,
+    eventually,
+    links,
+    make_instance,
+    remove_instance,
+    whole_lines,
+)
 
 REPO = Path(__file__).parents[1]
 
@@ -58,7 +66,7 @@ def booted(place: TestInstance, **env: str) -> Iterator[subprocess.Popen[bytes]]
 
 def lines(place: TestInstance, event: str) -> list[dict[str, Any]]:
     found = []
-    for text in (place.base / "log").read_text().splitlines():
+    for text in whole_lines(place.base / "log"):
         if text.startswith("{"):
             line = json.loads(text)
             if line["event"] == event:
@@ -121,12 +129,7 @@ def test_a_second_daemon_waits_and_then_names_the_first(place, monkeypatch):
 def test_the_lock_is_held_as_long_as_a_child_that_shares_it_lives(place):
     with booted(place) as daemon:
         wait_line(place, "ready")
-        held = [
-            os.readlink(f"/proc/{line['pid']}/fd/{fd}")
-            for line in lines(place, "started")
-            if line["name"] == "a"
-            for fd in os.listdir(f"/proc/{line['pid']}/fd")
-        ]
+        (held,) = [links(line["pid"]) for line in lines(place, "started") if line["name"] == "a"]
         assert str(place.state) in held and str(place.runtime) in held
         daemon.kill()
         daemon.wait()
@@ -153,14 +156,7 @@ def test_keys_are_in_nobody_s_environment_and_only_the_gateway_has_them(place):
         for pid in pids:
             assert b"sk-secret" not in Path(f"/proc/{pid}/environ").read_bytes()
         assert b"LC_ALL=C.UTF-8" in Path(f"/proc/{daemon.pid}/environ").read_bytes()
-        holders = [
-            pid
-            for pid in pids
-            if any(
-                "loomd-keys" in os.readlink(f"/proc/{pid}/fd/{fd}")
-                for fd in os.listdir(f"/proc/{pid}/fd")
-            )
-        ]
+        holders = [pid for pid in pids if any("loomd-keys" in link for link in links(pid))]
         gateway = next(x["pid"] for x in lines(place, "started") if x["name"] == "gateway-1")
         assert holders == [daemon.pid, gateway]
         daemon.send_signal(signal.SIGTERM)

@@ -8,6 +8,7 @@ import time
 import pytest
 import zmq
 
+from loomd.actor import pump
 from loomd.actor.echo import EchoPerformer
 from loomd.actor.perform import _Loop
 from loomd.wire import messages as m
@@ -17,6 +18,13 @@ from tests.actor.test_pump import Stand, mail, seqs, stands
 from tests.support import BOUND_S
 
 __all__ = ["stands"]
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that is slow to be scheduled is not asked again: that would be another frame."""
+    for name in ("HELLO_S", "RESEND_S"):
+        monkeypatch.setattr(pump, name, BOUND_S)
 
 
 async def taken(stand: Stand) -> m.FromActor:

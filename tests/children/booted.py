@@ -39,6 +39,7 @@ def main() -> int:
         }
 
     boot.tree = tree
+    boot.LOCK_WAIT_S = 60.0  # the daemon before may take its time to end on a busy machine
     return boot.main()
 
 

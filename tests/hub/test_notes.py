@@ -15,7 +15,7 @@ from loomd.store.tables import History
 from loomd.wire import messages as m
 from tests.hub.desk import Desk, exit_note
 from tests.hub.stand import FakeRoot, Host, hub, token
-from tests.support import BOUND_S, Client, TestInstance
+from tests.support import BOUND_S, Client, TestInstance, whole_lines
 
 A = "s-t/a"
 MAIL = {"kind": "mail", "lane": 1, "seq": 1}
@@ -95,7 +95,7 @@ def noted(root: FakeRoot) -> int:
 
 
 def reconciliations(root: FakeRoot) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in root.log().splitlines()]
+    lines = [json.loads(line) for line in whole_lines(root.instance.base / "hub.log")]
     return [line for line in lines if line["event"] == "reconciled"]
 
 

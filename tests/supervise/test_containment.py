@@ -18,7 +18,7 @@ from loomd.supervise.brood import Hunt
 from loomd.supervise.memory import MemoryWatch
 from loomd.supervise.sweep import noted_cgroup
 from tests.supervise.test_root import TEMPLATE, Rooted, alive
-from tests.support import eventually
+from tests.support import BOUND_S, describe, eventually
 
 
 def _usable() -> str:
@@ -171,7 +171,7 @@ def test_the_root_needs_no_descriptor_for_each_of_a_crowd(rooted, cgroups):
 def test_a_child_for_which_there_is_no_descriptor_could_not_start(rooted):
     """It is tried again like any other; the root lives on."""
     told = rooted.base / "told"
-    rooted.start(command("a", TELLS, str(told)), intensity=1000)
+    rooted.start(command("a", TELLS, str(told)), intensity=1_000_000)  # it tries without a pause
     first = pids(told, 1)[0]
     root = rooted.process.pid
     before = resource.prlimit(root, resource.RLIMIT_NOFILE)
@@ -250,7 +250,7 @@ def test_what_forks_while_it_is_killed_is_caught_too(rooted, cgroups):
     rooted.wait_started("b")
     os.kill(pids(told, 1)[0], signal.SIGKILL)
     rooted.wait_line("exited", name="a")
-    assert not [p for p in rooted.left() if RUNNER in p.cmdline()]
+    assert not [said for said in describe(rooted.left()) if RUNNER in said]
     assert rooted.stop() == 0
 
 
@@ -403,6 +403,7 @@ def test_who_holds_too_much_is_killed_and_what_it_had_in_hand_is_blamed(rooted, 
         rooted.toy("a", "grow_in_step", mb=80),
         rooted.toy("b", "hold", mb=80, memory_mb=200),
         memory_mb=64,
+        heartbeat_s=BOUND_S,  # it is not to be killed because it hangs
         cgroups=cgroups,
     )
     note = rooted.wait_note("exited", name="a")

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support import BOUND_S, eventually, processes_naming
+from tests.support import BOUND_S, eventually, processes_naming, whole_lines
 
 REPO = Path(__file__).parents[2]
 TEMPLATE = {
@@ -27,7 +27,10 @@ TEMPLATE = {
 
 
 class Rooted:
-    """A root process, its log, and the end of its hub's line."""
+    """A root process, its log, and the end of its hub's line.
+
+    Its times are those of a test: only what a test sets itself runs out on a machine that stalls.
+    """
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -44,8 +47,10 @@ class Rooted:
         self.notes: list[dict[str, Any]] = []
 
     def toy(self, id: str, do: str = "live", **more: Any) -> dict[str, Any]:
-        fields = {k: more.pop(k) for k in ("restart", "shutdown_s", "significant") if k in more}
-        start = {
+        fields = {"shutdown_s": BOUND_S} | {
+            k: more.pop(k) for k in ("restart", "shutdown_s", "significant") if k in more
+        }
+        start = {"ready_s": BOUND_S} | {
             k: more.pop(k) for k in ("ready_s", "keys", "nice", "cold", "memory_mb") if k in more
         }
         args = {"folder": str(self.folder), "do": do, **more}
@@ -69,7 +74,7 @@ class Rooted:
             "id": "root",
             "type": "supervisor",
             "intensity": 10,
-            "period_s": 5,
+            "period_s": 3600,
             **flags,
             "children": list(children),
         }
@@ -101,7 +106,7 @@ class Rooted:
 
     def lines(self, event: str = "", **facts: Any) -> list[dict[str, Any]]:
         found = []
-        for text in (self.base / "log").read_text().splitlines():
+        for text in whole_lines(self.base / "log"):
             if not text.startswith("{"):
                 continue
             line = json.loads(text)
@@ -122,8 +127,7 @@ class Rooted:
         return int(self.wait_line("started", n, name=name)["pid"])
 
     def births(self) -> list[str]:
-        path = self.folder / "births"
-        return [b.split()[0] for b in path.read_text().splitlines()] if path.exists() else []
+        return [line.split()[0] for line in whole_lines(self.folder / "births") if line]
 
     def read(self, name: str) -> str:
         path = self.folder / name
@@ -377,7 +381,14 @@ def spares(rooted) -> list[int]:
     known = {line["pid"] for line in rooted.lines("started")}
     children = psutil.Process(rooted.process.pid).children()
     template = rooted.lines("started", name="template")[-1]["pid"]
-    return [c.pid for c in children if c.pid not in known and os.getsid(c.pid) == template]
+    return [c.pid for c in children if c.pid not in known and session_of(c.pid) == template]
+
+
+def session_of(pid: int) -> int:
+    """0: it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return 0
 
 
 def test_spares_are_made_in_advance_replaced_and_gone_with_their_template(rooted):

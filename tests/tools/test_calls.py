@@ -11,7 +11,7 @@ import pytest
 
 from loomd.tools.calls import STARTS
 from loomd.wire.bodies import CancelCall, ToolResult
-from tests.support import eventually, processes_naming
+from tests.support import eventually, patiently, processes_naming
 from tests.tools.stand import Table, git_repo, hosting
 
 BAD = """
@@ -153,9 +153,12 @@ def ends(instance, repo, name, limits=None, **args):
 
 
 def test_a_call_that_hangs_is_killed_at_its_time_out(instance, repo, tools):
-    result = ends(instance, repo, "hang", {"call_s": 0.5}, mark="m")
+    seconds, result = patiently(
+        lambda seconds: (seconds, ends(instance, repo, "hang", {"call_s": seconds}, mark="m")),
+        lambda found: "began" in found[1].text,
+    )
     assert result.error == "timeout", result
-    assert "had not ended after 0.5 s" in result.text
+    assert f"had not ended after {seconds:g} s" in result.text
     assert "began" in result.text
 
 
@@ -408,9 +411,10 @@ def test_a_read_whose_process_was_killed_from_outside_runs_again(instance, repo,
 
 def test_a_killed_generation_is_formed_again_and_its_calls_go_on(instance, repo, tools):
     async def script(host):
-        id = host.begin("shell", command="while ! test -e $HOME/go; do sleep 0.01; done; echo on")
+        command = "touch $HOME/up; while ! test -e $HOME/go; do sleep 0.01; done; echo on"
+        id = host.begin("shell", command=command)
         scratch = host.performer.places.scratch
-        home = await host.until(lambda: next(iter(scratch.glob("*/home")), None))
+        home = (await host.until(lambda: next(iter(scratch.glob("*/home/up")), None))).parent
         first = host.performer.generations.current
         os.kill(first.pid, signal.SIGKILL)
         assert (await host.result("read", path="a.txt")).text.endswith("2\ttwo\n")

@@ -125,7 +125,6 @@ def test_input_that_nobody_reads_is_bounded_and_told(instance, repo):
 
 
 def test_a_killed_job_may_clean_up_and_one_that_ignores_term_is_killed(instance, repo, monkeypatch):
-    monkeypatch.setattr("loomd.tools.jobs.GRACE_S", 0.5)
     mark = f"mark-{os.getpid()}-job"
 
     async def script(host):
@@ -138,9 +137,11 @@ def test_a_killed_job_may_clean_up_and_one_that_ignores_term_is_killed(instance,
         )
         for id in (clean, stubborn):
             await host.result("job", id=id, wait_s=10)
-        return [await host.result("job", id=id, action="kill") for id in (clean, stubborn)] + [
-            row(host, id)["state"] for id in (clean, stubborn)
-        ]
+        killed = []
+        for id, grace_s in ((clean, 30.0), (stubborn, 0.5)):
+            monkeypatch.setattr("loomd.tools.jobs.GRACE_S", grace_s)
+            killed.append(await host.result("job", id=id, action="kill"))
+        return killed + [row(host, id)["state"] for id in (clean, stubborn)]
 
     clean, stubborn, *states = drive(instance, repo, script)
     assert "cleaned\n[j-1 has ended]\n[ended as you wished (exit code 0)" in clean.text, clean.text

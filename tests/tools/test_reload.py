@@ -234,6 +234,8 @@ def test_the_traceback_begins_at_the_authors_file(instance, repo, tools):
     drive(instance, repo, script)
 
 
+# So long may one import take where another is to hang: on a busy machine a good one must get by.
+IMPORT_S = 3.0
 LOOP = "import time\nwhile True:\n    time.sleep(0.01)\n"
 DEAF = """
 import signal
@@ -248,12 +250,12 @@ def test_a_file_that_hangs_at_its_import_is_interrupted_and_shown_where(instance
         (tools / "hangs.py").write_text(LOOP)
         said = await reload(host)
         (error,) = said.errors
-        assert error["module"] == "hangs.py" and "longer than 0.2 s" in error["error"]
+        assert error["module"] == "hangs.py" and "longer than 3 s" in error["error"]
         assert 'File "tools/hangs.py", line' in error["error"]
         assert "generation.py" not in error["error"]
         assert (await host.result("version")).text == "one 1"
 
-    drive(instance, repo, script, settings={"limits": {"import_s": 0.2}})
+    drive(instance, repo, script, settings={"limits": {"import_s": IMPORT_S}})
 
 
 def test_one_that_cannot_be_interrupted_is_killed_and_named(instance, repo, tools, monkeypatch):
@@ -268,7 +270,7 @@ def test_one_that_cannot_be_interrupted_is_killed_and_named(instance, repo, tool
         (error,) = (await reload(host)).errors
         assert error["module"] == "deaf.py" and "died" in error["error"]
 
-    drive(instance, repo, script, settings={"limits": {"import_s": 0.2}})
+    drive(instance, repo, script, settings={"limits": {"import_s": IMPORT_S}})
 
 
 def test_one_that_eats_memory_at_its_import_is_killed_and_named(instance, repo, tools):
@@ -494,8 +496,11 @@ def test_each_edit_under_four_callers_comes_into_force_and_loses_no_call(instanc
         callers = [asyncio.create_task(caller(host, one)) for one in seen]
         for n in range(1, edits + 1):
             save_count(n)
+            before = sum(map(len, seen))
             answer = await reload(host)
             assert answer.errors == () and answer.generation == n + 1
+            # They meet, however slow the machine is.
+            await host.until(lambda before=before: sum(map(len, seen)) > before)
         done.set()
         await asyncio.gather(*callers)
         assert all(one == sorted(one) for one in seen), "a caller went back to older code"

@@ -8,7 +8,7 @@ import pytest
 
 from loomd.tools import outputs
 from loomd.wire.bodies import CancelCall, Propose
-from tests.support import eventually, processes_naming
+from tests.support import eventually, patiently, processes_naming
 from tests.tools.stand import Table, git_repo, hosting
 
 
@@ -39,19 +39,31 @@ def shell(instance, repo, command, **args):
 
 
 def test_a_time_out_and_an_idle_time_out_are_told_apart_each_with_what_was_printed(instance, repo):
-    async def script(host):
-        late = host.begin(
-            "shell", command="echo early; while :; do echo on; sleep 0.05; done", timeout_s=0.6
-        )
-        idle = host.begin("shell", command="echo hello; sleep 1000", timeout_s=100, idle_s=0.3)
-        busy = host.begin("shell", command="for i in 1 2 3; do echo $i; sleep 0.2; done", idle_s=10)
-        return [await host.until(lambda id=id: host.answer(id)) for id in (late, idle, busy)]
+    def attempt(seconds):
+        async def script(host):
+            late = host.begin(
+                "shell",
+                command="echo early; while :; do echo on; sleep 0.05; done",
+                timeout_s=seconds,
+            )
+            idle = host.begin(
+                "shell", command="echo hello; sleep 1000", timeout_s=100, idle_s=seconds
+            )
+            busy = host.begin(
+                "shell", command="for i in 1 2 3; do echo $i; sleep 0.2; done", idle_s=30
+            )
+            ids = (late, idle, busy)
+            return seconds, *[await host.until(lambda id=id: host.answer(id)) for id in ids]
 
-    late, idle, busy = drive(instance, repo, script)
+        return drive(instance, repo, script)
+
+    seconds, late, idle, busy = patiently(
+        attempt, lambda found: "early\non\n" in found[1].text and "hello\n" in found[2].text
+    )
     assert late.error == "timeout" and late.text.startswith("early\non\n"), late
-    assert "[killed after 0.6 s; it had not ended]" in late.text
+    assert f"[killed after {seconds:g} s; it had not ended]" in late.text
     assert idle.error == "idle" and idle.text.startswith("hello\n["), idle
-    assert "it had printed nothing for 0.3 s" in idle.text
+    assert f"it had printed nothing for {seconds:g} s" in idle.text
     assert busy.ok and busy.text.startswith("1\n2\n3\n[exit code 0")
 
 
@@ -61,13 +73,18 @@ def test_a_child_that_ignores_term_and_a_daemonised_grandchild_end_with_the_call
         f"trap '' TERM; (setsid sh -c \"trap '' TERM HUP; : {mark}; while :; do sleep 1; done\" &) "
         "; echo up; while :; do sleep 1; done"
     )
-    result = shell(instance, repo, command, timeout_s=0.5)
+    result = patiently(
+        lambda seconds: shell(instance, repo, command, timeout_s=seconds),
+        lambda result: "up\n" in result.text,
+    )
     assert result.error == "timeout" and result.text.startswith("up\n")
     assert processes_naming(mark) == []
 
 
 def test_one_that_is_left_behind_and_prints_for_ever_does_not_hold_the_call(instance, repo):
-    result = shell(instance, repo, "setsid yes & sleep 0.2; exit 3", timeout_s=60)
+    flood = "setsid sh -c 'seq 100000; touch flooded; exec yes' &"
+    command = f"{flood} while ! test -e flooded; do sleep 0.01; done; exit 3"
+    result = shell(instance, repo, command, timeout_s=60)
     assert result.error == "failed" and "[exit code 3" in result.text
     assert "bytes left out" in result.text
 

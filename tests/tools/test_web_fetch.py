@@ -204,9 +204,9 @@ def test_what_takes_too_long_or_breaks_off(at, base):
     assert caught.value.code == "failed"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(fetch.FetchError, match="refused"):
-        fetch.fetch(f"http://127.0.0.1:{port}/", ["127.0.0.1"])
+        port = free.getsockname()[1]  # nobody else's while it is bound
+        with pytest.raises(fetch.FetchError, match="refused"):
+            fetch.fetch(f"http://127.0.0.1:{port}/", ["127.0.0.1"])
     with pytest.raises(fetch.FetchError, match=r"no secure connection|SSL|EOF"):
         fetch.fetch(f"https://{at}/page", [at], timeout_s=5)
 
