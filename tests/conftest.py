@@ -9,9 +9,16 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.openai_server import OpenAIServer
 from tests.support import Daemon, TestInstance, describe, eventually, make_instance, remove_instance
+
+# How long an example takes says nothing: by default one of 200 ms, on a machine that stalls, fails.
+settings.register_profile(
+    "untimed", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("untimed")
 
 
 def _descriptors() -> dict[int, str]:

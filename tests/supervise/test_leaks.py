@@ -8,6 +8,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from loomd.supervise import cgroup, kernel
 from loomd.supervise.sweep import noted_cgroup
 from tests.supervise.test_containment import BOTH, rooted
@@ -57,12 +59,17 @@ def restarts(rooted: Rooted, count: int) -> None:
 
 
 def settled(rooted: Rooted) -> dict[str, Any]:
-    """What it holds, once that stands still."""
+    """What it holds, once that stands still although the root has turned meanwhile."""
+    assert rooted.process is not None
+    root = psutil.Process(rooted.process.pid)
     seen: list[dict[str, Any]] = []
+    waits: list[int] = []
 
     def still() -> dict[str, Any]:
         seen.append(holdings(rooted))
-        return seen[-1] if len(seen) > 5 and seen[-5:] == [seen[-1]] * 5 else {}
+        waits.append(root.num_ctx_switches().voluntary)
+        stands = len(seen) > 5 and seen[-5:] == [seen[-1]] * 5
+        return seen[-1] if stands and waits[-1] > waits[-5] else {}
 
     return eventually(still, what=lambda: f"no change any more: {seen[-5:]}", pause=0.3)
 

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from loomd.tools.slots import Slots
-from tests.support import eventually
+from tests.support import BOUND_S, eventually
 
 HOLDER = """
 import asyncio, sys
@@ -57,7 +57,7 @@ class Holder:
         assert await self.process.stdout.readline() == b"asks\n"
 
     async def has(self):
-        assert await asyncio.wait_for(self.process.stdout.readline(), 10) == b"has\n"
+        assert await asyncio.wait_for(self.process.stdout.readline(), BOUND_S) == b"has\n"
 
     async def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -80,7 +80,7 @@ async def test_no_more_than_the_limit_and_one_given_back_is_had_by_who_waits(tmp
     waiting = asyncio.ensure_future(slots.take())
     await in_line(slots.folder, 1)
     os.close(one)
-    three = await asyncio.wait_for(waiting, 10)
+    three = await asyncio.wait_for(waiting, BOUND_S)
     assert slots.take_nowait() is None and turns(slots.folder) == []
     for fd in (two, three):
         os.close(fd)
@@ -96,7 +96,7 @@ async def test_the_slot_of_a_host_that_is_killed_is_free_at_once(tmp_path):
     await in_line(tmp_path, 1)
     assert not waiting.done()
     await holder.kill()
-    os.close(await asyncio.wait_for(waiting, 10))
+    os.close(await asyncio.wait_for(waiting, BOUND_S))
 
 
 @driven
@@ -114,7 +114,7 @@ async def test_hosts_take_turns_however_much_each_of_them_wants(tmp_path):
     await hog.ask()  # wants another one, and gets it only after us
     await in_line(tmp_path, 2)
     await hog.kill()
-    os.close(await asyncio.wait_for(mine, 10))
+    os.close(await asyncio.wait_for(mine, BOUND_S))
 
 
 @driven
@@ -131,7 +131,7 @@ async def test_one_that_is_killed_in_line_holds_up_nobody(tmp_path):
     await second.kill()  # in the middle of the line
     await first.kill()  # at its head
     os.close(held)
-    os.close(await asyncio.wait_for(mine, 10))
+    os.close(await asyncio.wait_for(mine, BOUND_S))
     again = slots.take_nowait()
     assert again is not None, "the turns of the dead do not count"
     os.close(again)
@@ -149,7 +149,7 @@ async def test_a_wait_that_is_called_off_leaves_nothing(tmp_path):
     await asyncio.gather(*waits, return_exceptions=True)
     assert turns(tmp_path) == [] and sorted(os.listdir("/proc/self/fd")) == before
     os.close(held)
-    os.close(await asyncio.wait_for(slots.take(), 10))
+    os.close(await asyncio.wait_for(slots.take(), BOUND_S))
 
 
 @driven
@@ -162,7 +162,7 @@ async def test_killed_at_any_instant_no_slot_is_lost(tmp_path):
         for holder in holders:
             await holder.kill()
     slots = Slots(tmp_path, 2)
-    taken = [await asyncio.wait_for(slots.take(), 10) for _ in range(2)]
+    taken = [await asyncio.wait_for(slots.take(), BOUND_S) for _ in range(2)]
     assert slots.take_nowait() is None
     for fd in taken:
         os.close(fd)
