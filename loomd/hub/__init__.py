@@ -1,6 +1,8 @@
 """The hub: mail, journal, publications and clients; the only process that writes the state.
 
-`mail`       the rules of exactly-once mail: jobs in, rows and consequences out (pure)
+`rules`      what is committed, in memory, and the names that all rules speak of (pure)
+`mail`       exactly-once mail: a batch of jobs in, rows and consequences out (pure)
+`commits`    what an actor's commit may say, and what it changes (pure)
 `supervision` sessions whose supervisor gives up, their resumption, a restarted daemon (pure)
 `poison`     what ends its reader again and again is set aside, and put back (pure)
 `recovery`   failures of actors that have a recovery ladder: climbing it, leaving it (pure)
@@ -8,6 +10,7 @@
 `reconcile`  what is wanted against what the root has: ensure and stop (pure)
 `writer`     the thread that applies all waiting jobs in one durable transaction
 `process`    the loop: two ROUTERs, the XPUB, actors and their asks; `main(birth)`
+`opening`    how a hub begins: the state, a new epoch, the daemon's own actors
 `rootline`   orders to the root and its notes; `timers`: which are due, and who was told (pure)
 `intake`     frames to messages, garbage to a typed error: the same at both ROUTERs
 `peers`      who is connected, and which mails each has on the wire

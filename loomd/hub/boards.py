@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from loomd.hub.mail import OVER
+from loomd.hub.rules import OVER
 from loomd.store import standing
 from loomd.store.journal import PAGE_BYTES, PAGE_ROWS
 from loomd.store.schema import name_key

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from loomd.hub import calls
-from loomd.hub.mail import HUB, MODELS, Batch, Result
+from loomd.hub.mail import Batch
+from loomd.hub.rules import HUB, MODELS, Result
 from loomd.wire import codec
 from loomd.wire.bodies import Failed, ModelOutcome, ModelRequest
 from loomd.wire.errors import LoomError

@@ -11,14 +11,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from loomd.hub import configured
-from loomd.hub.mail import HUB
 from loomd.hub.reconcile import GROUPS
+from loomd.hub.rules import HUB
 from loomd.store.schema import session_of
 from loomd.wire.errors import LoomError
 
 if TYPE_CHECKING:
-    from loomd.hub.mail import Batch, Result
+    from loomd.hub.mail import Batch
     from loomd.hub.process import Hub
+    from loomd.hub.rules import Result
 
 CALLS: Final = ("start", "terminate", "restart", "delete")
 QUESTIONS: Final = ("which", "count")

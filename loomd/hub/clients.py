@@ -21,9 +21,9 @@ import structlog
 
 from loomd.hub import checkouts, requests, roles
 from loomd.hub.intake import Intake
-from loomd.hub.mail import HUB, Result
 from loomd.hub.orders import Done, Orders
 from loomd.hub.queries import Queries
+from loomd.hub.rules import HUB, Result
 from loomd.store.env import StoreError
 from loomd.wire import codec, sockets
 from loomd.wire.errors import LoomError

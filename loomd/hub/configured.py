@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loomd import plainfile
 from loomd import settings as settings_of
-from loomd.hub.mail import HUB, MODELS
+from loomd.hub.rules import HUB, MODELS
 from loomd.hub.toolsets import sessions_at_work
 from loomd.store.schema import name_key
 from loomd.wire import codec
@@ -24,8 +24,9 @@ from loomd.wire.errors import LoomError
 from loomd.wire.messages import CONTROL
 
 if TYPE_CHECKING:
-    from loomd.hub.mail import Batch, Result
+    from loomd.hub.mail import Batch
     from loomd.hub.process import Hub
+    from loomd.hub.rules import Result
 
 Done = Callable[[Any], None]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loomd.actor.behaviour import Spec
 from loomd.hub.recovery import ORDERLY
+from loomd.hub.rules import HUB, MODELS
 from loomd.store.schema import name_key
 from loomd.store.tables import effect_row, stored_mail
 from loomd.wire import codec
@@ -22,8 +23,6 @@ from loomd.wire.messages import CONTROL, WORK
 if TYPE_CHECKING:
     from loomd.hub.mail import Batch
 
-HUB: Final = "hub"
-MODELS: Final = "models"
 KIND: Final = "gateway"
 FIRST: Final = "gateway-1"
 

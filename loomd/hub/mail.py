@@ -1,9 +1,7 @@
 """The rules of exactly-once mail, over an abstract transaction. Pure: no clock, no I/O.
 
-`Rules` holds what is committed (the caches of `actors` and `sessions`); a `Batch` is one
-transaction in the making: it changes copies of rows, and `Rules.adopt` takes them over when, and
-only when, the transaction is durable. Each job of a batch yields one `Result`: what the loop may
-do and say afterwards.
+A `Batch` is one transaction in the making, over what is committed (`rules`). Each job of a batch
+yields one `Result`: what the loop may do and say once it is durable.
 
 Invariants:
 - a commit is applied iff its incarnation is the fence and its step is the last one + 1
@@ -21,68 +19,40 @@ from typing import Any, Final, Literal
 import msgspec
 
 from loomd.actor.behaviour import Spec
-from loomd.hub import accounts, gateways, poison, recovery, supervision
+from loomd.hub import accounts, commits, gateways, poison, recovery
+from loomd.hub.rules import DAEMON, HUB, OVER, Known, Result, Rules, boot_of, encode_spec
 from loomd.store.schema import (
-    TABLES,
     last_number,
     mail_key,
     name_key,
     number_key,
     session_of,
-    text_key,
 )
 from loomd.store.tables import (
-    MAX_KEY,
     ActorRow,
-    EffectRow,
-    InputRow,
     SessionRow,
     StoredMail,
-    TimerRow,
     Transaction,
-    actor_row,
     effect_row,
-    session_row,
     stored_mail,
     timer_row,
 )
 from loomd.wire import codec
 from loomd.wire.bodies import Ended, Undelivered
-from loomd.wire.errors import LoomError
 from loomd.wire.messages import (
     CONTROL,
     WORK,
-    ChildChange,
     Commit,
     Committed,
     Event,
     Fenced,
     Hello,
     Mail,
-    Refused,
-    Status,
     Welcome,
 )
 
-MAILBOX_BOUND: Final = 10_000
-"""Unconsumed work mails of one actor; answers and control mail are outside the bound."""
-
-MAX_BODY: Final = codec.BODY_LIMIT
-"""A mail must fit a frame together with its ids."""
-
-SHARE_FROM: Final = 128
-"""Bytes from which a body for several recipients is stored once."""
-
 FAILS: Final = 10
 """Ends in a row without a commit between them after which an actor is given up."""
-
-HUB: Final = "hub"
-MODELS: Final = "models"
-DAEMON: Final = "daemon"
-"""Session under which events of the daemon's own actors are kept."""
-
-LIVE: Final = frozenset({"starting", "running", "waiting", "paused"})
-OVER: Final = frozenset({"done", "failed", "stopped"})
 
 ANSWERS: Final = frozenset(
     {
@@ -106,19 +76,6 @@ ANSWERS: Final = frozenset(
 OF_EDITS: Final = frozenset({"apply", "applied", "changed", "plan_undo", "undo_plan"})
 """Bodies that wake whoever they are for: what a session that is over has changed can be undone."""
 
-NOT_BY_SESSION: Final = frozenset({"ledger", "queue", "decisions"})
-"""Tables with an owner whose keys do not begin with a session."""
-
-TEST_KINDS: Final = frozenset({"echo", "echo-performer"})
-"""Kinds that exist for bench and tests."""
-
-ANSWERING: Final = frozenset({"models", "gateway"})
-"""Kinds that answer what the hub itself has asked."""
-
-STARTERS: Final = TEST_KINDS | {"team"}
-"""Kinds whose commits may start and stop other actors of their session."""
-
-
 Why = Literal["full", "no_such_actor", "poison", "given_back"]
 """Why a mail was not delivered."""
 
@@ -139,119 +96,6 @@ def tag_of(body: bytes) -> str:
         return ""
 
 
-class Result(msgspec.Struct, gc=False):
-    """What follows from one job, once it is durable.
-
-    reply    frame for whoever sent the job
-    mails    (recipient, lane, seq, encoded Mail)
-    consumed (actor, lane, seq) of the mail that the commit consumed
-    events   (session, encoded Event)
-    timers   (actor, key, due or None, body)
-    wake     actors to be ensured at the root; ended: to be stopped; over: sessions to be ended;
-             bounced: to be restarted in order
-    status   (actor, state, waiting_for, since), for subscribers
-    told     bodies of mails to the hub itself
-    known    Hello: (control, work) the last sequences given out
-    """
-
-    reply: Any = None
-    mails: list[tuple[str, int, int, bytes]] = []
-    consumed: tuple[str, int, int] | None = None
-    events: list[tuple[str, bytes]] = []
-    timers: list[tuple[str, str, float | None, bytes]] = []
-    wake: list[str] = []
-    ended: list[str] = []
-    over: list[str] = []
-    bounced: list[str] = []
-    status: tuple[str, str, str, float] | None = None
-    told: list[bytes] = []
-    known: tuple[int, int] | None = None
-    value: Any = None
-
-
-class Known(msgspec.Struct, frozen=True):
-    """The parts of a spec that the rules need on every commit."""
-
-    kind: str
-    session: str
-    restart: str = "transient"
-
-
-_known = msgspec.msgpack.Decoder(Known)
-
-
-class Rules:
-    """What is committed, in memory. Changed only by `load` and `adopt`."""
-
-    def __init__(self, *, poison_crashes: int = 3, bound: int = MAILBOX_BOUND) -> None:
-        self.poison_crashes = poison_crashes
-        self.bound = bound
-        self.epoch = 0
-        self.actors: dict[str, ActorRow] = {}
-        self.known: dict[str, Known] = {}
-        self.sessions: dict[str, SessionRow] = {}
-        self.members: dict[str, set[str]] = {}
-
-    def load(self, txn: Transaction) -> None:
-        """Everything from the state: at the start of a hub."""
-        self.actors = {
-            key[:-1].decode(): actor_row.decode(raw) for key, raw in txn.scan("actors", b"")
-        }
-        self.sessions = {
-            key[:-1].decode(): session_row.decode(raw) for key, raw in txn.scan("sessions", b"")
-        }
-        self.known.clear()
-        self.members.clear()
-        for name, row in self.actors.items():
-            self._index(name, row)
-
-    def adopt(self, batch: Batch) -> None:
-        """Takes over what `batch` changed: its transaction is durable now."""
-        for name, row in batch.actors.items():
-            if self.actors.get(name) is None or name in batch.respecified:
-                self._index(name, row)
-            self.actors[name] = row
-        self.sessions.update(batch.sessions)
-
-    def _index(self, name: str, row: ActorRow) -> None:
-        self.known[name] = known = _known.decode(row.spec)
-        self.members.setdefault(known.session, set()).add(name)
-
-    def spec(self, name: str) -> Spec:
-        """The whole spec of an actor that exists."""
-        return msgspec.msgpack.decode(self.actors[name].spec, type=Spec)
-
-    def awake(self, name: str) -> bool:
-        """Whether it is wanted running."""
-        row = self.actors.get(name)
-        return row is not None and row.wanted == "running"
-
-
-def boot_of(incarnation: int) -> int:
-    """The start of the daemon that an incarnation belongs to."""
-    return incarnation >> 32
-
-
-def begin_epoch(txn: Transaction) -> int:
-    """+1, in the first transaction of a hub; the new one."""
-    raw = txn.get("meta", b"epoch")
-    epoch = 1 + (0 if raw is None else int(codec.unpack(raw)))
-    txn.put("meta", b"epoch", codec.pack(epoch))
-    return epoch
-
-
-def check_epoch(txn: Transaction, epoch: int) -> bool:
-    """Whether this hub is still the one that may write."""
-    raw = txn.get("meta", b"epoch")
-    return raw is not None and codec.unpack(raw) == epoch
-
-
-def encode_spec(spec: Spec) -> msgspec.Raw:
-    """A spec for its row: a full map, whatever is a default."""
-    plain = msgspec.to_builtins({name: getattr(spec, name) for name in Spec.__struct_fields__})
-    return msgspec.Raw(codec.pack(plain))
-
-
 class Batch:
     """One transaction in the making."""
 
@@ -263,8 +107,8 @@ class Batch:
         self.sessions: dict[str, SessionRow] = {}
         self.respecified: set[str] = set()
         self._born: dict[str, Known] = {}
-        self._result = Result()
-        self._attempts = 0  # rows of the ledger that are in no sum yet
+        self.result = Result()
+        self.attempts = 0  # rows of the ledger that are in no sum yet
 
     def flush(self) -> None:
         """Writes the changed rows, once each; the transaction may be committed then."""
@@ -272,9 +116,9 @@ class Batch:
             self.txn.put("actors", name_key(name), _encode(row))
         for name, session in self.sessions.items():
             self.txn.put("sessions", name_key(name), _encode(session))
-        if self._attempts:
+        if self.attempts:
             accounts.sum_up(self.txn)
-            self._attempts = 0
+            self.attempts = 0
 
     # --- rows ----------------------------------------------------------------------------------
 
@@ -328,7 +172,7 @@ class Batch:
 
     def hello(self, hello: Hello) -> Result:
         """Moves the fence to this incarnation, in line with the commits before and after it."""
-        result = self._begin()
+        result = self.begin()
         held = self.peek(hello.actor)
         if held is None or held.wanted != "running":
             # Ended, or sent to sleep before this incarnation was born: the root gets to hear it.
@@ -377,7 +221,7 @@ class Batch:
 
     def commit(self, commit: Commit) -> Result:
         """Applies one step, acknowledges it again, or refuses it."""
-        result = self._begin()
+        result = self.begin()
         held = self.peek(commit.actor)
         if held is None:
             result.reply = Fenced(reason="no such actor")
@@ -394,13 +238,13 @@ class Batch:
         if commit.step != held.step + 1:
             result.reply = Fenced(reason=f"step {commit.step} after step {held.step}")
             return result
-        refused = self._problem(commit, held)
+        refused = commits.problem(self, commit, held)
         if refused is not None:
             result.reply = refused
             return result
         row = self.actor(commit.actor)
         assert row is not None
-        self._apply(commit, row)
+        commits.apply(self, commit, row)
         result.reply = Committed(step=commit.step)
         return result
 
@@ -411,7 +255,7 @@ class Batch:
         supervisor will not restart (`final`) and that is still wanted is ensured again, unless it
         was temporary or ends again and again. Told twice, it is booked once.
         """
-        result = self._begin()
+        result = self.begin()
         name, incarnation = str(note.get("name")), int(note.get("incarnation") or 0)
         held = self.peek(name)
         if held is None or incarnation < held.fence or incarnation <= held.booked:
@@ -444,7 +288,7 @@ class Batch:
     def wake(self, name: str) -> Result:
         """Somebody needs it to run: an ask, a due timer. Who is halted stays so: it runs on when
         its session is resumed, even if it sleeps again before."""
-        result = self._begin()
+        result = self.begin()
         row = self.peek(name)
         if row is not None and row.wanted == "asleep":
             self.awaken(name, halted=row.halted)
@@ -457,11 +301,11 @@ class Batch:
         halted = row is not None and row.halted
         if not halted and (self.live(session_of(name)) or self.known(name).kind == "team"):
             return self.wake(name)
-        return self._begin()
+        return self.begin()
 
     def settle(self, names: Sequence[str]) -> Result:
         """Actors of sessions that are over, woken for something that is done: asleep again."""
-        result = self._begin()
+        result = self.begin()
         for name in names:
             row = self.peek(name)
             if row is None or row.wanted != "running" or self.live(session_of(name)):
@@ -472,8 +316,9 @@ class Batch:
         return result
 
     def begin(self) -> Result:
-        """For the rules of requests: a fresh result to fill."""
-        return self._begin()
+        """A fresh result to fill: each job begins with it."""
+        self.result = Result()
+        return self.result
 
     # --- pieces --------------------------------------------------------------------------------
 
@@ -493,7 +338,7 @@ class Batch:
             self._born[spec.name] = Known(spec.kind, spec.session, spec.restart)
             self.respecified.add(spec.name)
         row.wanted, row.halted = "running", False
-        self._result.wake.append(spec.name)
+        self.result.wake.append(spec.name)
 
     def respec(self, spec: Spec) -> None:
         """One of the daemon's own actors, as this start of the daemon wants it."""
@@ -518,7 +363,7 @@ class Batch:
             return
         row.wanted, row.ended_reason = "ended", reason
         row.status, row.waiting_for, row.status_since = "ended", "", self.now
-        self._result.ended.append(name)
+        self.result.ended.append(name)
         session = session_of(name)
         if self.known(name).kind == gateways.KIND:
             gateways.give_back(self, name)
@@ -527,7 +372,7 @@ class Batch:
             for key, _ in list(self.txn.scan(table, name_key(name))):
                 self.txn.delete(table, key)
                 if table == "timers":
-                    self._result.timers.append((name, _part(key, name), None, b""))
+                    self.result.timers.append((name, _part(key, name), None, b""))
         for key, raw in list(self.txn.scan("mail", name_key(name))):
             mail = stored_mail.decode(raw)
             self.txn.delete("mail", key)
@@ -597,7 +442,7 @@ class Batch:
                 )
             )
         self.txn.put("mail", mail_key(to, lane, seq), stored)
-        self._result.mails.append((to, lane, seq, frame))
+        self.result.mails.append((to, lane, seq, frame))
         if row.wanted == "asleep" and not row.halted:
             force = force or tag_of(body) in OF_EDITS
             if force or self.live(session_of(to)):
@@ -630,15 +475,15 @@ class Batch:
             )
         )
         self.txn.put("events", number_key(row.session, seq), event)
-        self._result.events.append((row.session, event))
+        self.result.events.append((row.session, event))
         return seq
 
     def arm(self, name: str, key: str, due: float, body: bytes) -> None:
         """A timer of table `timers` is armed from here on."""
-        self._result.timers.append((name, key, due, body))
+        self.result.timers.append((name, key, due, body))
 
     def disarm(self, name: str, key: str) -> None:
-        self._result.timers.append((name, key, None, b""))
+        self.result.timers.append((name, key, None, b""))
 
     def bounce(self, name: str) -> None:
         """Its next incarnation shall find something: it is woken, or restarted in order."""
@@ -646,7 +491,7 @@ class Batch:
         if row is not None and row.wanted == "asleep":
             self.awaken(name)
         else:
-            self._result.bounced.append(name)
+            self.result.bounced.append(name)
 
     def _recovered(self, session: SessionRow, name: str, data: dict[str, Any]) -> None:
         """A climb or a descent, ours or one that the actor has told: kept for people."""
@@ -657,13 +502,9 @@ class Batch:
 
     def stop(self, name: str) -> None:
         """Asks the root to end its process, whatever its row says."""
-        self._result.ended.append(name)
+        self.result.ended.append(name)
 
     # --- inside --------------------------------------------------------------------------------
-
-    def _begin(self) -> Result:
-        self._result = Result()
-        return self._result
 
     def awaken(self, name: str, *, halted: bool = False) -> None:
         """One that is asleep: wanted running from here on."""
@@ -671,12 +512,12 @@ class Batch:
         assert row is not None
         row.wanted, row.status, row.status_since = "running", "starting", self.now
         row.fails, row.halted = 0, halted
-        self._result.wake.append(name)
+        self.result.wake.append(name)
 
     def rest(self, session: str) -> None:
         for name in self.members(session):
             self.sleep(name)
-        self._result.over.append(session)
+        self.result.over.append(session)
         team = f"{session}/team"
         row = self.peek(team)
         if row is not None and row.wanted == "asleep" and any(row.boxed):
@@ -703,230 +544,6 @@ class Batch:
         # Whole, whatever its size: by it the sender knows what will not be answered.
         told = Undelivered(id=id, to=to, reason=reason, body=body)
         self.deliver(sender, CONTROL, f"{id}!{to}", HUB, codec.encode(told))
-
-    def _problem(self, commit: Commit, row: ActorRow) -> Refused | None:
-        """Why this commit can never be applied. Reads only."""
-        try:
-            self._check(commit, row)
-        except LoomError as error:
-            return Refused(code=error.code, detail=error.message, step=commit.step)
-        return None
-
-    def _check(self, commit: Commit, row: ActorRow) -> None:
-        name = commit.actor
-        known = self.known(name)
-        session = known.session
-        ref = commit.input
-        if ref.kind == "mail":
-            if self.txn.get("mail", mail_key(name, ref.lane & 1, ref.seq)) is None:
-                raise _bad(f"no mail {ref.lane}.{ref.seq} in the mailbox")
-        elif ref.kind == "effect":
-            key = _checked_key(text_key(name, ref.key))
-            if self.txn.get("effects", key) is None:
-                raise _bad(f"no effect {ref.key!r} is open")
-        elif ref.kind == "timer":
-            _checked_key(text_key(name, ref.key))
-        if commit.state is not None and len(commit.state) > codec.BLOB_LIMIT:
-            raise LoomError("too_large", f"state of {len(commit.state)} bytes")
-        for put in commit.rows:
-            owners = TABLES.get(put.table)
-            if owners is None or known.kind not in owners:
-                raise _bad(f"{known.kind} does not own table {put.table!r}")
-            _checked_key(put.key)
-            if put.table not in NOT_BY_SESSION and not put.key.startswith(name_key(session)):
-                raise _bad(f"row of table {put.table} is not of session {session!r}")
-        for i, entry in enumerate(commit.log, row.log + 1):
-            if entry.n != i:
-                raise _bad(f"log entry {entry.n} where {i} comes next")
-        for out in commit.outbox:
-            if len(out.body) > MAX_BODY:
-                raise LoomError("too_large", f"mail body of {len(out.body)} bytes")
-            for to in out.to:
-                _checked_key(mail_key(to, out.lane, 0))
-        for timer in commit.timers:
-            _checked_key(text_key(name, timer.key))
-        for effect in commit.effects:
-            _checked_key(text_key(name, effect.id))
-        for child in commit.children:
-            self._check_child(child, name, known)
-        for event in commit.events:
-            if event.session and session and event.session != session:
-                raise _bad(f"event for session {event.session!r} from {name}")
-        if commit.session is not None and known.kind not in STARTERS:
-            raise _bad(f"{known.kind} may not change its session")
-
-    def _check_child(self, child: ChildChange, name: str, known: Known) -> None:
-        mine = child.name == name or (
-            known.kind in STARTERS and session_of(child.name) == known.session
-        )
-        if not mine and not self._lets_leave(child, known):
-            raise _bad(f"{name} may not change {child.name!r}")
-        _checked_key(mail_key(child.name, WORK, 0))
-        if child.wanted == "running":
-            spec = read_spec(child.spec or {})
-            if spec.name != child.name or spec.session != known.session:
-                raise _bad(f"the spec of {child.name!r} names another actor or session")
-
-    def _lets_leave(self, child: ChildChange, known: Known) -> bool:
-        """models ends a gateway that it has no call with any more; a dead one it lets sleep."""
-        if known.kind != "models" or child.wanted == "running":
-            return False
-        return self.peek(child.name) is not None and self.known(child.name).kind == gateways.KIND
-
-    def _apply(self, commit: Commit, row: ActorRow) -> None:
-        txn, result, name, step = self.txn, self._result, commit.actor, commit.step
-        session = self.known(name).session
-        row.step = step
-        row.fails = 0
-        row.generation = commit.generation
-        if row.recovery is not None and row.recovery.rung:
-            recovery.held(self, name, row)
-        if commit.state is not None:
-            row.state, row.version = commit.state, commit.version
-        self._consume(commit, row)
-        for put in commit.rows:
-            if put.value is None:
-                txn.delete(put.table, put.key)
-            else:
-                txn.put(put.table, put.key, put.value)
-                self._attempts += put.table == accounts.LEDGER
-        for entry in commit.log:
-            txn.put("log", number_key(name, entry.n), entry.value)
-            row.log = entry.n
-        for timer in commit.timers:
-            key = text_key(name, timer.key)
-            if timer.due is None:
-                txn.delete("timers", key)
-            else:
-                txn.put("timers", key, _encode(TimerRow(due=timer.due, body=timer.body)))
-            result.timers.append((name, timer.key, timer.due, timer.body))
-        for effect in commit.effects:
-            key = text_key(name, effect.id)
-            before = txn.get("effects", key)  # there already: it is opened again by a successor
-            opened = EffectRow(
-                body=effect.body,
-                attempt=effect.attempt,
-                standing=effect.standing,
-                crashes=0 if before is None else effect_row.decode(before).crashes,
-            )
-            txn.put("effects", key, _encode(opened))
-        for event in commit.events:
-            self.event(event.session or session, event.type, name, event.data, event.cause)
-        if commit.session is not None:
-            self._session_change(commit)
-        for child in commit.children:
-            self._child_change(child, name)
-        for i, out in enumerate(commit.outbox):
-            id = f"{name}/{step}.{i}"
-            shared = ""
-            if len(out.to) > 1 and len(out.body) >= SHARE_FROM:
-                shared = id
-                txn.put("bodies", id.encode(), out.body)
-            for to in out.to:
-                if to == HUB and self.known(name).kind in ANSWERING:
-                    self._result.told.append(out.body)
-                    continue
-                why = self.deliver(to, out.lane, id, name, out.body, out.cause, shared=shared)
-                if why:
-                    self.undelivered(name, id, to, why, out.body)
-        if commit.status is not None:
-            self._show(name, row, commit.status)
-        if commit.session is not None and commit.session.state in OVER:
-            self.rest(session)
-
-    def _show(self, name: str, row: ActorRow, status: Status) -> None:
-        if row.wanted != "running":
-            return
-        row.status, row.waiting_for = status.state, status.waiting_for
-        row.status_since = status.since or self.now
-        row.told = (row.status, row.waiting_for, row.status_since)
-        self._result.status = (name, row.status, row.waiting_for, row.status_since)
-
-    def _consume(self, commit: Commit, row: ActorRow) -> None:
-        ref, name = commit.input, commit.actor
-        record = InputRow(kind=ref.kind, now=commit.now, generation=commit.generation)
-        if ref.kind == "mail":
-            lane = ref.lane & 1
-            key = mail_key(name, lane, ref.seq)
-            raw = self.txn.get("mail", key)
-            assert raw is not None
-            self.txn.delete("mail", key)
-            row.boxed[lane] -= 1
-            record.lane, record.seq, record.mail = lane, ref.seq, msgspec.Raw(raw)
-            self._result.consumed = (name, lane, ref.seq)
-        elif ref.kind == "timer":
-            record.key = ref.key
-            key = text_key(name, ref.key)
-            raw = self.txn.get("timers", key)
-            if raw is not None:
-                timer = timer_row.decode(raw)
-                record.due, record.body = timer.due, timer.body
-                # One that was armed anew while its predecessor fired stays. Told by its due time,
-                # not by the clock: that may have been set back since it fired.
-                if timer.due == ref.due or (not ref.due and timer.due <= commit.now):
-                    self.txn.delete("timers", key)
-                    self._result.timers.append((name, ref.key, None, b""))
-        elif ref.kind == "effect":
-            record.key = ref.key
-            key = text_key(name, ref.key)
-            raw = self.txn.get("effects", key)
-            if raw is not None:
-                record.body = ref.body or effect_row.decode(raw).body
-                self.txn.delete("effects", key)
-        else:
-            record.key = ref.key
-        self.txn.put("inputs", number_key(name, commit.step), _encode(record))
-
-    def _child_change(self, child: ChildChange, by: str) -> None:
-        if child.wanted == "running":
-            self.create(read_spec(child.spec or {}))
-            if supervision.failed(self.peek_session(session_of(child.name))):
-                supervision.halt(self, child.name)  # while its supervisor gives up: not now
-        elif child.wanted == "ended":
-            self.end(child.name, child.reason, by)
-        else:
-            if self.known(child.name).kind == gateways.KIND:
-                gateways.give_back(self, child.name)
-            row = self.peek(child.name)
-            if row is None or self.busy(child.name, row):
-                return
-            self.sleep(child.name)
-            self._result.ended.append(child.name)
-
-    def _session_change(self, commit: Commit) -> None:
-        change = commit.session
-        assert change is not None
-        row = self.session(session_of(commit.actor))
-        if row is None:
-            return
-        if supervision.failed(row) and not supervision.concludes(self, row, change.state):
-            return
-        was = row.state
-        if change.state is not None:
-            row.state = change.state
-            if change.state in OVER:
-                row.ended = self.now if was not in OVER else row.ended
-            else:
-                row.ended = None
-        if change.kind is not None:
-            row.kind = change.kind
-        if change.answer is not None:
-            row.answer = change.answer
-        if change.data:
-            row.data = {**row.data, **change.data}
-        if was in OVER and row.state in LIVE:
-            self._rouse(row.session)
-
-
-def read_spec(value: dict[str, Any]) -> Spec:
-    """A spec from plain data. LoomError(bad_request)."""
-    try:
-        spec = msgspec.convert(value, Spec)
-    except msgspec.ValidationError as error:
-        raise _bad(f"not a spec: {error}") from None
-    if session_of(spec.name) != spec.session:
-        raise _bad(f"{spec.name!r} is not of session {spec.session!r}")
-    return spec
 
 
 def exit_reason(note: dict[str, Any]) -> str:
@@ -973,13 +590,3 @@ def whole(txn: Transaction, raw: bytes) -> bytes:
 
 def _part(key: bytes, name: str) -> str:
     return key[len(name_key(name)) :].decode()
-
-
-def _bad(message: str) -> LoomError:
-    return LoomError("bad_request", message)
-
-
-def _checked_key(key: bytes) -> bytes:
-    if len(key) > MAX_KEY:
-        raise _bad(f"a key of {len(key)} bytes")
-    return key

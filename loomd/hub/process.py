@@ -18,24 +18,25 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, NoReturn, assert_never
 
 import setproctitle
 import structlog
 
-from loomd.actor.behaviour import Spec
-from loomd.hub import accounts, configured, gateways, mail, reconcile, roles, supervision
+from loomd.hub import configured, gateways, mail, reconcile
 from loomd.hub.calls import Calls
 from loomd.hub.checks import Checks
 from loomd.hub.clients import Clients
+from loomd.hub.commits import MAX_BODY
 from loomd.hub.intake import Intake, Refusals
-from loomd.hub.mail import Batch, Result, Rules
+from loomd.hub.mail import Batch
+from loomd.hub.opening import daemon_specs, open_state, places_of
 from loomd.hub.orders import FROM_CLIENT
 from loomd.hub.peers import HELD_S, Asks, Held, Peer, Peers
 from loomd.hub.publish import Publisher
 from loomd.hub.pulse import Pulse
 from loomd.hub.rootline import RootLine
+from loomd.hub.rules import HUB, OVER, Result, Rules
 from loomd.hub.timers import Timers
 from loomd.hub.writer import RETRY_S, Dethroned, Job, Writer, finish
 from loomd.store.env import DiskFull, Store, StoreError
@@ -45,7 +46,6 @@ from loomd.supervise.crash import crash_point
 from loomd.supervise.link import LinkClosed, ProcessBirth
 from loomd.supervise.spec import CANNOT_START, COULD_NOT_START, NORMAL, UPGRADED
 from loomd.wire import codec, sockets, topics
-from loomd.wire.endpoints import Instance
 from loomd.wire.errors import LoomError
 from loomd.wire.messages import (
     PROTOCOL,
@@ -345,7 +345,7 @@ class Hub:
         if peer is None or not self.asks.answered(peer.name, answer.route, answer.id):
             self.counters["late_answer"] += 1
             return
-        if len(answer.body) > mail.MAX_BODY:
+        if len(answer.body) > MAX_BODY:
             detail = f"the answer of {peer.name} has {len(answer.body)} bytes"
             self.answered(answer.route, Answered(id=answer.id, error="too_large", detail=detail))
             return
@@ -488,8 +488,8 @@ class Hub:
 
     def ask(self, route: bytes, id: str, sender: str, to: str, body: bytes) -> None:
         """Relays an ask. Its callee asleep or on its way: woken, and the ask is kept until then."""
-        if len(body) > mail.MAX_BODY:  # with its route it would not fit the callee's frame
-            detail = f"a question of {len(body)} bytes is over {mail.MAX_BODY}"
+        if len(body) > MAX_BODY:  # with its route it would not fit the callee's frame
+            detail = f"a question of {len(body)} bytes is over {MAX_BODY}"
             self.answered(route, Answered(id=id, error="too_large", detail=detail))
             return
         peer = self.peers.by_name.get(to)
@@ -518,7 +518,7 @@ class Hub:
         self._ids += 1
         id = f"h{self._ids}"
         self._asked_here[id] = then
-        self.ask(FROM_HUB, id, mail.HUB, to, body)
+        self.ask(FROM_HUB, id, HUB, to, body)
 
     def answered(self, route: bytes, answer: Answered) -> None:
         """An answer to wherever its ask came from."""
@@ -570,7 +570,7 @@ class Hub:
             if peer.session
             and peer.used < before
             and (row := self.rules.sessions.get(peer.session)) is not None
-            and row.state in mail.OVER
+            and row.state in OVER
             and self.rules.awake(peer.name)
             and not self.asks.open.get(peer.name)
         ]
@@ -627,72 +627,6 @@ class Hub:
     def _not_stored(self, what: str, code: str, detail: str) -> None:
         self.counters[code] += 1
         log.error("job.failed", job=what, code=code, detail=detail)
-
-
-def places_of(args: dict[str, Any]) -> Instance:
-    """The instance that a process was born into."""
-    return Instance(
-        config=Path(str(args.get("config", ""))),
-        state=Path(str(args["state_dir"])),
-        runtime=Path(str(args["runtime_dir"])),
-    )
-
-
-def open_state(birth: ProcessBirth) -> tuple[Store, Rules, int, dict[str, Any]]:
-    """Opens the state, begins a new epoch, makes the rows of the daemon's own actors. The last part
-    is the settings in force."""
-    args = birth.args
-    settings = args.get("settings") or {}
-    crashes = (settings.get("supervision") or {}).get("poison_crashes", 3)
-    store = Store.writer(places_of(args), **(args.get("store") or {}))
-    rules = Rules(poison_crashes=int(crashes))
-    with store.writing() as txn:
-        rules.epoch = mail.begin_epoch(txn)
-        rules.load(txn)
-        batch = Batch(rules, txn, time.time())
-        batch.begin()
-        own = daemon_specs(args)
-        for spec in own:
-            batch.respec(spec)
-        fresh = supervision.begin_boot(txn, birth.boot)
-        gateways.use(batch, own, fresh=fresh)
-        settings = configured.settings_in_force(txn, settings, fresh=fresh)
-        # Before the first agent is born.
-        repos = {row.repo for row in rules.sessions.values() if row.repo and not row.removed}
-        roles.take(batch, roles.look(places_of(args), repos))
-        if fresh:
-            when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(batch.now))
-            supervision.daemon_restarted(batch, birth.boot, when)
-        accounts.sum_up(txn)
-        batch.flush()
-    rules.adopt(batch)
-    store.reader_check()
-    record_generation(places_of(args).generation_file, int(args.get("package_generation") or 0))
-    return store, rules, rules.epoch, settings
-
-
-def record_generation(path: Path, number: int) -> None:
-    """Makes the number of the code in force durable: the next start of the daemon goes on from it,
-    so that no number ever means two things. 0: there is none."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        if int(path.read_text()) == number:
-            return
-    if number:
-        new = path.with_name(path.name + ".new")
-        with open(new, "w") as file:
-            file.write(f"{number}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-
-
-def daemon_specs(args: dict[str, Any]) -> list[Spec]:
-    """The daemon's own actors, as the root's tree has them."""
-    values = args.get("daemon_specs") or ()
-    return [mail.read_spec({k: v for k, v in one.items() if k in SPEC_FIELDS}) for one in values]
-
-
-SPEC_FIELDS: Final = frozenset(Spec.__struct_fields__)
 
 
 def main(birth: ProcessBirth) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from loomd.hub import boards
-from loomd.hub.mail import DAEMON, OVER
+from loomd.hub.rules import DAEMON, OVER
 from loomd.supervise.slots import LOOP
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import msgspec
 from loomd import projects
 from loomd.hub import accounts, boards, children, permits, requests, roles, supervision, toolsets
 from loomd.hub.checkouts import trusted
-from loomd.hub.mail import DAEMON, OVER, TEST_KINDS
+from loomd.hub.rules import DAEMON, OVER, TEST_KINDS
 from loomd.store import journal
 from loomd.store.schema import name_key, session_of
 from loomd.store.tables import SessionRow, dead_row

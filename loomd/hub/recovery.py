@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from loomd.actor.ladder import Rung, climb, name_of, steady
+from loomd.hub.rules import HUB
 from loomd.store.tables import ActorRow, History
 from loomd.wire import codec
 from loomd.wire.bodies import Recover
@@ -19,7 +20,6 @@ from loomd.wire.messages import CONTROL
 if TYPE_CHECKING:
     from loomd.hub.mail import Batch
 
-HUB: Final = "hub"
 
 ORDERLY: Final = frozenset({0, 70, 71, 72, 73})
 """Exit statuses that are no failure of the actor: see the table in loomd.supervise.spec."""

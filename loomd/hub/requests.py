@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from loomd.actor.behaviour import Spec
 from loomd.hub import permits, poison, supervision
-from loomd.hub.mail import LIVE, OVER, TEST_KINDS, Batch, Result, read_spec, tag_of
+from loomd.hub.mail import Batch, tag_of
+from loomd.hub.rules import LIVE, OVER, TEST_KINDS, Result, read_spec
 from loomd.store.schema import mail_key, session_of, text_key
 from loomd.store.tables import (
     MAX_KEY,

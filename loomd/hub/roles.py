@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from loomd import plainfile
 from loomd.actor import roles as rl
-from loomd.hub.mail import HUB, OVER
+from loomd.hub.rules import HUB, OVER
 from loomd.hub.toolsets import sessions_at_work, watched
 from loomd.trust import trusted
 from loomd.wire import codec
@@ -24,8 +24,9 @@ from loomd.wire.errors import LoomError
 from loomd.wire.messages import CONTROL
 
 if TYPE_CHECKING:
-    from loomd.hub.mail import Batch, Result
+    from loomd.hub.mail import Batch
     from loomd.hub.process import Hub
+    from loomd.hub.rules import Result
 
 Done = Callable[[Any], None]
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from loomd.hub import mail, reconcile, supervision
-from loomd.hub.mail import Batch, Result
+from loomd.hub.mail import Batch
+from loomd.hub.rules import Result
 from loomd.store.schema import session_of
 from loomd.supervise.link import TooLarge
 from loomd.wire import topics

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from loomd.hub.rules import HUB
 from loomd.store.tables import History, SessionRow, Transaction
 from loomd.wire import codec
 from loomd.wire.bodies import Restarted
 from loomd.wire.messages import CONTROL
 
 if TYPE_CHECKING:
-    from loomd.hub.mail import Batch, Result
+    from loomd.hub.mail import Batch
+    from loomd.hub.rules import Result
 
-HUB: Final = "hub"
 BOOT_KEY: Final = b"boot"
 """Row of `meta`: the boot number of the last daemon that this state has seen."""
 

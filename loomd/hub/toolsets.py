@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from loomd.hub.mail import OVER
+from loomd.hub.rules import OVER
 from loomd.store.schema import name_key, session_of
 from loomd.store.tables import SessionRow
 from loomd.wire import codec

@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import structlog
 
-from loomd.hub.mail import Batch, Result, Rules, check_epoch
+from loomd.hub.mail import Batch
+from loomd.hub.rules import Result, Rules, check_epoch
 from loomd.store.env import DiskFull, Store, StoreError
 from loomd.supervise.crash import crash_point
 

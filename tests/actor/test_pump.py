@@ -11,7 +11,7 @@ import pytest
 from loomd.actor.behaviour import Spec
 from loomd.actor.echo import EchoBehaviour
 from loomd.actor.pump import HostError, Leave, Pump
-from loomd.hub.mail import encode_spec
+from loomd.hub.rules import encode_spec
 from loomd.store.env import Store
 from loomd.store.schema import name_key, text_key
 from loomd.store.tables import ActorRow, EffectRow

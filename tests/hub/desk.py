@@ -8,8 +8,9 @@ from typing import Any
 
 from loomd.actor.behaviour import Spec
 from loomd.hub import mail
-from loomd.hub.mail import Batch, Result, Rules
+from loomd.hub.mail import Batch
 from loomd.hub.requests import open_session
+from loomd.hub.rules import Result, Rules, begin_epoch
 from loomd.store.schema import mail_key, name_key
 from loomd.store.tables import ActorRow, Memory, SessionRow, actor_row, session_row
 from loomd.wire import codec
@@ -44,7 +45,7 @@ class Desk:
     def __init__(self, memory: Memory | None = None, **rules: Any) -> None:
         self.memory = memory or Memory()
         self.rules = Rules(**rules)
-        self.rules.epoch = mail.begin_epoch(self.memory)
+        self.rules.epoch = begin_epoch(self.memory)
         self.rules.load(self.memory)
         self.memory.commit()
         self.now = NOW

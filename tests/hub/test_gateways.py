@@ -8,7 +8,7 @@ import msgspec
 
 from loomd.actor.behaviour import Spec
 from loomd.hub import gateways
-from loomd.hub.mail import Result
+from loomd.hub.rules import Result
 from loomd.wire import bodies as b
 from loomd.wire import codec
 from loomd.wire import messages as m

@@ -11,8 +11,8 @@ import pytest
 from loomd.actor.echo import EchoBehaviour
 from loomd.actor.pump import Pump
 from loomd.hub.checkouts import head
+from loomd.hub.commits import MAX_BODY
 from loomd.hub.intake import LOGGED
-from loomd.hub.mail import MAX_BODY
 from loomd.supervise.link import ChildLink, ProcessBirth
 from loomd.supervise.slots import Slot
 from loomd.wire import bodies, codec, sockets

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from loomd.hub.mail import MAX_BODY, check_epoch, due_timers, mailbox
+from loomd.hub.commits import MAX_BODY
+from loomd.hub.mail import due_timers, mailbox
+from loomd.hub.rules import check_epoch
 from loomd.store.schema import name_key, number_key, text_key
 from loomd.store.tables import dead_row
 from loomd.wire import codec

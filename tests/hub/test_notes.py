@@ -10,7 +10,8 @@ import pytest
 
 from loomd.actor.ladder import Rung
 from loomd.hub import supervision
-from loomd.hub.mail import Batch, Result
+from loomd.hub.mail import Batch
+from loomd.hub.rules import Result
 from loomd.store.tables import History
 from loomd.wire import messages as m
 from tests.hub.desk import Desk, exit_note

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from loomd.hub.mail import Batch, Result
+from loomd.hub.mail import Batch
 from loomd.hub.requests import perform
+from loomd.hub.rules import Result
 from loomd.store.schema import text_key
 from loomd.wire import codec
 from loomd.wire import messages as m

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from loomd.hub import supervision
-from loomd.hub.mail import Result
 from loomd.hub.requests import control, say
+from loomd.hub.rules import Result
 from loomd.wire import codec
 from loomd.wire import messages as m
 from loomd.wire.bodies import Control, Note, Restarted, Say

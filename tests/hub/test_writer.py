@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from loomd.hub import mail
-from loomd.hub.mail import Batch, Result, Rules
+from loomd.hub.mail import Batch
+from loomd.hub.rules import Result, Rules, begin_epoch
 from loomd.hub.writer import Job, Writer, finish
 from loomd.store.env import DiskFull, Store, StoreError
 from loomd.wire.endpoints import Instance
@@ -34,7 +34,7 @@ class Desk:
         self.store = Store.writer(places, **more)
         self.rules = Rules()
         with self.store.writing() as txn:
-            self.rules.epoch = mail.begin_epoch(txn)
+            self.rules.epoch = begin_epoch(txn)
         self.writer = Writer(self.store, self.rules, clock=lambda: 1.0)
         self.said: list[tuple[Any, ...]] = []
 
@@ -207,7 +207,7 @@ def test_any_other_error_of_the_store_ends_the_hub(
 
 def test_a_hub_whose_epoch_is_over_writes_nothing_more(desk: Desk) -> None:
     with desk.store.writing() as txn:
-        mail.begin_epoch(txn)
+        begin_epoch(txn)
     desk.put("late")
     desk.writer.start()
     with pytest.raises(StoreError, match="epoch"):
