@@ -152,14 +152,7 @@ class Client:
                     self._started = None  # another one was quicker
                 else:
                     raise daemon.failure(self.instance, status, self._log_from)
-            try:
-                token = self.instance.token_file.read_text().strip()
-            except FileNotFoundError:
-                token = ""
-            except OSError as error:
-                raise LoomError(
-                    "auth", f"cannot read {error.filename}: {error.strerror}", ""
-                ) from None
+            token = self._token()
             if not token:
                 self._gone()
                 time.sleep(0.005)
@@ -173,7 +166,9 @@ class Client:
                         return
                     case Failure(code="auth", message=text, hint=hint):
                         refused_since = refused_since or time.monotonic()
-                        if time.monotonic() - refused_since > REFUSED_S:
+                        late = time.monotonic() - refused_since > REFUSED_S
+                        # (We may have been stopped: it is the file of now that has to be wrong.)
+                        if late and token == self._token():
                             raise LoomError("auth", text, hint)
                         time.sleep(0.005)
                         break
@@ -187,6 +182,15 @@ class Client:
             f"a daemon (pid {daemon.pid(self.instance)}) holds the instance but does not answer",
             f"see {self.instance.log_file}, or end it: kill {daemon.pid(self.instance)}",
         )
+
+    def _token(self) -> str:
+        """What the file says now, "" if it is not there."""
+        try:
+            return self.instance.token_file.read_text().strip()
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise LoomError("auth", f"cannot read {error.filename}: {error.strerror}", "") from None
 
     def _gone(self) -> None:
         """Raises if no daemon is left that could answer, and none is about to come."""

@@ -227,6 +227,27 @@ def test_a_token_that_is_refused_is_an_authentication_error(instance, monkeypatc
     assert caught.value.exit_code == 4
 
 
+def test_a_token_that_was_replaced_while_the_client_stood_still_is_read_again(
+    instance, monkeypatch
+):
+    """The refusal of the one before comes late, however late: the file has the next one."""
+    monkeypatch.setattr("loomctl.client.REFUSED_S", 0.0)
+    places = instance.places
+    with ScriptedHub(places, {"status": lambda args: 7}) as hub:
+        places.token_file.write_text("stale")
+        refuse = hub.answer
+
+        def answer(message):
+            said = refuse(message)
+            if isinstance(said, Failure):
+                places.token_file.write_text(TOKEN)
+            return said
+
+        hub.answer = answer
+        with Client(places, start=False) as client:
+            assert client.request("status") == 7
+
+
 def test_no_daemon_is_said_at_once(instance):
     with pytest.raises(LoomError) as caught:
         Client(instance.places, start=False)
