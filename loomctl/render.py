@@ -110,6 +110,8 @@ def event_line(event: Mapping[str, Any]) -> Text | None:
         case "model_outcome" if data.get("kind") not in (None, "", "tool_calls", "final"):
             style = "red"
             text = f"model: {data.get('kind')}: {short(data.get('text') or data.get('detail', ''))}"
+        case "model_outcome" if data.get("note"):
+            style, text = "yellow", f"replay: {short(data['note'], 160)}"
         case "model_outcome" if data.get("repairs"):
             style, text = "dim", f"mended: {short(_repairs(data['repairs']))}"
         case type if type in spending.TYPES:

@@ -943,6 +943,8 @@ def _about_outcome(body: ModelOutcome) -> dict[str, Any]:
         case Failed(kind=kind, detail=detail, hint=hint, phase=phase):
             data |= {"kind": kind, "text": cut(detail, EVENT_TEXT), "hint": hint}
             data |= {"phase": phase} if phase else {}
+    if body.outcome.note:
+        data["note"] = cut(body.outcome.note, EVENT_TEXT)
     if not isinstance(body.outcome, Failed) and body.outcome.repairs:
         # What was mended before anybody acted on it, so that people can see how a model writes.
         repairs = body.outcome.repairs[:MAX_CALLS]

@@ -6,10 +6,12 @@ request is asked again is its `Place`; its answer is looked for, in this order:
 
 - under the same words: the whole conversation is the same but for its names. What is numbered as it
   comes (sessions, agents, tasks, edits: `s-4f2a1c`, `coder-1`, `t-2`, `e-1`) is named in the order
-  of its first mention, and the answer has the names of today in it;
+  of its first mention, and the answer has the names of today in it, and the place of the checkout;
 - as the same turn of the same agent at the same task: what commands print may differ;
 - as the same turn of the same agent, once the lead has had its answer: agents that run beside each
   other may meet in another order. The lead itself is never answered for another goal.
+
+An answer that is not found under the same words has a note that says so.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ SHOWN: Final = 200
 class Place:
     """agent: its name in the session; turn: the number at the end of the request's id, from 1;
     asked, task: digests of the conversation and of its first message; names: in the conversation,
-    in the order of their first mention; goal: how the first message begins."""
+    in the order of their first mention; goal: how the first message begins; repo: the checkout."""
 
     agent: str
     role: str
@@ -54,6 +56,7 @@ class Place:
     task: str
     names: tuple[str, ...] = ()
     goal: str = ""
+    repo: str = ""
 
     def __str__(self) -> str:
         return f"turn {self.turn} of {self.agent} ({self.purpose})"
@@ -69,8 +72,8 @@ def place(resolved: Resolved) -> Place:
     said = [(e.role, e.sender, e.name, e.text, [(c.name, c.args) for c in e.calls])
             for e in resolved.entries]  # fmt: skip
     first = next((entry.text for entry in resolved.entries if entry.role == "user"), "")
-    task, _ = _digest(first)
-    asked, names = _digest([resolved.session, resolved.pinned, said])
+    task, _ = _digest(first, resolved.repo)
+    asked, names = _digest([resolved.session, resolved.pinned, said], resolved.repo)
     return Place(
         agent=resolved.agent.rpartition("/")[2],
         role=resolved.role,
@@ -80,17 +83,26 @@ def place(resolved: Resolved) -> Place:
         task=task,
         names=names,
         goal=first[:SHOWN],
+        repo=resolved.repo,
     )
 
 
-def _digest(value: Any) -> tuple[str, tuple[str, ...]]:
-    """Of everything that is said in it, and the names."""
+def _digest(value: Any, repo: str) -> tuple[str, tuple[str, ...]]:
+    """Of everything that is said in it, wherever the checkout is, and the names."""
     names: dict[str, str] = {}
     hash = hashlib.sha256()
     for text in _texts(value):
-        plain = NAME.sub(lambda found: names.setdefault(found[0], f"\0{len(names)}"), text)
+        plain = _moved(text, repo, "\0repo")
+        plain = NAME.sub(lambda found: names.setdefault(found[0], f"\0{len(names)}"), plain)
         hash.update(plain.encode("utf-8", "replace") + b"\x1f")
     return hash.hexdigest()[:32], tuple(names)
+
+
+def _moved(text: str, repo: str, to: str) -> str:
+    """`text` with another path in the place of the checkout's."""
+    if not repo or repo not in text:
+        return text
+    return re.sub(rf"{re.escape(repo)}(?![\w.-])", lambda _: to, text)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -114,7 +126,9 @@ def head(session: str) -> str:
 
 def line(where: Place, model: str, outcome: Outcome, usage: Usage) -> str:
     """One request and what came of it. A failure that was the end of its request is not worth
-    another try when it is played back."""
+    another try when it is played back; how an answer was found, if it was played itself, is not
+    part of it."""
+    outcome = msgspec.structs.replace(outcome, note="")
     if isinstance(outcome, Failed):
         outcome = msgspec.structs.replace(outcome, retryable=False, retry_after=None)
     said = {
@@ -181,23 +195,35 @@ class Recording:
         names = {self.session: session}
         if same:
             names |= dict(zip(one.place.names, where.names, strict=False))
-        plain = _renamed(msgspec.to_builtins(one.outcome), names)
+        moved = (one.place.repo, where.repo) if where.repo else ("", "")
+        plain = _renamed(msgspec.to_builtins(one.outcome), names, moved)
         outcome: Outcome = msgspec.convert(plain, Outcome)
+        if not same:
+            outcome = msgspec.structs.replace(outcome, note=_other_words(one.place, where))
         return outcome, msgspec.structs.replace(one.usage, cost_usd=0.0)
+
+
+def _other_words(one: Place, where: Place) -> str:
+    """Said of an answer that was found by its turn alone."""
+    said = f"the recording's answer of {where}, to other words"
+    if one.task != where.task:
+        return f"{said}: it was given to the task {one.goal!r}, and this is {where.goal!r}"
+    return f"{said}: the task is the same, what was said since is not"
 
 
 def _nearness(one: Place, where: Place) -> tuple[bool, bool]:
     return one.agent == where.agent, one.turn == where.turn
 
 
-def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+def _renamed(value: Any, names: Mapping[str, str], moved: tuple[str, str]) -> Any:
     match value:
         case str():
-            return NAME.sub(lambda found: names.get(found[0], found[0]), value)
+            text = NAME.sub(lambda found: names.get(found[0], found[0]), value)
+            return _moved(text, *moved)
         case list() | tuple():
-            return [_renamed(one, names) for one in value]
+            return [_renamed(one, names, moved) for one in value]
         case dict():
-            return {key: _renamed(one, names) for key, one in value.items()}
+            return {key: _renamed(one, names, moved) for key, one in value.items()}
         case _:
             return value
 

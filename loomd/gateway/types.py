@@ -24,7 +24,7 @@ class Resolved:
 
     `entries` are in the view's order, blobs already read into `text`. `model` is concrete
     (`provider/name`). `max_tokens` and `temperature` None: the provider's default. `shared`: of the
-    pinned texts, how many of the first ones others see too.
+    pinned texts, how many of the first ones others see too. `repo`: where the checkout is.
     """
 
     role: str
@@ -40,6 +40,7 @@ class Resolved:
     purpose: str = "turn"
     request: str = ""
     shared: int = 0
+    repo: str = ""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def resolve(reader: Reader, request: ModelRequest, model: str) -> Resolved:
         purpose=request.purpose,
         request=request.id,
         shared=request.view.shared,
+        repo=str((reader.row("sessions", name_key(request.session)) or {}).get("repo") or ""),
     )
 
 

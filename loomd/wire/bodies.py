@@ -115,16 +115,22 @@ class Repair(Part, frozen=True, kw_only=True):
 
 
 class ToolCalls(Part, frozen=True, kw_only=True, tag="tool_calls"):
+    """`note`: what people are told of where the answer is from; "": from whom was asked."""
+
     calls: tuple[Call, ...]
     text: str = ""
     reasoning: str = ""
     repairs: tuple[Repair, ...] = ()
+    note: str = ""
 
 
 class FinalAnswer(Part, frozen=True, kw_only=True, tag="final"):
+    """`note`: as of ToolCalls."""
+
     text: str
     reasoning: str = ""
     repairs: tuple[Repair, ...] = ()
+    note: str = ""
 
 
 Phase = Literal["", "connect", "first_byte", "stalled", "total"]
@@ -133,7 +139,8 @@ Phase = Literal["", "connect", "first_byte", "stalled", "total"]
 class Failed(Part, frozen=True, kw_only=True, tag="failed"):
     """kind: rate_limited overloaded timeout context_overflow auth quota refused filtered malformed
     empty network server budget cancelled unknown_model unknown_goal interrupted. `phase`: of a
-    timeout, which clock ran out. `retry_after`: seconds, as the provider asked."""
+    timeout, which clock ran out. `retry_after`: seconds, as the provider asked. `note`: as of
+    ToolCalls."""
 
     kind: str
     detail: str = ""
@@ -141,6 +148,7 @@ class Failed(Part, frozen=True, kw_only=True, tag="failed"):
     retry_after: float | None = None
     hint: str = ""
     phase: Phase = ""
+    note: str = ""
 
 
 Outcome = ToolCalls | FinalAnswer | Failed

@@ -20,16 +20,18 @@ def asked(
     agent: str = "coder-1",
     role: str = "coder",
     turn: int = 1,
+    repo: str = "/home/x/one",
 ) -> Resolved:
     return Resolved(
         role=role,
-        pinned=(f"You are {agent} of {session}.",),
+        pinned=(f"You are {agent} of {session}.\nRepo: {repo}",),
         entries=tuple(b.Entry(role="user", text=text) for text in said),
         tools=(),
         model="replay/x",
         agent=f"{session}/{agent}",
         session=session,
         request=f"{session}/{agent}:{turn}",
+        repo=repo,
     )
 
 
@@ -64,12 +66,28 @@ def test_what_was_numbered_otherwise_is_found_and_answered_with_todays_numbers()
     assert answer(made, other) == b.FinalAnswer(text="e-1 is bad")
 
 
+def test_in_another_checkout_the_same_is_asked_and_answered_with_the_paths_of_today() -> None:
+    call = b.Call(id="x.1", name="shell", args={"command": "ls /home/x/one/a /home/x/one-b"})
+    made = recording((asked("look into /home/x/one"), b.ToolCalls(calls=(call,))))
+    outcome = answer(made, asked("look into /srv/two", repo="/srv/two"))
+    assert isinstance(outcome, b.ToolCalls) and outcome.note == ""
+    assert outcome.calls[0].args == {"command": "ls /srv/two/a /home/x/one-b"}
+    assert answer(made, asked("look into /home/x/one", repo="/srv/two")).note != ""
+
+
 def test_a_turn_is_answered_though_a_command_printed_something_else() -> None:
     made = recording(
         (asked("do it", "1 passed in 0.3s", turn=2), b.FinalAnswer(text="done s-aaaaaa"))
     )
     again = asked("do it", "1 passed in 0.9s", session="s-bbbbbb", turn=2)
-    assert answer(made, again) == b.FinalAnswer(text="done s-bbbbbb")
+    found = answer(made, again)
+    assert found == b.FinalAnswer(text="done s-bbbbbb", note=found.note)
+    assert "turn 2 of coder-1" in found.note and "what was said since is not" in found.note
+    assert answer(made, asked("do it", "1 passed in 0.3s", turn=2)).note == ""
+    other = answer(made, asked("do that", turn=2))
+    assert "the task 'do it', and this is 'do that'" in other.note
+    line = replay.line(replay.place(again), "replay/x", found, FREE)
+    assert found.note not in line, "a recording of a replay tells it anew"
 
 
 def test_the_lead_is_not_answered_for_another_goal_and_others_only_for_a_known_turn() -> None:

@@ -48,6 +48,7 @@ def line(type, **data):
         ("vote_closed", {"vote": "v-1", "state": "tied", "winner": ""}, "vote v-1 is tied"),
         ("call_queued", {"agent": "s-1/lead", "tool": "read", "behind": "limits.daemon_calls"},
          "lead           read waits: limits.daemon_calls"),
+        ("model_outcome", {"kind": "final", "note": "of other words"}, "replay: of other words"),
         ("lead_waits", {"agent": "s-1/lead", "tasks": ["t-2"]}, "lead           waits for t-2"),
     ],
 )  # fmt: skip

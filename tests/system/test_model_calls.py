@@ -17,7 +17,7 @@ import pytest
 
 from tests.openai_server import KEY, Answer, OpenAIServer
 from tests.support import Daemon, eventually
-from tests.system.mainjob import GOAL, JOB_S, Job, make_repo
+from tests.system.mainjob import GOAL, JOB_S, SOURCES, Job, make_repo
 from tests.system.test_real_model import Made, made
 
 __all__ = ["made"]
@@ -167,10 +167,14 @@ def test_a_recorded_session_runs_again_without_its_model(
         first.follow()
         recorded = said(daemon, "record", first.session, str(file))
         assert recorded["answers"] > 5 and recorded["failed"] == 0
-        again = Job(daemon, client, make_repo(tmp_path / "two"))
+        more = SOURCES | {"NOTES.txt": "of parse_cfg\n"}  # so that what tools say differs
+        again = Job(daemon, client, make_repo(tmp_path / "two", more))
         again.open(GOAL, model=f"replay/{file}")
         again.follow()
         again.check_done()
+        answers = [e["data"] for e in again.events if e["type"] == "model_outcome"]
+        assert "note" not in answers[0], "the lead was asked the same"
+        assert any("to other words" in one.get("note", "") for one in answers), again.story()
         assert again.row()["answer"] == first.row()["answer"]
         other = Job(daemon, client, make_repo(tmp_path / "three"))
         other.open("find the uses of both", model=f"replay/{file}")
