@@ -61,9 +61,17 @@ def tokens(told: Mapping[str, Any]) -> tuple[Usage | None, bool]:
 def _cost(told: Mapping[str, Any]) -> float | None:
     match told.get("cost"):
         case {"total_cost": amount}:
-            return _money(amount)
+            charged = _money(amount)
         case amount:
-            return _money(amount)
+            charged = _money(amount)
+    if told.get("is_byok") is not True:
+        return charged
+    # OpenRouter with a key of the user's own behind it: `cost` is its fee, most often 0, and the
+    # provider behind it charges the rest.
+    details = told.get("cost_details")
+    behind = details.get("upstream_inference_cost") if isinstance(details, Mapping) else None
+    rest = _money(behind)
+    return None if rest is None else (charged or 0.0) + rest
 
 
 def _find(told: Mapping[str, Any], paths: tuple[str, ...]) -> int | None:

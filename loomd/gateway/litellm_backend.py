@@ -246,6 +246,8 @@ class Backend:
             cost = _cost(resolved.model, usage) if price is not None and whole else None
             known = "unknown" if cost is None else "computed"
             told = usage.cost_usd
+            if cost and told == 0.0:
+                told = None  # of one who does not reckon: a budget must not be blind by it
             if told is not None and (cost is None or not math.isclose(told, cost, rel_tol=1e-6)):
                 # litellm puts its own computation into what it has read: another figure is the
                 # provider's.

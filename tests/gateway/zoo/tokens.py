@@ -9,10 +9,19 @@ from tests.gateway.zoo.server import JSON, Case, delta, events, whole
 OWN = "mine/llama"
 """A model of no known price."""
 
+BYOK = {
+    "prompt_tokens": 9171,
+    "completion_tokens": 113,
+    "cost": 0.0005,
+    "is_byok": True,
+    "cost_details": {"upstream_inference_cost": 0.036},
+}
+
 
 def counted(name: str, usage: dict[str, Any], want: dict[str, Any], **more: Any) -> Case:
     """Told in the last chunk."""
-    sent = events(delta(content="Hello"), delta("stop"), {"choices": [], "usage": usage})
+    last = {**delta(), "choices": [], "usage": usage}
+    sent = events(delta(content="Hello"), delta("stop"), last)
     return Case(name, sent, text="Hello", usage=want, **more)
 
 
@@ -59,6 +68,36 @@ CASES = (
         {"prompt_tokens": 7, "completion_tokens": 3, "cost": 0.0125},
         {"cost_usd": 0.0125},
         cost="reported",
+    ),
+    counted(
+        "a cost of nothing, of a model that has a price",
+        {"prompt_tokens": 100, "completion_tokens": 20, "cost": 0},
+        {"cost_usd": 0.000065},
+        cost="computed",
+    ),
+    counted(
+        "a cost of nothing, of a model of no known price",
+        {"prompt_tokens": 7, "completion_tokens": 3, "cost": 0},
+        {"cost_usd": 0.0},
+        model=OWN,
+        cost="reported",
+    ),
+    *(
+        counted(
+            f"openrouter: a key of one's own behind it, {model}",
+            BYOK,
+            {"cost_usd": 0.0365},
+            model=model,
+            cost="reported",
+        )
+        for model in (OWN, "openrouter/openai/gpt-5-mini")
+    ),
+    counted(
+        "openrouter: a key of one's own behind it, which costs nobody knows what",
+        {**BYOK, "cost_details": {"upstream_inference_cost": None}},
+        {"cost_usd": None},
+        model=OWN,
+        cost="unknown",
     ),
     counted(
         "a sum and one part of it",
