@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import eventually
-from tests.system.container import HOME, UID, Container, Unavailable, booted
+from tests.system.container import HOME, PREFIX, UID, Container, Unavailable, booted
 from tests.system.mainjob import GOAL, QUICK
 
 pytestmark = pytest.mark.timeout(900)  # the first run makes a Debian
@@ -23,6 +23,17 @@ SERVICE, SOCKET = "loomd.service", "loomd.socket"
 CLIENTS = f"/run/user/{UID}/loom/clients"
 CONFIG = f"{HOME}/.config/loom/config.toml"
 REPO = f"{HOME}/repo"
+
+KEY = "sk-secret-of-this-credential"
+PORT = 18080
+"""Of a model's server; the container's network is its own."""
+MODEL = f"""
+[models]
+default = "openai/gpt-5-mini"
+[providers.openai]
+api_base = "http://127.0.0.1:{PORT}/v1"
+api_key_credential = "model"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +115,13 @@ def restarted(container: Container, before: str) -> None:
         what=lambda: f"a restart\n{journal(container)}",
         pause=0.1,
     )
+
+
+def asked(container: Container) -> list[str] | None:
+    """What each request to the model's server was authorized by; None: it is not there yet."""
+    get = f"urllib.request.urlopen('http://127.0.0.1:{PORT}/requests').read().decode()"
+    done = container.user("python3", "-c", f"import urllib.request; print({get})", check=False)
+    return [one["_authorization"] for one in json.loads(done.stdout)] if done.stdout else None
 
 
 def blocked(container: Container, count: int) -> None:
@@ -230,6 +248,34 @@ def test_a_bad_configuration_is_said_and_not_tried_again(service):
     finally:
         service.user("rm", CONFIG)
     assert loomctl(service, "daemon", "start")["pid"] > 0  # mended: it starts
+
+
+def test_a_credential_of_systemd_is_the_key_and_is_in_no_environment(service):
+    """Used in calls to a server on the container's own loopback."""
+    said = [{"text": "ready"}, {"text": "hello"}]
+    service.write(f"{HOME}/said.json", json.dumps(said))
+    service.write(f"{HOME}/key", f"{KEY}\n", mode="600")
+    service.write(CONFIG, MODEL)
+    drop_in(service, f"[Service]\nLoadCredential=model:{HOME}/key\n")
+    server = [f"{PREFIX}/bin/python", "-m", "tests.openai_server", "--port", str(PORT)]
+    unit = ["systemd-run", "--user", "--unit=model", "--working-directory=/opt/source"]
+    service.user(*unit, *server, "--script", f"{HOME}/said.json")
+    try:
+        eventually(lambda: asked(service) == [], what="the model's server", pause=0.1)
+        loomctl(service, "daemon", "start")
+        [model] = loomctl(service, "models", "--check")
+        assert (model["key"], model["check"]["ok"]) == ("credential model", True), model
+        report = loomctl(service, "run", "say hello", "--repo", REPO, "--yes")
+        assert (report["state"], report["answer"]) == ("done", "hello"), journal(service)
+        assert asked(service) == [f"Bearer {KEY}"] * 2
+        places = f"/proc/[0-9]*/environ /proc/[0-9]*/cmdline {HOME}/.local {HOME}/.config"
+        found = f"grep -rlF -f {HOME}/key {places} /run/user/{UID}/loom 2>/dev/null"
+        assert service.run("sh", "-c", found, check=False).stdout == ""
+        assert KEY not in service.user("journalctl", "--user").stdout
+    finally:
+        service.systemctl("stop", "model", check=False)
+        service.user("rm", "-r", f"{UNITS}/{SERVICE}.d", CONFIG)
+        service.systemctl("daemon-reload")
 
 
 def test_reload_brings_new_code_in_the_same_process_and_sessions_go_on(service):
