@@ -48,6 +48,7 @@ VERBS: list[click.Command] = [
     sessions.sessions,
     sessions.show,
     *sessions.CONTROLS,
+    sessions.cancel,
     sessions.rm,
     processes.kill,
     processes.restart,

@@ -183,8 +183,23 @@ CONTROLS = [
     _control("pause", "No new model call until `resume`."),
     _control("resume", "Go on after `pause`, or after supervision gave the session up."),
     _control("step", "One step of a paused session."),
-    _control("cancel", "Give up the current task of a session."),
 ]
+
+
+@click.command()
+@click.argument("name", metavar="SESSION|AGENT")
+@pass_context
+def cancel(context: Context, name: str) -> None:
+    """Give up the current task of a session, or of one of its agents.
+
+    Its calls are ended at once. An agent's end is told to whoever waits for it; the lead's is the
+    session's.
+    """
+    session, slash, _ = name.partition("/")
+    agent = name if slash else ""
+    with context.client() as client:
+        result = client.request("control", session=session, op="cancel", agent=agent)
+    context.show(result, f"{session}: {result['state']}")
 
 
 @click.command()

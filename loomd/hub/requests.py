@@ -196,12 +196,17 @@ SHOWN: Final = {"pause": "paused", "resume": "running", "stop": "stopped"}
 """What a session is on its way to after a control."""
 
 
-def control(batch: Batch, id: str, *, session: str, op: str) -> dict[str, Any]:
-    """pause | resume | cancel | stop | step, to the team. A session that supervision gave up is
-    resumed: everybody in it goes on from the last commit."""
+def control(batch: Batch, id: str, *, session: str, op: str, agent: str = "") -> dict[str, Any]:
+    """pause | resume | cancel | stop | step, to the team; `agent`: what is cancelled is the work of
+    this one alone. A session that supervision gave up is resumed: everybody in it goes on from the
+    last commit."""
     if op not in ("pause", "resume", "cancel", "stop", "step"):
         raise LoomError("usage", f"no such control: {op!r}")
+    if agent and op != "cancel":
+        raise LoomError("usage", f"{op} is for a session, not for one of its agents")
     row = _session(batch, session)
+    if agent and (agent not in batch.members(session) or batch.known(agent).kind != "agent"):
+        raise LoomError("not_found", f"there is no agent {agent}", f"see: loomctl ps {session}")
     if op == "resume" and supervision.failed(row):
         supervision.resume(batch, session, id)
         if batch.peek(f"{session}/team") is None:  # one of the bench's or of a test's
@@ -217,8 +222,11 @@ def control(batch: Batch, id: str, *, session: str, op: str) -> dict[str, Any]:
             f"it goes on when it is told something: loomctl send {session} TEXT",
         )
     _reachable(batch, f"{session}/team")
-    batch.event(session, "control", "user", {"op": op}, id)
-    _mail(batch, f"{session}/team", CONTROL, id, Control(op=op))  # type: ignore[arg-type]
+    if agent:
+        _reachable(batch, agent)
+    batch.event(session, "control", "user", {"op": op} | ({"agent": agent} if agent else {}), id)
+    body = Control(op=op, agent=agent)  # type: ignore[arg-type]
+    _mail(batch, f"{session}/team", CONTROL, id, body)
     if op == "resume" and row.state != "paused":  # it starts, runs, or waits for a person
         return {"session": session, "state": row.state}
     return {"session": session, "state": SHOWN.get(op, row.state)}

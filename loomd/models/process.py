@@ -50,6 +50,10 @@ class ModelsBehaviour:
         match input:
             case act.Mailed(body=ModelRequest() as request):
                 self._asked(state, input, request, out)
+            case act.Mailed(body=bodies.CancelModel(request="", agent=agent)):
+                items = state.queue.items.values()
+                for id in [item.request.id for item in items if item.request.agent == agent]:
+                    self._cancelled(state, input.sender, id, out)
             case act.Mailed(body=bodies.CancelModel(request=id)):
                 self._cancelled(state, input.sender, id, out)
             case act.Mailed(body=Performed() as performed):

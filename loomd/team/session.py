@@ -13,7 +13,7 @@ from loomd.team.roster import Agent
 from loomd.team.state import Outcome
 from loomd.team.tasks import Task, TaskState, title_of
 from loomd.team.turn import Turn
-from loomd.wire.bodies import CancelCall, Control, Report, Say
+from loomd.wire.bodies import CancelCall, CancelModel, Control, Report, Say
 from loomd.wire.messages import CONTROL
 
 DEADLINE = "deadline"
@@ -173,9 +173,10 @@ def ended(turn: Turn, name: str, reason: str) -> None:
 
 def lost(turn: Turn, agent: Agent, reason: str) -> None:
     """An agent that will never report: its claims are free, its call is answered, and what it had
-    called is ended."""
+    called, or asked a model, is ended."""
     cancel = CancelCall(agent=agent.name, reason="its agent has ended")
     turn.out.append(act.Send(turn.team.tools, cancel))
+    turn.out.append(act.Send("models", CancelModel(agent=agent.name)))
     if agent.gate:
         agent.stopping = True
         _gone(turn, agent, reason)
@@ -252,6 +253,12 @@ def control(turn: Turn, sender: str, body: Control) -> None:
     match body.op:
         case "stop":
             end(turn, Outcome(state="stopped", answer=body.reason))
+        case "cancel" if body.agent not in ("", turn.s.lead):
+            agent = turn.s.agents.get(body.agent)
+            if agent is None:
+                turn.ignored("control cancel", sender, f"{body.agent} is not at work")
+            else:
+                stop(turn, agent, "cancelled by the user")
         case "cancel":
             end(turn, Outcome(state="stopped", kind="cancelled", answer=body.reason))
         case "pause" | "resume" | "step":
@@ -311,6 +318,8 @@ def settle(turn: Turn) -> None:
     assert s.outcome is not None
     outcome = s.outcome
     for agent in list(s.agents.values()):
+        if agent.stopping:  # without its last word
+            turn.out.append(act.Send("models", CancelModel(agent=agent.name)))
         if not agent.gate and agent.name != s.lead:
             turn.out.append(act.Stop(agent.name, reason=outcome.state))
             _gone(turn, agent, outcome.state)

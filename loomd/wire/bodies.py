@@ -173,7 +173,10 @@ class ModelRequest(Part, frozen=True, kw_only=True, tag="model_request"):
 
 
 class CancelModel(Part, frozen=True, kw_only=True, tag="cancel_model"):
-    request: str
+    """One request, or with `agent` all of an agent that has ended."""
+
+    request: str = ""
+    agent: str = ""
 
 
 class UseGateway(Part, frozen=True, kw_only=True, tag="use_gateway"):
@@ -518,8 +521,11 @@ class ReviewRequest(Part, frozen=True, kw_only=True, tag="review_request"):
 
 
 class Control(Part, frozen=True, kw_only=True, tag="control"):
+    """`agent`: to the team, of `cancel`: what this one does, and nobody else."""
+
     op: Literal["pause", "resume", "cancel", "stop", "step"]
     reason: str = ""
+    agent: str = ""
 
 
 class Decision(Part, frozen=True, kw_only=True, tag="decision"):

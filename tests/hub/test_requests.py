@@ -95,6 +95,22 @@ def test_a_refused_request_leaves_no_trace(op: str, args: dict[str, Any], code: 
     assert desk.memory.tables == before
 
 
+def test_what_one_agent_does_is_cancelled_through_the_team() -> None:
+    desk = Desk()
+    session = ask(desk, "open_session", repo="/r", goal="g")["session"]
+    coder, tools = f"{session}/coder-1", f"{session}/tools"
+    desk.spawn(coder, "agent")
+
+    def cancel(agent: str, id: str, op: str = "cancel") -> Any:
+        return ask(desk, "control", {"session": session, "op": op, "agent": agent}, id=id)
+
+    assert cancel(tools, "2").code == cancel(f"{session}/lead", "3").code == "not_found"
+    assert cancel(coder, "4", "pause").code == "usage"
+    assert cancel(coder, "5")["session"] == session
+    told = codec.body(desk.box(f"{session}/team", 0)[0].body)
+    assert told == Control(op="cancel", agent=coder)
+
+
 def test_a_control_goes_to_the_team_before_its_work() -> None:
     desk = Desk()
     session = ask(desk, "open_session", repo="/r")["session"]

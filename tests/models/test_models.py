@@ -617,6 +617,14 @@ def test_a_stranger_cancels_nothing() -> None:
     models = Counter()
     models.ask()
     assert models.mail(b.CancelModel(request="r1"), sender="s-2/lead") == []
+    assert models.mail(b.CancelModel(agent=AGENT), sender="s-2/team") == []
+
+
+def test_the_requests_of_an_agent_that_has_ended_are_cancelled_by_its_team() -> None:
+    models = Counter()
+    models.ask()
+    changes = models.mail(b.CancelModel(agent=AGENT), sender=f"{AGENT.partition('/')[0]}/team")
+    assert [c.body for c in changes if isinstance(c, act.Send)] == [b.CancelModel(request="r1")]
 
 
 @pytest.mark.parametrize(("reason", "kind"), [("full", "again"), ("poison", "interrupted")])

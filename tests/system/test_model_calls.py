@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -118,6 +119,83 @@ def test_a_client_that_comes_in_the_middle_has_all_of_it_and_a_cancelled_call_is
     said(daemon, "reload", "all")
     [checked] = said(daemon, "models", "--check")
     assert checked["check"]["kind"] == "budget" and len(server.requests) == asked + 1
+
+
+def cancelled(daemon: Daemon, agent: str) -> dict[str, Any]:
+    """The row of the ledger of this agent's cancelled call."""
+
+    def found() -> list[dict[str, Any]]:
+        rows = said(daemon, "usage", agent.partition("/")[0], "--attempts")
+        return [one for one in rows if one["agent"] == agent and one["outcome"] == "cancelled"]
+
+    [row] = eventually(found, JOB_S)
+    assert row["cost_usd"] > 0 and row["input_tokens"] > 0 and row["output_tokens"] > 0
+    return row
+
+
+def test_whoever_cancels_ends_the_call_and_pays_for_it_and_who_only_looks_does_not(
+    server: OpenAIServer, made: Made
+) -> None:
+    stalled = [Answer(text=TEXT, stall_after=4) for _ in range(4)]
+    of_coder, of_run, of_lead, watched = stalled
+
+    def brain(request: dict[str, Any]) -> Answer:
+        if request["messages"][-1]["role"] == "tool":
+            return Answer(text=request["messages"][-1]["content"])
+        if "coder" in request["messages"][0]["content"].splitlines()[0]:
+            return of_coder
+        return Answer(calls=[("spawn", {"role": "coder", "task": "write it"})])
+
+    server.brain = brain
+    daemon, job = made()
+    job.open("have it written")
+    assert of_coder.stalled.wait(JOB_S), job.story()
+    coder = f"{job.session}/coder-1"
+    assert said(daemon, "cancel", coder)["session"] == job.session
+    assert of_coder.gone.wait(JOB_S)
+    job.follow()
+    assert "cancelled by the user" in job.row()["answer"], job.story()
+    assert job.row()["state"] == "done"
+    cancelled(daemon, coder)
+    assert said(daemon, "cancel", f"{job.session}/tools")["error"]["code"] == "not_found"
+
+    # An agent that is terminated wants no answer any more.
+    server.say(of_lead)
+    other = Job(daemon, job.client, job.repo).open("say hello")
+    assert of_lead.stalled.wait(JOB_S), other.story()
+    assert said(daemon, "child", "terminate", f"{other.session}/lead")["result"] == "ok"
+    assert of_lead.gone.wait(JOB_S)
+    cancelled(daemon, f"{other.session}/lead")
+
+    # Who waits for a session that it has opened, and is interrupted, stops it.
+    server.say(of_run)
+    with loomctl(daemon, "run", "say hello", "--repo", str(job.repo), "--json") as run:
+        assert of_run.stalled.wait(JOB_S)
+        run.send_signal(signal.SIGINT)
+        out, _ = run.communicate(timeout=JOB_S)
+    assert run.returncode == 130 and json.loads(out)["error"]["code"] == "interrupted"
+    assert of_run.gone.is_set() or of_run.gone.wait(JOB_S)
+    newest = said(daemon, "sessions")[-1]
+    assert newest["state"] == "stopped"
+    cancelled(daemon, f"{newest['session']}/lead")
+
+    # Who looks on, or goes away without a word, does not.
+    server.say(watched)
+    with loomctl(daemon, "run", "say hello", "--repo", str(job.repo), "--json") as run:
+        assert watched.stalled.wait(JOB_S)
+        session = said(daemon, "sessions")[-1]["session"]
+        with loomctl(daemon, "events", session, "--follow", "--json") as looking:
+            assert looking.stdout is not None and looking.stdout.readline()
+            looking.send_signal(signal.SIGINT)
+            looking.communicate(timeout=JOB_S)
+        assert looking.returncode == 130
+        run.send_signal(signal.SIGHUP)
+        run.communicate(timeout=JOB_S)
+    watched.release.set()
+    eventually(lambda: said(daemon, "show", session)["state"] == "done", JOB_S, pause=0.1)
+    assert said(daemon, "show", session)["answer"] == TEXT and not watched.gone.is_set()
+    rows = [row for row in said(daemon, "usage", "--attempts") if not row["lost"]]
+    assert len(rows) == len(server.requests)
 
 
 def test_a_key_is_nowhere_after_all_that_may_go_wrong(server: OpenAIServer, made: Made) -> None:

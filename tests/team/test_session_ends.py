@@ -228,9 +228,34 @@ def test_the_calls_of_who_is_lost_or_told_to_stop_are_ended_in_the_same_step() -
     assert script.sent(b.CancelCall) == [
         (TOOLS, b.CancelCall(agent=CODER1, reason="its agent has ended"))
     ]
+    assert script.sent(b.CancelModel) == [("models", b.CancelModel(agent=CODER1))]
     script.mail("hub", b.Control(op="cancel"))
     ended = {body.agent for to, body in script.sent(b.CancelCall) if to == TOOLS}
     assert ended == {LEAD, CODER2}
     script = with_coders()
     script.report(CODER1, "t-2")
     assert script.sent(b.CancelCall) == [], "who reports has no calls"
+
+
+def test_one_agent_is_cancelled_alone_and_the_lead_is_the_session() -> None:
+    script = with_coders()
+    script.mail("user", b.Control(op="cancel", agent=f"{S}/ghost"))
+    assert script.sent(b.Control) == [] and "team_ignored" in script.events()
+    script.mail("user", b.Control(op="cancel", agent=CODER1))
+    told = [to for to, body in script.sent(b.Control) if body.op == "stop"]
+    assert told == [CODER1] and script.team.saved.phase == "running"
+    script.report(CODER1, "t-2", state="failed", kind="stopped", text="cancelled by the user")
+    [(to, answer)] = script.sent(b.ToolResult)
+    assert to == LEAD and (answer.error, answer.text) == ("stopped", "cancelled by the user")
+    assert CODER2 in script.team.saved.agents
+    script.mail("user", b.Control(op="cancel", agent=LEAD))
+    assert script.team.saved.phase == "ending"
+
+
+def test_who_does_not_stop_in_time_has_its_request_cancelled() -> None:
+    script = with_coders()
+    script.mail("user", b.Control(op="stop"))
+    assert script.sent(b.CancelModel) == [], "each cancels its own"
+    script.report(CODER1, "t-2", state="failed", kind="stopped")
+    script.due("closing")
+    assert {body.agent for _, body in script.sent(b.CancelModel)} == {LEAD, CODER2}
