@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -18,14 +20,22 @@ from loomd.wire.errors import LoomError
 @pass_context
 def bench(context: Context, names: tuple[str, ...], agents: int | None) -> None:
     """Figures on an instance of its own: n, p50, p95, p99, max, beside a bare floor."""
-    command = [sys.executable, "-m", "loomd.bench", *names, "--json"]
+    command = [sys.executable, "-m", "loomd.bench", *names, "--json", "--parent", str(os.getpid())]
     if agents is not None:
         command += ["--agents", str(agents)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode != 0:
-        code = "usage" if done.returncode == 2 else "failed"
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            out, _ = process.communicate()
+        except KeyboardInterrupt:
+            process.terminate()  # and wait: it stops its daemon
+            raise
+    if process.returncode != 0:
+        code = "usage" if process.returncode == 2 else "failed"
         raise LoomError(
-            code, f"the bench ended with status {done.returncode}", "its errors are above"
+            code, f"the bench ended with status {process.returncode}", "its errors are above"
         )
-    rows = json.loads(done.stdout)
+    rows = json.loads(out)
     context.rows(rows, ("name", "unit", "n", "p50", "p95", "p99", "max", "note"))

@@ -1,6 +1,7 @@
 """The figures of this machine: `python -m loomd.bench [NAME..] [--agents N] [--json]`.
 
 `instance`  a daemon of its own in temporary folders, and a small client
+`bound`     that daemon ends with the bench, however the bench ends
 `figures`   one function per figure: drives echo actors, yields samples
 `calls`     calls of tools: what one costs, confined in each way
 `turns`     those of whole turns of an agent, on a daemon of their own with ...

@@ -136,7 +136,7 @@ class Bench:
 def running(
     more: str = "", key: str = "", tools: Mapping[str, str] | None = None
 ) -> Iterator[Bench]:
-    """A daemon in temporary folders, gone afterwards.
+    """A daemon in temporary folders, gone afterwards; without the folders if we are killed.
 
     more   of its configuration; KEY_FILE in it becomes the path of a file with the content `key`
     tools  file name -> content of the user's tools
@@ -157,7 +157,7 @@ def running(
     places = endpoints.instance(env)
     with open(base / "log", "wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "loomd"],
+            [sys.executable, "-m", "loomd.bench.bound", str(os.getpid())],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=log,

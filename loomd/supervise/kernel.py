@@ -42,13 +42,13 @@ def become_subreaper() -> None:
         raise OSError(ctypes.get_errno(), "PR_SET_CHILD_SUBREAPER")
 
 
-def die_with(parent: int) -> bool:
-    """SIGKILL for this process when `parent` dies; False if `parent` is not its parent (any more).
+def die_with(parent: int, number: int = signal.SIGKILL) -> bool:
+    """A signal for this process when `parent` dies; False if `parent` is not its parent (any more).
 
     To be called by the child of `parent` itself: set before a re-parenting, it would fire when the
-    process in between exits.
+    process in between exits. It outlives an exec, and no fork.
     """
-    if _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+    if _prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0) != 0:
         return False
     return os.getppid() == parent  # it may have died before the call
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from loomd.bench import search
-from tests.support import TestInstance, eventually
+from tests.support import TestInstance, describe, eventually
 
 Bench = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -76,3 +77,36 @@ def test_an_unknown_figure_is_a_usage_error(bench):
     assert done.returncode == 2
     assert json.loads(done.stdout)["error"]["code"] == "usage"
     assert "rtt_durable" in bench("nonsense").stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [
+        ("loomd.bench", signal.SIGTERM),
+        ("loomd.bench", signal.SIGKILL),
+        ("loomctl", signal.SIGHUP),
+        ("loomctl", signal.SIGKILL),
+    ],
+)
+def test_what_ends_a_bench_ends_its_daemon(instance, module, number):
+    words = ["bench", "restarts_10000"] if module == "loomctl" else ["restarts_10000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        env=instance.environment(TMPDIR=str(instance.base)),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(lambda: list(instance.base.glob("loom-bench-*/run/clients")), what="a daemon")
+        process.send_signal(number)
+        status = process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    killed = number == signal.SIGKILL
+    assert status == (-number if killed else 130 if module == "loomctl" else 128 + number)
+    eventually(
+        lambda: not instance.processes(), 60.0, what=lambda: f"{describe(instance.processes())}"
+    )
+    if not killed or module == "loomctl":
+        assert not list(instance.base.glob("loom-bench-*"))
