@@ -309,9 +309,12 @@ def about(model: str) -> dict[str, Any]:
         info = dict(litellm.get_model_info(model=name, custom_llm_provider=provider))
     except Exception:  # noqa: BLE001 - it raises a bare Exception for a model it does not know
         return {}
-    told = litellm.model_cost.get(info.get("key"))
+    # Of resold models it may know what they can, and nothing else.
+    told = litellm.model_cost.get(info.get("key")) or {}
+    if LOCAL.items() <= info.items():
+        return info
     for cost in ("input_cost_per_token", "output_cost_per_token"):
-        if told is not None and told.get(cost) is None:
+        if told.get(cost) is None:
             # By tiers of length: the worst case is the dearest.
             tiers = [tier.get(cost) for tier in told.get("tiered_pricing") or ()]
             info[cost] = max((one for one in tiers if one is not None), default=None)

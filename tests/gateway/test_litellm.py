@@ -357,6 +357,7 @@ def test_only_the_configured_server_is_asked(
         ("github_copilot/gpt-4o", None),  # in the map, without a price
         ("dashscope/qwen3-coder-plus", (6e-06, 6e-05)),  # by tiers
         ("mine/llama", None),
+        ("openrouter/openai/gpt-5-mini", None),  # whose abilities alone litellm knows
     ],
 )
 def test_a_price_that_the_map_lacks_is_unknown_and_of_tiers_the_dearest(

@@ -82,15 +82,26 @@ CASES = (
         model=OWN,
         cost="reported",
     ),
-    *(
-        counted(
-            f"openrouter: a key of one's own behind it, {model}",
-            BYOK,
-            {"cost_usd": 0.0365},
-            model=model,
-            cost="reported",
-        )
-        for model in (OWN, "openrouter/openai/gpt-5-mini")
+    counted(
+        "openrouter: a key of one's own behind it",
+        BYOK,
+        {"cost_usd": 0.0365},
+        model=OWN,
+        cost="reported",
+    ),
+    counted(
+        "openrouter: the cost of a model that is in no price map",
+        {"prompt_tokens": 7, "completion_tokens": 3, "cost": 0.0125},
+        {"cost_usd": 0.0125},
+        model="openrouter/openai/gpt-5-mini",
+        cost="reported",
+    ),
+    counted(
+        "openrouter: no cost, of a model that is in no price map",
+        {"prompt_tokens": 7, "completion_tokens": 3},
+        {"cost_usd": None},
+        model="openrouter/anthropic/claude-sonnet-4.5",
+        cost="unknown",
     ),
     counted(
         "openrouter: a key of one's own behind it, which costs nobody knows what",
