@@ -9,6 +9,7 @@
 `requests`   the rules of clients' state-changing requests, journaled by (client, id) (pure)
 `reconcile`  what is wanted against what the root has: ensure and stop (pure)
 `writer`     the thread that applies all waiting jobs in one durable transaction
+`aside`      what takes too long for the loop, in a thread beside it
 `process`    the loop: two ROUTERs, the XPUB, actors and their asks; `main(birth)`
 `opening`    how a hub begins: the state, a new epoch, the daemon's own actors
 `rootline`   orders to the root and its notes; `timers`: which are due, and who was told (pure)

@@ -24,6 +24,7 @@ import setproctitle
 import structlog
 
 from loomd.hub import configured, gateways, mail, reconcile
+from loomd.hub.aside import Aside
 from loomd.hub.calls import Calls
 from loomd.hub.checks import Checks
 from loomd.hub.clients import Clients
@@ -200,6 +201,7 @@ class Hub:
         )
         self.writer = Writer(store, rules)
         self.writer.start()
+        self.aside = Aside()
         with store.reading() as txn:
             for name, key, due, body in mail.due_timers(txn):
                 self.timers.arm(name, key, due, body)
@@ -228,7 +230,8 @@ class Hub:
         poller = sockets.Poller()
         for socket in (self.publisher.socket, self.clients.socket):
             poller.register(socket, sockets.POLLIN)
-        poller.register(self.writer.fd, sockets.POLLIN)
+        for fd in (self.writer.fd, self.aside.fd):
+            poller.register(fd, sockets.POLLIN)
         poller.register(link.fileno(), sockets.POLLIN)
         waiting = hearing = False
         self._pulse.begin()
@@ -243,6 +246,8 @@ class Hub:
             ready = dict(poller.poll(self._timeout()))
             if self.writer.fd in ready:
                 self._results()
+            if self.aside.fd in ready:
+                self.aside.results()
             if self.actors in ready:
                 self._frames()
             if link.fileno() in ready:
@@ -267,6 +272,7 @@ class Hub:
         with contextlib.suppress(StoreError):
             self._results()
         self.writer.close()
+        self.aside.close()
         self.actors.close()
         self.clients.socket.close()
         self.publisher.socket.close()

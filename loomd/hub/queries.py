@@ -258,7 +258,7 @@ class Queries:
         ]
         return sorted(names, key=lambda name: (rules.actors[name].created, name))
 
-    def process(self, name: str, worker: Any = (), *, memory: bool = False) -> dict[str, Any]:
+    def process(self, name: str, worker: Any = ()) -> dict[str, Any]:
         """One line of `ps`. `worker`: the root's row of it, if it has one."""
         hub = self.hub
         row = hub.rules.actors.get(name)
@@ -291,8 +291,6 @@ class Queries:
             shown["waiting_for"] = call
         if name in hub.no_room and pid:
             shown |= {"state": "waiting", "waiting_for": "disk_full"}
-        if memory:
-            shown["pss_kb"] = _pss(pid) if pid else 0
         return shown
 
 
@@ -312,7 +310,8 @@ def _rss(pid: int) -> int:
         return 0
 
 
-def _pss(pid: int) -> int:
+def pss_kb(pid: int) -> int:
+    """Its memory, of what it shares with others its part; 0 if it is gone."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
