@@ -99,7 +99,10 @@ class Rooted:
     def accept_hub(self) -> None:
         if self.hub is not None:
             self.hub.close()
-        self.hub, _ = self.listener.accept()
+        try:
+            self.hub, _ = self.listener.accept()
+        except TimeoutError:
+            raise AssertionError(f"no hub:\n{(self.base / 'log').read_text()}") from None
         self.hub.settimeout(BOUND_S)
 
     # --- what it says
