@@ -46,8 +46,6 @@ litellm.drop_params = True  # a model that takes no temperature is asked without
 litellm.suppress_debug_info = True
 litellm.disable_streaming_logging = True
 litellm.disable_aiohttp_transport = True
-litellm.callbacks = []
-litellm.input_callback = litellm.success_callback = litellm.failure_callback = []
 for _name in ("LiteLLM", "LiteLLM Proxy", "LiteLLM Router"):
     # What it has to say comes as exceptions; its log may hold what it has sent.
     logging.getLogger(_name).disabled = True
@@ -80,16 +78,26 @@ EARLY = (
     "litellm.llms.litellm_proxy.chat.transformation",
     "litellm.llms.openai.chat.gpt_audio_transformation",
     "litellm.llms.openai_like.dynamic_config",
+    "litellm.llms.vertex_ai.context_caching.vertex_ai_context_caching",
     "litellm.llms.vertex_ai.vertex_ai_partner_models.anthropic.transformation",
 )
 """What else a process's first call and first count import, with its loop waiting for a second:
 whoever is cancelled meanwhile pays on, and each gateway has 60 MB of its own for it."""
+
+CALLBACKS = (
+    *("callbacks", "input_callback", "success_callback", "failure_callback", "service_callback"),
+    *("_async_input_callback", "_async_success_callback", "_async_failure_callback"),
+)
+"""Lists of whom litellm tells about a call: nobody."""
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     for _name in EARLY:
         with contextlib.suppress(ImportError):  # of another version: then the first call does it
             importlib.import_module(_name)
+
+for _name in CALLBACKS:  # after the imports: a module of its own puts one in
+    setattr(litellm, _name, [])
 
 Price = tuple[float, float]
 

@@ -304,8 +304,10 @@ def test_nobody_at_home_is_told_of_what_litellm_does() -> None:
 
     import litellm
 
+    from loomd.gateway import litellm_backend
+
     assert litellm.telemetry is False and litellm.disable_hf_tokenizer_download is True
-    assert not (litellm.callbacks or litellm.success_callback or litellm.failure_callback)
+    assert not any(getattr(litellm, name) for name in litellm_backend.CALLBACKS)
     assert os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] == "True"
     assert logging.getLogger("LiteLLM").disabled
 
