@@ -77,7 +77,7 @@ class Played:
             failed = Failed(kind="unknown_model", detail=error.message, hint=error.hint)
             return _reply(failed, FREE)
         if isinstance(parsed, replay.Recording):
-            outcome, usage = parsed.answer(replay.place(resolved), resolved.session)
+            outcome, usage = parsed.answer(parsed.place(resolved), resolved.session)
             _show(outcome, watcher)
             return _reply(outcome, usage)
         line: script.Line = parsed.answer(resolved)

@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import msgspec
@@ -37,6 +37,9 @@ MARK: Final = "loom_recording"
 NAME: Final = re.compile(r"(?<![\w-])(?:s-[a-z0-9]{6}|[a-z]+-\d+)(?![\w-])")
 
 LEAD: Final = "lead"
+
+HERE: Final = "\0repo"
+"""Stands for the path of the checkout."""
 
 SHOWN: Final = 200
 """Characters of a goal, for the one who asks why it is not answered."""
@@ -92,17 +95,18 @@ def _digest(value: Any, repo: str) -> tuple[str, tuple[str, ...]]:
     names: dict[str, str] = {}
     hash = hashlib.sha256()
     for text in _texts(value):
-        plain = _moved(text, repo, "\0repo")
+        plain = _moved(text, repo)
         plain = NAME.sub(lambda found: names.setdefault(found[0], f"\0{len(names)}"), plain)
         hash.update(plain.encode("utf-8", "replace") + b"\x1f")
     return hash.hexdigest()[:32], tuple(names)
 
 
-def _moved(text: str, repo: str, to: str) -> str:
-    """`text` with another path in the place of the checkout's."""
-    if not repo or repo not in text:
+def _moved(text: str, repo: str) -> str:
+    """`text` with `HERE` in the place of the checkout's path, where that is a path's beginning: of
+    `/app`, neither `src/app/x` nor `/app-2` nor `/app.py` is a part. `/` is in everything."""
+    if repo in ("", "/") or repo not in text:
         return text
-    return re.sub(rf"{re.escape(repo)}(?![\w.-])", lambda _: to, text)
+    return re.sub(rf"(?<![\w.~*)}}\]-]){re.escape(repo)}(?![\w~+@-]|\.\w)", lambda _: HERE, text)
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -162,6 +166,12 @@ class Recording:
         self.by_words.setdefault(one.place.asked, []).append(one)
         self.by_turn.setdefault((one.place.agent, one.place.turn), one)
 
+    def place(self, resolved: Resolved) -> Place:
+        """As this recording has places: one in which no checkout is named has the path of its
+        checkout in the digests."""
+        named = any(one.place.repo for one in self.by_turn.values())
+        return place(resolved if named else replace(resolved, repo=""))
+
     def find(self, where: Place) -> tuple[Recorded, bool] | None:
         """(what answers it, whether by the same words). Where the same was said more than once,
         the same agent's and the same turn's comes first."""
@@ -218,8 +228,9 @@ def _nearness(one: Place, where: Place) -> tuple[bool, bool]:
 def _renamed(value: Any, names: Mapping[str, str], moved: tuple[str, str]) -> Any:
     match value:
         case str():
-            text = NAME.sub(lambda found: names.get(found[0], found[0]), value)
-            return _moved(text, *moved)
+            before, now = moved
+            text = _moved(value, before)  # a path is no name, whatever it is made of
+            return NAME.sub(lambda found: names.get(found[0], found[0]), text).replace(HERE, now)
         case list() | tuple():
             return [_renamed(one, names, moved) for one in value]
         case dict():

@@ -43,7 +43,7 @@ def recording(*pairs: tuple[Resolved, b.Outcome]) -> replay.Recording:
 
 
 def answer(made: replay.Recording, resolved: Resolved) -> b.Outcome:
-    outcome, usage = made.answer(replay.place(resolved), resolved.session)
+    outcome, usage = made.answer(made.place(resolved), resolved.session)
     assert usage.cost_usd == 0.0
     return outcome
 
@@ -73,6 +73,32 @@ def test_in_another_checkout_the_same_is_asked_and_answered_with_the_paths_of_to
     assert isinstance(outcome, b.ToolCalls) and outcome.note == ""
     assert outcome.calls[0].args == {"command": "ls /srv/two/a /home/x/one-b"}
     assert answer(made, asked("look into /home/x/one", repo="/srv/two")).note != ""
+
+
+@pytest.mark.parametrize(
+    ("repo", "said", "now"),
+    [
+        ("/app", "cat src/app/x.py ../app/y /app/z", "cat src/app/x.py ../app/y /srv/new-1/z"),
+        ("/app", "open /app. /app.py /app-2 /app~", "open /srv/new-1. /app.py /app-2 /app~"),
+        ("/app", "--repo=/app '/app' x:/app", "--repo=/srv/new-1 '/srv/new-1' x:/srv/new-1"),
+        ("/app", "https://x.org/app/y $HOME/app", "https://x.org/app/y $HOME/app"),
+        ("/w/coder-1", "ls /w/coder-1 coder-1", "ls /srv/new-1 coder-7"),  # a path is no name
+        ("/", "a / b https://x.org/y", "a / b https://x.org/y"),
+    ],
+)
+def test_only_what_is_the_path_of_the_checkout_is_moved(repo: str, said: str, now: str) -> None:
+    made = recording((asked("look", repo=repo), b.FinalAnswer(text=said)))
+    found = answer(made, asked("look", agent="coder-7", repo="/srv/new-1"))
+    if repo != "/":  # which has its path in its words
+        assert found == b.FinalAnswer(text=now)
+    assert answer(made, asked("look", repo=repo)) == b.FinalAnswer(text=said)
+
+
+def test_a_recording_that_names_no_checkout_is_found_by_its_words_in_the_same_one() -> None:
+    """As they were written before the checkout was."""
+    old = replace(asked("look into /home/x/one"), repo="")
+    made = recording((old, b.FinalAnswer(text="done")))
+    assert answer(made, asked("look into /home/x/one")) == b.FinalAnswer(text="done")
 
 
 def test_a_turn_is_answered_though_a_command_printed_something_else() -> None:
