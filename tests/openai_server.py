@@ -97,11 +97,12 @@ class OpenAIServer:
 
     def config(self, more: str = "", models: str = "") -> str:
         """config.toml of a daemon whose default model answers here; `models`: other keys of that
-        table, `more`: other tables."""
+        table, `more`: other tables. No clock ends a stalled answer: who waits for its connection to
+        be closed must not be served by it."""
         return (
             f'[models]\ndefault = "openai/gpt-5-mini"\n{models}'
             f'[providers.openai]\napi_base = "{self.base_url}"\n'
-            f'api_key_env = "TEST_PROVIDER_KEY"\n{more}'
+            f'api_key_env = "TEST_PROVIDER_KEY"\nfirst_byte_s = 900\nbetween_s = 900\n{more}'
         )
 
     def say(self, *answers: Answer) -> None:

@@ -195,11 +195,9 @@ def cancel(context: Context, name: str) -> None:
     Its calls are ended at once. An agent's end is told to whoever waits for it; the lead's is the
     session's.
     """
-    session, slash, _ = name.partition("/")
-    agent = name if slash else ""
     with context.client() as client:
-        result = client.request("control", session=session, op="cancel", agent=agent)
-    context.show(result, f"{session}: {result['state']}")
+        result = client.request("control", session=name, op="cancel")
+    context.show(result, f"{result['session']}: {result['state']}")
 
 
 @click.command()

@@ -196,12 +196,16 @@ SHOWN: Final = {"pause": "paused", "resume": "running", "stop": "stopped"}
 """What a session is on its way to after a control."""
 
 
-def control(batch: Batch, id: str, *, session: str, op: str, agent: str = "") -> dict[str, Any]:
-    """pause | resume | cancel | stop | step, to the team; `agent`: what is cancelled is the work of
-    this one alone. A session that supervision gave up is resumed: everybody in it goes on from the
-    last commit."""
+def control(batch: Batch, id: str, *, session: str, op: str) -> dict[str, Any]:
+    """pause | resume | cancel | stop | step, to the team. SESSION/AGENT in the place of the session
+    (a hub that knows no such cancel finds none of this name, and cancels nothing): what is
+    cancelled is the work of this one alone. A session that supervision gave up is resumed:
+    everybody in it goes on from the last commit."""
     if op not in ("pause", "resume", "cancel", "stop", "step"):
         raise LoomError("usage", f"no such control: {op!r}")
+    named = session
+    session, slash, _ = named.partition("/")
+    agent = named if slash else ""
     if agent and op != "cancel":
         raise LoomError("usage", f"{op} is for a session, not for one of its agents")
     row = _session(batch, session)

@@ -102,9 +102,11 @@ def test_what_one_agent_does_is_cancelled_through_the_team() -> None:
     desk.spawn(coder, "agent")
 
     def cancel(agent: str, id: str, op: str = "cancel") -> Any:
-        return ask(desk, "control", {"session": session, "op": op, "agent": agent}, id=id)
+        return ask(desk, "control", {"session": agent, "op": op}, id=id)
 
     assert cancel(tools, "2").code == cancel(f"{session}/lead", "3").code == "not_found"
+    assert cancel(f"{session}/", "6").code == "not_found"
+    assert cancel("s-none00/coder-1", "7").code == cancel("/coder-1", "8").code == "no_such_session"
     assert cancel(coder, "4", "pause").code == "usage"
     assert cancel(coder, "5")["session"] == session
     told = codec.body(desk.box(f"{session}/team", 0)[0].body)
