@@ -249,6 +249,7 @@ def waiting(folder: Path, entries: list[str]) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(300)  # half a dozen daemons, one after the other
 @pytest.mark.parametrize("group", POINTS)
 def test_each_named_instant_may_kill(group, lenient: Daemon, tmp_path):
     entries = POINTS[group]
@@ -298,7 +299,7 @@ def run_through_roots(daemon: Daemon, tmp_path: Path, left) -> None:
                 return False
             return job.events[-1]["type"] == "session_ended"
 
-        eventually(through, 60.0, what=job.story)
+        eventually(through, 6 * BOUND_S, what=job.story)
         job.patience = BOUND_S
         job.check_done(gateway_died=True)
         assert not left()

@@ -126,7 +126,8 @@ def test_a_snapshot_in_the_midst_of_a_merge(ctx):
         run(ctx.repo, "checkout", "-q", branch)
         (ctx.repo / "a.py").write_text(text)
         run(ctx.repo, "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qam", branch)
-    merged = subprocess.run(["git", "merge", "topic"], cwd=ctx.repo, capture_output=True)
+    me = ("-c", "user.name=t", "-c", "user.email=t@t")
+    merged = subprocess.run(["git", *me, "merge", "topic"], cwd=ctx.repo, capture_output=True)
     assert merged.returncode == 1
     done = git("merge --abort", ctx)
     assert done.ok and "<<<<<<<" in run(ctx.repo, "show", f"{done.data['snapshot']}:a.py")
