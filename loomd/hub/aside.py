@@ -18,7 +18,8 @@ class Aside:
     """Results come in the order in which they were asked for."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "aside")  # begins with the first work
+        self._thread = ThreadPoolExecutor(1, "aside")
+        self._thread.submit(int)  # it begins now: later there may be no room for a thread
         self._done: deque[tuple[Future[Any], Callable[[Any], None]]] = deque()
         self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 
