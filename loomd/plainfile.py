@@ -22,9 +22,11 @@ class NotPlainError(ValueError):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, os.stat_result]]:
-    """The file and what it is. OSError, NotPlainError; ValueError for a path with a NUL."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+def opened(path: Path, *, follow: bool = True) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+    """The file and what it is. OSError, NotPlainError; ValueError for a path with a NUL. `follow`:
+    where a link leads; else one is an OSError."""
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    fd = os.open(path, flags)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from loomd import plainfile
 from loomd import settings as settings_of
 from loomd.settings import ConfigError
 
@@ -108,12 +108,10 @@ def _walk(top: Path) -> list[Path]:
 def _plain(path: Path) -> bytes | None:
     """The content of a plain file; None if it is none: a link may lead anywhere."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        with plainfile.opened(path, follow=False) as (file, status):
+            if status.st_size > MAX_FILE:
+                return None
+            content = file.read(MAX_FILE + 1)
+    except (OSError, plainfile.NotPlainError):
         return None
-    with open(fd, "rb") as file:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE:
-            return None
-        content = file.read(MAX_FILE + 1)
     return content if len(content) <= MAX_FILE else None

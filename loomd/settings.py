@@ -19,10 +19,7 @@ from urllib.parse import urlsplit
 
 from loomd import rules, services
 from loomd.wire.errors import LoomError
-from loomd.wire.models import ships
-
-OFFLINE = "offline/rules"
-
+from loomd.wire.models import OFFLINE, ships
 
 MOST_GATEWAYS = 9
 

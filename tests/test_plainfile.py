@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loomd import plainfile
+from loomd import plainfile, projects
 from loomd.hub import configured, roles
 from loomd.wire.errors import LoomError
 
@@ -31,6 +31,8 @@ def test_a_file_is_read_and_a_link_followed(tmp_path: Path) -> None:
     for name in ("a", "link"):
         with plainfile.opened(tmp_path / name) as (file, status):
             assert (file.read(), status.st_size) == (b"one", 3)
+    with pytest.raises(OSError, match="link"), plainfile.opened(tmp_path / "link", follow=False):
+        pass
 
 
 def test_anything_else_is_refused_and_not_waited_for(other: Path) -> None:
@@ -49,3 +51,8 @@ def test_a_configuration_or_a_role_that_is_no_file_is_said_so(other: Path) -> No
         configured.read(other)
     with pytest.raises(ValueError, match="it is no file"):
         roles._text(other)
+
+
+def test_what_is_no_file_by_now_is_no_part_of_a_project(other: Path) -> None:
+    """A folder, in the place of a file that was listed."""
+    assert projects._plain(other) is None

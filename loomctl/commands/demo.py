@@ -19,6 +19,7 @@ from loomctl.client import Client
 from loomctl.commands import jobs
 from loomctl.context import Context, pass_context
 from loomd.wire.errors import LoomError
+from loomd.wire.models import OFFLINE
 
 GOAL = "rename parse_cfg to parse_config"
 
@@ -253,7 +254,7 @@ def demo(context: Context, team: int, timeout: float) -> int:
             "open_session",
             repo=str(root),
             goal=GOAL,
-            model="offline/rules",
+            model=OFFLINE,
             team=team,
             yes=True,
             budget_usd=None,

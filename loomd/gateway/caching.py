@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from loomd.wire.models import split
+
 MARK: Final = {"type": "ephemeral"}
 
 SPEAKS: Final = frozenset({"anthropic"})
@@ -32,7 +34,7 @@ def wanted(model: str, configured: Mapping[str, Any], purpose: str) -> bool:
     said = configured.get("cache")
     if said is not None:
         return bool(said)
-    provider, _, name = model.partition("/")
+    provider, name = split(model)
     return provider in SPEAKS or (provider in SELLS and "claude" in name.lower())
 
 

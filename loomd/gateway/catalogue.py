@@ -11,9 +11,8 @@ from loomd.gateway import keys
 from loomd.gateway.keys import Keys, NoKeyError
 from loomd.gateway.types import Resolved
 from loomd.wire.bodies import Entry, Perform
-from loomd.wire.models import SHIPPED, provider_of, ships
+from loomd.wire.models import OFFLINE, SHIPPED, provider_of, ships
 
-OFFLINE_MODEL: Final = "offline/rules"
 MILLION: Final = 1_000_000
 
 About = Callable[[str], Mapping[str, Any]]
@@ -34,7 +33,7 @@ def uses(settings: Mapping[str, Any]) -> dict[str, list[str]]:
         if model:
             found.setdefault(model, []).append(what)
 
-    use(models.get("default") or OFFLINE_MODEL, "default")
+    use(models.get("default") or OFFLINE, "default")
     use(models.get("fast") or "", "fast")
     for role, model in (models.get("roles") or {}).items():
         use(model, f"role {role}")

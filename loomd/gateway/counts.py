@@ -60,9 +60,7 @@ def tokens(told: Mapping[str, Any]) -> tuple[Usage | None, bool]:
 
 def _cost(told: Mapping[str, Any]) -> float | None:
     match told.get("cost"):
-        case {"total_cost": amount}:
-            charged = _money(amount)
-        case amount:
+        case {"total_cost": amount} | amount:
             charged = _money(amount)
     if told.get("is_byok") is not True:
         return charged

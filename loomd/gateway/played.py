@@ -21,6 +21,7 @@ from loomd.gateway.classify import ANSWER_LIMIT
 from loomd.gateway.types import Reply, Resolved, Watcher
 from loomd.wire.bodies import Failed, FinalAnswer, Outcome, ToolCalls, Usage
 from loomd.wire.errors import LoomError
+from loomd.wire.models import OFFLINE
 
 MAX_FILE: Final = 256 << 20
 PARSERS: Final[dict[str, Callable[[str], Any]]] = {
@@ -95,8 +96,8 @@ class Played:
 def offline_reply(resolved: Resolved) -> Reply:
     """The rules' answer. An error in them is an answer too: it must not end the gateway."""
     usage = Usage(cost_usd=0.0, calls=1)
-    if resolved.model != "offline/rules":
-        hint = "the offline model is offline/rules"
+    if resolved.model != OFFLINE:
+        hint = f"the offline model is {OFFLINE}"
         detail = f"there is no model {resolved.model}"
         return Reply(Failed(kind="unknown_model", detail=detail, hint=hint), usage, "computed")
     try:

@@ -70,7 +70,8 @@ class Orders:
 
     def _weigh(self, rows: list[dict[str, Any]], done: Done) -> None:
         """Adds `pss_kb` to each. The kernel takes 10 ms and more for a process: for a team of a
-        hundred it has been 28 s, and nobody's commit may wait for that."""
+        hundred it has been 28 s, and nobody's commit may wait for that. One piece of work each: a
+        hub that stops waits for one of them."""
         left = [row for row in rows if row["pid"]]
         for row in rows:
             row["pss_kb"] = 0

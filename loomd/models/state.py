@@ -14,10 +14,7 @@ from loomd.models.pool import Pool
 from loomd.models.queue import Item, Queue
 from loomd.models.retries import PATIENCE_S, TRIES, Retries
 from loomd.wire.bodies import ModelRequest
-from loomd.wire.models import ships
-
-OFFLINE_MODEL = "offline/rules"
-"""What is asked when no model is configured."""
+from loomd.wire.models import OFFLINE, ships
 
 LIKELY_OUTPUT = 2048
 """Tokens that an answer without a limit of its own is taken for, until it has ended."""
@@ -67,7 +64,7 @@ class Rules:
         first = request.model or self.roles.get(request.role, "")
         if not first and request.purpose in ("ask", "title"):
             first = self.fast
-        first = first or self.default or OFFLINE_MODEL
+        first = first or self.default or OFFLINE
         return tuple(dict.fromkeys((first, *self.fallback.get(first, ()))))
 
     def bounds(self, request: ModelRequest, day: str) -> tuple[tuple[str, ...], dict[str, float]]:

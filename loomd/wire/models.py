@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+OFFLINE: Final = "offline/rules"
+"""What is asked when no model is configured; the only one of its provider."""
+
 SHIPPED: Final = frozenset({"offline", "replay", "scripted"})
 """Providers that need no key and no network, and sell nothing."""
 
